@@ -1,0 +1,60 @@
+// Asks the processor once which instruction sets it has, and keeps the chosen table of kernels.
+#include "../kernels.h"
+
+namespace mmcore {
+
+extern const Kernels kernels_generic;
+#ifdef MMCORE_HAS_AVX2
+extern const Kernels kernels_avx2;
+#endif
+#ifdef MMCORE_HAS_AVX512
+extern const Kernels kernels_avx512;
+#endif
+
+namespace {
+
+// Narrowest first.
+std::vector<const Kernels*> supported_tables() {
+  std::vector<const Kernels*> tables = {&kernels_generic};
+#ifdef MMCORE_HAS_AVX2
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (has_avx2) tables.push_back(&kernels_avx2);
+#endif
+#ifdef MMCORE_HAS_AVX512
+#ifdef MMCORE_EMULATE_AVX512
+  const bool has_avx512 = has_avx2;
+#else
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+  if (has_avx512) tables.push_back(&kernels_avx512);
+#endif
+  return tables;
+}
+
+const Kernels*& chosen() {
+  static const Kernels* table = supported_tables().back();
+  return table;
+}
+
+}  // namespace
+
+const Kernels& kernels() { return *chosen(); }
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernels* table : supported_tables()) names.emplace_back(table->instruction_set);
+  return names;
+}
+
+bool select_instruction_set(const std::string& name) {
+  for (const Kernels* table : supported_tables()) {
+    if (name == table->instruction_set) {
+      chosen() = table;
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace mmcore

@@ -1,0 +1,26 @@
+// Compiled once per instruction set, each time with that set's flags, MMCORE_LANES and MMCORE_ISA. Everything it
+// includes has internal linkage: the linker must never merge an AVX-512 copy of a function into the table of another
+// set.
+#include "../kernels.h"
+
+#include "normalize.h"
+#include "peak.h"
+#include "projection.h"
+#include "softmax_similarity.h"
+#include "softmax_similarity_backward.h"
+
+#define MMCORE_JOIN(a, b) a##b
+#define MMCORE_TABLE(isa) MMCORE_JOIN(kernels_, isa)
+#define MMCORE_TEXT(isa) #isa
+#define MMCORE_NAME(isa) MMCORE_TEXT(isa)
+
+namespace mmcore {
+
+extern const Kernels MMCORE_TABLE(MMCORE_ISA);
+const Kernels MMCORE_TABLE(MMCORE_ISA) = {
+    MMCORE_NAME(MMCORE_ISA), kLanes,           l2_normalize_forward,       l2_normalize_backward,
+    project_forward,         project_backward, softmax_similarity_forward, softmax_similarity_backward,
+    measure_fma_peak,
+};
+
+}  // namespace mmcore

@@ -1,0 +1,90 @@
+// The only use of OpenMP: how rows are dealt to threads. Every schedule is static, so sums have one order per thread
+// count, and every result the same bits from run to run.
+#pragma once
+
+#include <omp.h>
+
+#include <cstdlib>
+#include <new>
+
+#include "../matrix.h"
+
+namespace mmcore {
+namespace {
+
+struct Range {
+  Index begin, end;
+  Index size() const { return end - begin; }
+};
+
+inline Index minimum(Index a, Index b) { return a < b ? a : b; }
+inline Index maximum(Index a, Index b) { return a > b ? a : b; }
+inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// Part `part` of `parts` near-equal parts of [0, total), cut at multiples of `unit`.
+inline Range stripe(Index total, Index unit, Index part, Index parts) {
+  Index units = (total + unit - 1) / unit;
+  return {minimum(total, units * part / parts * unit), minimum(total, units * (part + 1) / parts * unit)};
+}
+
+// body(range, thread) on one stripe of [0, total) per thread.
+template <class Body>
+void for_each_stripe(int threads, Index total, Index unit, Body body) {
+#pragma omp parallel num_threads(threads)
+  {
+    int thread = omp_get_thread_num();
+    body(stripe(total, unit, thread, omp_get_num_threads()), thread);
+  }
+}
+
+// body(rows, columns, thread) on every pair of a row stripe and a column stripe. In step t thread k holds the pair
+// (k, (k + t) mod T): no two threads ever hold the same rows or the same columns, so both sides of a product may be
+// accumulated without atomics and without a copy per thread.
+template <class Body>
+void for_each_latin_square_pair(int threads, Index rows, Index row_unit, Index columns, Index column_unit, Body body) {
+#pragma omp parallel num_threads(threads)
+  {
+    int thread = omp_get_thread_num(), count = omp_get_num_threads();
+    for (int step = 0; step < count; ++step) {
+      body(stripe(rows, row_unit, thread, count), stripe(columns, column_unit, (thread + step) % count, count), thread);
+#pragma omp barrier
+    }
+  }
+}
+
+// Uninitialised scratch memory, one cache-line-aligned region per thread, allocated before the threads start because
+// an exception must not leave a parallel region.
+class Scratch {
+ public:
+  Scratch(Index floats_per_thread, int threads) : floats_per_thread_(round_up(floats_per_thread, 16)) {
+    // 0 bytes is legal for aligned_alloc but may return null, which means "out of memory" below.
+    data_ = static_cast<float*>(std::aligned_alloc(64, maximum(1, floats_per_thread_ * threads / 16) * 64));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  float* of_thread(int thread) const { return data_ + thread * floats_per_thread_; }
+
+ private:
+  Index floats_per_thread_;
+  float* data_;
+};
+
+// Hands out consecutive cache-line-aligned pieces of one thread's scratch region.
+class Carver {
+ public:
+  explicit Carver(float* data) : next_(data) {}
+  float* take(Index floats) {
+    float* piece = next_;
+    next_ += round_up(floats, 16);
+    return piece;
+  }
+
+ private:
+  float* next_;
+};
+
+}  // namespace
+}  // namespace mmcore

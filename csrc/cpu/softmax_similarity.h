@@ -1,0 +1,240 @@
+// Statistics of the similarity matrix, forward.
+//
+//   s_ij = scale·⟨x_i, y_j⟩ + bias     row_lse_i = log Σ_j exp s_ij     col_lse_j = log Σ_i exp s_ij
+//   row_pos_i = s_i,target(i)   col_pos_j = Σ_{i: target(i) = j} s_ij
+//
+// Never stored: the N×M logits. Each tile of products is exponentiated in registers with one shift for the whole
+// matrix, E_ij = 2^(a·⟨x_i, y_j⟩ − shift) with a = scale·log2(e), so one exp serves the row and the column sum and no
+// maximum is tracked; the bias is the same in every term and is added at the end. The shift follows from the
+// Cauchy-Schwarz bound on |s|. A row or column so far below that bound that its sum lost bits is done again with
+// running maxima (running_log_sum_exp.h), as is everything where the bound is loose from the start. Loop order: one
+// Latin-square pair of stripes per thread and step; in it row chunks, column blocks, row blocks. Precision: float32
+// products, each exp to 2⁻²³ relative however large the logit; float32 sums inside a block, float64 beyond. Positives
+// are summed in float64 apart, so that lse − pos stays exact when they dominate.
+#pragma once
+
+#include <vector>
+
+#include "normalize.h"
+#include "running_log_sum_exp.h"
+
+namespace mmcore {
+namespace {
+
+// Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
+constexpr double kLargestSharedBound = 300;
+
+// Where the sums of E are collected, and what the logits are shifted by.
+struct ExponentialSums {
+  Split a;
+  double shift;  // an integer
+  std::vector<double> row_sum, col_sum;
+  std::vector<float> positive_product;
+
+  ExponentialSums(const SimilarityInputs& inputs, double bound)
+      : a(inputs.scale * kLog2E),
+        // Puts the largest possible E, summed over every row and column, just below float32's overflow.
+        shift(std::ceil(bound) - 126 + std::ceil(std::log2(maximum(inputs.x.rows, inputs.y.rows)))),
+        row_sum(inputs.x.rows),
+        col_sum(inputs.y.rows),
+        positive_product(inputs.x.rows) {}
+
+  // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
+  double smallest_trusted(Index terms) const { return std::exp2(-126 + 24) * terms; }
+};
+
+// Epilogue of one block: exponentiates tiles and adds up rows and columns.
+struct SumExponentials {
+  Split a;
+  Range rows;  // of the block
+  Index first_column;
+  const Index* target;            // (N,)
+  float* positive_product;        // (N,)
+  float shifted_rounder[kBlock];  // per column: kRounder − shift, and −inf in the padding, so that E = 0 there
+  float row_partial[kBlock * kLanes];
+  float col_partial[kBlock];
+
+  __attribute__((always_inline)) void operator()(Tile& tile, Index row, Index column) {
+    const Index valid = minimum(kTileRows, rows.size() - row);
+    bool has_positive = false;
+    for (Index r = 0; r < valid; ++r) has_positive |= is_in_tile(positive_lane(row + r, column));
+    if (__builtin_expect(has_positive, false)) return add_with_positives(tile, row, column, valid);
+    exponentiate(tile, column);
+    add(tile, row, column, valid);
+  }
+
+ private:
+  Index positive_lane(Index row, Index column) const { return target[rows.begin + row] - first_column - column; }
+  static bool is_in_tile(Index lane) { return lane >= 0 && lane < kTileColumns; }
+
+  __attribute__((always_inline)) void exponentiate(Tile& tile, Index column) const {
+    for (int v = 0; v < kTileVectors; ++v) {
+      Vec rounder = load(shifted_rounder + column + v * kLanes);
+      for (int r = 0; r < kTileRows; ++r) {
+        // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
+        Vec product = tile.sum[r][v];
+        Vec rounded = product * a.high + rounder;
+        Vec fraction = (product * a.high - (rounded - rounder)) + product * a.low;
+        tile.sum[r][v] = exp2_from_parts(rounded, fraction);
+      }
+    }
+  }
+
+  __attribute__((always_inline)) void add(const Tile& tile, Index row, Index column, Index valid) {
+    Vec col_total[kTileVectors] = {};
+    for (int r = 0; r < kTileRows; ++r) {
+      if (r >= valid) break;
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        row_total += tile.sum[r][v];
+        col_total[v] += tile.sum[r][v];
+      }
+      float* partial = row_partial + (row + r) * kLanes;
+      store(partial, load(partial) + row_total);
+    }
+    for (int v = 0; v < kTileVectors; ++v) {
+      float* partial = col_partial + column + v * kLanes;
+      store(partial, load(partial) + col_total[v]);
+    }
+  }
+
+  // Takes a copy: a tile that is indexed at run time would be kept in memory throughout the product.
+  __attribute__((noinline)) void add_with_positives(Tile tile, Index row, Index column, Index valid) {
+    auto number = [&tile](Index r, Index lane) { return reinterpret_cast<float*>(tile.sum[r]) + lane; };
+    for (Index r = 0; r < valid; ++r) {
+      Index lane = positive_lane(row + r, column);
+      if (is_in_tile(lane)) positive_product[rows.begin + row + r] = *number(r, lane);
+    }
+    exponentiate(tile, column);
+    for (Index r = 0; r < valid; ++r) {
+      Index lane = positive_lane(row + r, column);
+      if (is_in_tile(lane)) *number(r, lane) = 0;
+    }
+    add(tile, row, column, valid);
+  }
+};
+
+// The sums over one pair of stripes.
+void add_exponentials(const SimilarityInputs& inputs, Range rows, Range columns, float* scratch,
+                      ExponentialSums& sums) {
+  const Index depth = inputs.x.columns, chunk = minimum(kChunk, round_up(rows.size(), kTileRows));
+  Carver carver(scratch);
+  float* packed_x = carver.take(packed_floats<kTileRows>(chunk, depth));
+  float* packed_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
+  float* block = carver.take(kBlockFloats);
+  SumExponentials epilogue{sums.a, {}, 0, inputs.target, sums.positive_product.data(), {}, {}, {}};
+  for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
+    Index chunk_end = minimum(begin + chunk, rows.end);
+    pack_rows<kTileRows>(inputs.x.rows_from(begin, chunk_end - begin), packed_x);
+    for (Index j = columns.begin; j < columns.end; j += kBlock) {
+      Index block_columns = minimum(kBlock, columns.end - j);
+      pack_rows<kTileColumns>(inputs.y.rows_from(j, block_columns), packed_y);
+      epilogue.first_column = j;
+      for (Index c = 0; c < kBlock; ++c)
+        epilogue.shifted_rounder[c] = c < block_columns ? kRounder - static_cast<float>(sums.shift) : -kInfinity;
+      for (Index i = begin; i < chunk_end; i += kBlock) {
+        epilogue.rows = {i, minimum(i + kBlock, chunk_end)};
+        std::memset(epilogue.row_partial, 0, sizeof(epilogue.row_partial));
+        std::memset(epilogue.col_partial, 0, sizeof(epilogue.col_partial));
+        multiply_block(PackedLhs{packed_x + (i - begin) * depth, depth * kTileRows},
+                       PackedRhs{packed_y, depth * kTileColumns}, epilogue.rows.size(), block_columns, depth, block,
+                       epilogue);
+        for (Index r = 0; r < epilogue.rows.size(); ++r)
+          sums.row_sum[i + r] += sum(load(epilogue.row_partial + r * kLanes));
+        for (Index c = 0; c < block_columns; ++c) sums.col_sum[j + c] += epilogue.col_partial[c];
+      }
+    }
+  }
+}
+
+Index exponential_sums_scratch(Index rows, Index depth) {
+  return packed_floats<kTileRows>(minimum(kChunk, round_up(rows, kTileRows)), depth) +
+         packed_floats<kTileColumns>(kBlock, depth) + kBlockFloats + 48;
+}
+
+// max_i ‖m_i‖; NaN if any number is.
+double largest_row_norm(ConstMatrix m, int threads) {
+  std::vector<double> largest_of_thread(threads, 0.0);
+  for_each_stripe(threads, m.rows, 1, [&](Range rows, int thread) {
+    double largest = 0;
+    for (Index i = rows.begin; i < rows.end; ++i) {
+      double square = dot(m.row(i), m.row(i), m.columns);
+      if (!(square <= largest)) largest = square;
+      if (largest != largest) break;
+    }
+    largest_of_thread[thread] = largest;
+  });
+  double result = 0;
+  for (double largest : largest_of_thread)
+    if (!(largest <= result)) result = largest;
+  return std::sqrt(result);
+}
+
+// Log-sum-exp of the listed rows of x with running maxima.
+void redo_rows(ConstMatrix x, ConstMatrix y, double scale, const std::vector<Index>& rows, double* row_lse2,
+               int threads) {
+  if (rows.empty()) return;
+  std::vector<float> gathered(rows.size() * x.columns);
+  std::vector<double> lse2(rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    std::memcpy(gathered.data() + i * x.columns, x.row(rows[i]), x.columns * sizeof(float));
+  ConstMatrix subset{gathered.data(), static_cast<Index>(rows.size()), x.columns, x.columns};
+  running_row_log_sum_exp(subset, y, scale, nullptr, lse2.data(), nullptr, threads);
+  for (std::size_t i = 0; i < rows.size(); ++i) row_lse2[rows[i]] = lse2[i];
+}
+
+// log2 of the sums; those that cannot be trusted are left for redo_rows.
+std::vector<Index> log2_of_sums(const std::vector<double>& sums, double smallest_trusted, double shift, double* lse2) {
+  std::vector<Index> untrusted;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    lse2[i] = std::log2(sums[i]) + shift;
+    if (!(sums[i] >= smallest_trusted)) untrusted.push_back(static_cast<Index>(i));
+  }
+  return untrusted;
+}
+
+void shared_shift_log_sum_exp(const SimilarityInputs& inputs, double bound, double* row_lse2, double* col_lse2,
+                              std::vector<float>& positive_product, int threads) {
+  const Index rows = inputs.x.rows, columns = inputs.y.rows;
+  ExponentialSums sums(inputs, bound);
+  Scratch scratch(exponential_sums_scratch(rows, inputs.x.columns), threads);
+  for_each_latin_square_pair(threads, rows, kTileRows, columns, kTileColumns, [&](Range r, Range c, int thread) {
+    add_exponentials(inputs, r, c, scratch.of_thread(thread), sums);
+  });
+  positive_product = std::move(sums.positive_product);
+  for (Index i = 0; i < rows; ++i) {
+    if (inputs.target[i] < 0) continue;
+    double positive = std::exp2(inputs.scale * kLog2E * positive_product[i] - sums.shift);
+    sums.row_sum[i] += positive;
+    sums.col_sum[inputs.target[i]] += positive;
+  }
+  redo_rows(inputs.x, inputs.y, inputs.scale,
+            log2_of_sums(sums.row_sum, sums.smallest_trusted(columns), sums.shift, row_lse2), row_lse2, threads);
+  redo_rows(inputs.y, inputs.x, inputs.scale,
+            log2_of_sums(sums.col_sum, sums.smallest_trusted(rows), sums.shift, col_lse2), col_lse2, threads);
+}
+
+void softmax_similarity_forward(SimilarityInputs inputs, SoftmaxStatistics statistics, int threads) {
+  const Index rows = inputs.x.rows, columns = inputs.y.rows;
+  std::vector<float> positive_product(rows);
+  double bound =
+      std::abs(inputs.scale) * kLog2E * largest_row_norm(inputs.x, threads) * largest_row_norm(inputs.y, threads);
+  if (bound <= kLargestSharedBound) {
+    shared_shift_log_sum_exp(inputs, bound, statistics.row_lse, statistics.col_lse, positive_product, threads);
+  } else {
+    running_row_log_sum_exp(inputs.x, inputs.y, inputs.scale, inputs.target, statistics.row_lse,
+                            positive_product.data(), threads);
+    running_row_log_sum_exp(inputs.y, inputs.x, inputs.scale, nullptr, statistics.col_lse, nullptr, threads);
+  }
+  for (Index i = 0; i < rows; ++i) statistics.row_lse[i] = statistics.row_lse[i] * kLn2 + inputs.bias;
+  for (Index j = 0; j < columns; ++j) statistics.col_lse[j] = statistics.col_lse[j] * kLn2 + inputs.bias;
+  for (Index j = 0; j < columns; ++j) statistics.col_pos[j] = 0;
+  for (Index i = 0; i < rows; ++i) {
+    Index positive = inputs.target[i];
+    statistics.row_pos[i] = positive < 0 ? 0 : inputs.scale * positive_product[i] + inputs.bias;
+    if (positive >= 0) statistics.col_pos[positive] += statistics.row_pos[i];
+  }
+}
+
+}  // namespace
+}  // namespace mmcore

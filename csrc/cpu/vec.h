@@ -1,0 +1,97 @@
+// Vectors of float32 and the few functions every kernel shares. kLanes is set per instruction set by the build.
+//
+// Written with the compiler's vector extensions, not intrinsics: one source serves SSE2, AVX2 and AVX-512, `a * b + c`
+// contracts to one FMA where the instruction set has it (-ffp-contract=fast), and a wide vector still compiles, and
+// can be tested, on a narrow machine.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "../matrix.h"
+
+namespace mmcore {
+namespace {
+
+constexpr int kLanes = MMCORE_LANES;
+
+using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
+using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+// The first `count` lanes from memory, zeros behind them; reads nothing beyond.
+inline Vec load_first(const float* p, Index count) {
+  Vec v{};
+  if (count >= kLanes) return load(p);
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+
+inline void store_first(float* p, Vec v, Index count) {
+  if (count >= kLanes) return store(p, v);
+  std::memcpy(p, &v, count * sizeof(float));
+}
+
+inline Vec broadcast(float value) { return value - Vec{}; }
+
+inline float sum(Vec v) {
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
+  return total;
+}
+
+inline float largest(Vec v) {
+  float result = -kInfinity;
+  for (int lane = 0; lane < kLanes; ++lane) result = v[lane] > result ? v[lane] : result;
+  return result;
+}
+
+// Lanes below `count` of `v`, `other` in the rest.
+inline Vec first_lanes(Vec v, Index count, Vec other) {
+  IntVec lane;
+  for (int i = 0; i < kLanes; ++i) lane[i] = i;
+  return lane < static_cast<std::int32_t>(count) ? v : other;
+}
+
+// Adding kRounder to a float32 of magnitude below 2²² rounds it to an integer n and leaves n + 127, the exponent field
+// of 2ⁿ, in the low bits of the sum.
+constexpr float kRounder = 1.5f * (1 << 23) + 127.0f;
+
+// 2^(n + fraction) for `rounded` = kRounder + n and |fraction| ≲ 0.5; exactly 0 below 2⁻¹²⁶. A NaN stays NaN.
+// Minimax polynomial of degree 6 with relative error 2·10⁻⁹, so the rounding of the result dominates.
+inline Vec exp2_from_parts(Vec rounded, Vec fraction) {
+  Vec p = fraction * 0.000153529458f + 0.00133993907f;
+  p = p * fraction + 0.00961844251f;
+  p = p * fraction + 0.0555033125f;
+  p = p * fraction + 0.240226477f;
+  p = p * fraction + 0.693147182f;
+  p = p * fraction + 1.0f;
+  IntVec exponent = reinterpret_cast<IntVec>(rounded) << 23;
+  Vec result = p * reinterpret_cast<Vec>(exponent);
+  return rounded < kRounder - 126.0f ? Vec{} : result;
+}
+
+// 2^v for v <= 127.
+inline Vec exp2(Vec v) {
+  Vec rounded = v + kRounder;
+  return exp2_from_parts(rounded, v - (rounded - kRounder));
+}
+
+// A number to about twice float32's precision. Logits near 100 need it: float32 alone leaves 4·10⁻⁶ in every exp.
+struct Split {
+  float high, low;
+  explicit Split(double value) : high(static_cast<float>(value)), low(static_cast<float>(value - high)) {}
+};
+
+}  // namespace
+}  // namespace mmcore

@@ -1,0 +1,92 @@
+"""Which machine serves a call: the choice, the fallback, and the words for both."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import cpu
+
+NAMES = ("auto", "reference", "cpu")
+
+
+class FallbackWarning(UserWarning):
+    """A compiled backend was expected and could not serve; the reference does the work instead."""
+
+
+def check_name(name: str, argument: str = "backend") -> str:
+    """Returns `name` if it is a backend's; raises ValueError otherwise."""
+    if name not in NAMES:
+        raise ValueError(f"{argument} must be one of {', '.join(NAMES)}, got {name!r}")
+    return name
+
+
+# A plain global: torch.compile guards on it, so that compiled code follows the block it runs in.
+_selected = check_name(os.environ.get("MMCORE_BACKEND", "auto"), "MMCORE_BACKEND")
+_reported: set[str] = set()
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Selects the implementation for every call inside the block, in the whole process.
+
+    The forward decides: a backward runs where its forward ran, inside the block or not. A
+    ``backend=`` argument beats the block, the block beats the environment variable
+    MMCORE_BACKEND, and that beats ``"auto"``.
+
+    Args:
+        name: ``"auto"`` takes the compiled kernels where they serve the tensors' device and dtype,
+            and the reference otherwise; ``"reference"`` is plain PyTorch, for every device and
+            dtype; ``"cpu"`` is the compiled CPU kernels, or an error that says why not.
+
+    Raises:
+        ValueError: `name` is none of these.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = torch.randn(8, 16)
+        >>> with mmcore.backend("reference"):
+        ...     y = mmcore.functional.l2_normalize(x)
+        >>> torch.allclose(y, mmcore.functional.l2_normalize(x))
+        True
+    """
+    global _selected
+    outer, _selected = _selected, check_name(name)
+    try:
+        yield
+    finally:
+        _selected = outer
+
+
+def selected(argument: str | None) -> str:
+    """The backend asked for: by argument, else by block, else by MMCORE_BACKEND."""
+    return _selected if argument is None else check_name(argument)
+
+
+def choose(requested: str, x: Tensor) -> str:
+    """The backend that serves `x`: the one requested, or for "auto" the best that can."""
+    if requested == "reference":
+        return requested
+    obstacle = cpu.obstacle(x)
+    if obstacle is None:
+        return "cpu"
+    if requested == "cpu":
+        raise RuntimeError(f"backend 'cpu' cannot serve this call: {obstacle}")
+    # float64 has no kernels by design: it exists to check gradients and to be an oracle.
+    if x.dtype != torch.float64:
+        _report_fallback(obstacle)
+    return "reference"
+
+
+def _report_fallback(obstacle: str) -> None:
+    message = f"mmcore falls back to its reference backend, which is slower: {obstacle}"
+    if os.environ.get("MMCORE_STRICT", "0") not in ("", "0"):
+        raise RuntimeError(f"{message} (an error because MMCORE_STRICT is set)")
+    if obstacle not in _reported:
+        _reported.add(obstacle)
+        warnings.warn(message, FallbackWarning, stacklevel=2)

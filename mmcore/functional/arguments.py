@@ -1,0 +1,137 @@
+"""Checks of shapes, dtypes and devices, made once, before any kernel runs.
+
+Every message names the argument, what was expected and what came. Checks of values (is a target in
+range?) live inside the ops, where torch.compile cannot trace them away.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, value: object) -> None:
+    """`value` is a tensor of real floating-point numbers."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name} must be of a floating-point dtype, got {_short(value.dtype)}")
+
+
+def check_matrix(name: str, value: object) -> None:
+    """`value` is a two-dimensional tensor with at least one column."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    if value.ndim != 2:
+        raise ValueError(f"{name} must have 2 dimensions, got {value.ndim}")
+    if value.shape[1] == 0:
+        raise ValueError(f"{name} must have at least 1 column, got shape {tuple(value.shape)}")
+
+
+def check_rows(name: str, value: Tensor) -> None:
+    """`value` has at least one row."""
+    if value.shape[0] == 0:
+        raise ValueError(f"{name} must have at least 1 row, got shape {tuple(value.shape)}")
+
+
+def check_matches(name: str, value: Tensor, x: Tensor, x_name: str = "x") -> None:
+    """`value` has the dtype and the device of `x`."""
+    if value.dtype != x.dtype:
+        raise TypeError(
+            f"{name} must have dtype {_short(x.dtype)} to match {x_name}, got {_short(value.dtype)}"
+        )
+    check_device(name, value, x, x_name)
+
+
+def check_device(name: str, value: Tensor, x: Tensor, x_name: str = "x") -> None:
+    """`value` is on the device of `x`."""
+    if value.device != x.device:
+        raise ValueError(
+            f"{name} must be on device {x.device} to match {x_name}, got {value.device}"
+        )
+
+
+def check_columns(name: str, value: Tensor, columns: int, x_name: str = "x") -> None:
+    """`value` has as many columns as `x`."""
+    if value.shape[1] != columns:
+        raise ValueError(
+            f"{name} must have {columns} columns to match {x_name}, got {value.shape[1]}"
+        )
+
+
+def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
+    """An optional vector of `size` numbers on the device of `x`, in its dtype or in float32."""
+    if value is None:
+        return
+    check_tensor(name, value)
+    if value.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {tuple(value.shape)}")
+    if value.dtype not in (x.dtype, torch.float32):
+        raise TypeError(
+            f"{name} must have dtype {_short(x.dtype)} to match x, or float32, "
+            f"got {_short(value.dtype)}"
+        )
+    check_device(name, value, x)
+
+
+def check_positive(name: str, value: float) -> None:
+    """`value` is a finite number above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be finite and above 0, got {value}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """`value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+
+
+def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
+    """`value` as a 0-D tensor on the device of `x`: from a finite number or a one-element tensor."""
+    if isinstance(value, Tensor):
+        check_tensor(name, value)
+        if value.numel() != 1:
+            raise ValueError(f"{name} must be a scalar, got shape {tuple(value.shape)}")
+        check_device(name, value, x)
+        return value.reshape(())
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return torch.full((), value, dtype=torch.float64, device=x.device)
+
+
+def as_target(target: Tensor | None, rows: int, columns: int, x: Tensor) -> Tensor:
+    """The column of each row's positive; without `target`, the diagonal."""
+    if target is None:
+        if rows > columns:
+            raise ValueError(
+                f"target must be given where x has more rows than y: got {rows} and {columns}"
+            )
+        return torch.arange(rows, device=x.device)
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    if target.dtype != torch.int64:
+        raise TypeError(f"target must have dtype int64, got {_short(target.dtype)}")
+    if target.shape != (rows,):
+        raise ValueError(
+            f"target must have shape ({rows},) to match the rows of x, got {tuple(target.shape)}"
+        )
+    check_device("target", target, x)
+    return target
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,9 @@
+"""The contracts: importing this package registers every op with torch.
+
+One file per op family, each in one reading order: mathematics, reference, contract (schema and
+fakes), autograd, backends.
+"""
+
+from mmcore.ops import l2_normalize, project, softmax_similarity
+
+__all__ = ["l2_normalize", "project", "softmax_similarity"]

@@ -1,0 +1,186 @@
+"""Projection head: optional input norm, linear map, optional L2 normalisation of the output.
+
+    x̂ = norm(x)      z = x̂ · weightᵀ + bias      output = z / max(‖z‖, eps)
+
+x: (N, K); weight: (D, K); bias: (D,); norm_weight, norm_bias: (K,); output: (N, D) in x's dtype.
+`norm` is "none", "layer" or "rms". Beside the output the op returns what its backward needs, each
+(N,), or empty where it does not apply: the rows' mean and inverse_std = 1/√(variance + norm_eps),
+and inverse_norm = 1 / max(‖z‖, eps).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import cpu
+from mmcore.ops import l2_normalize
+from mmcore.ops.define import define
+from mmcore.ops.precision import arithmetic_dtype
+
+# Reference
+
+
+def reference_forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: str,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    normalize: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wide = x.to(arithmetic_dtype(x.dtype))
+    mean, inverse_std, inverse_norm = (wide.new_empty(0) for _ in range(3))
+    centred = wide
+    if norm == "layer":
+        mean = wide.mean(1)
+        centred = wide - mean[:, None]
+    if norm != "none":
+        inverse_std = (centred.square().mean(1) + norm_eps).rsqrt()
+    normed = _affine(_normed(wide, mean, inverse_std), norm_weight, norm_bias)
+    output = normed @ weight.to(wide.dtype).T
+    if bias is not None:
+        output = output + bias.to(wide.dtype)
+    if normalize:
+        output, inverse_norm = l2_normalize.reference_forward(output, eps)
+    return output.to(x.dtype), mean, inverse_std, inverse_norm
+
+
+def reference_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: str,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    normalize: bool,
+    eps: float,
+    output: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+    inverse_norm: Tensor,
+    grad_output: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dtype = arithmetic_dtype(x.dtype)
+    grad_z = grad_output.to(dtype)
+    if normalize:
+        grad_z = l2_normalize.reference_backward(output.to(dtype), inverse_norm, grad_z, eps)
+    normed = _normed(x.to(dtype), mean, inverse_std)
+    grad_weight = grad_z.T @ _affine(normed, norm_weight, norm_bias)
+    grad_affine = grad_z @ weight.to(dtype)
+    grad_x = grad_affine
+    if norm != "none":
+        grad_normed = _affine(grad_affine, norm_weight, None)
+        grad_x = grad_normed - normed * (grad_normed * normed).mean(1, keepdim=True)
+        if norm == "layer":
+            grad_x = grad_x - grad_normed.mean(1, keepdim=True)
+        grad_x = grad_x * inverse_std[:, None]
+    return (
+        grad_x.to(x.dtype),
+        grad_weight.to(weight.dtype),
+        _gradient_of(bias, grad_z),
+        _gradient_of(norm_weight, grad_affine * normed),
+        _gradient_of(norm_bias, grad_affine),
+    )
+
+
+def _normed(wide: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:
+    centred = wide - mean[:, None] if mean.numel() else wide
+    return centred * inverse_std[:, None] if inverse_std.numel() else centred
+
+
+def _affine(normed: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None) -> Tensor:
+    if norm_weight is not None:
+        normed = normed * norm_weight.to(normed.dtype)
+    return normed if norm_bias is None else normed + norm_bias.to(normed.dtype)
+
+
+def _gradient_of(vector: Tensor | None, per_row: Tensor) -> Tensor:
+    return per_row.new_empty(0) if vector is None else per_row.sum(0).to(vector.dtype)
+
+
+# Contract
+
+_INPUTS = (
+    "Tensor x, Tensor weight, Tensor? bias, str norm, Tensor? norm_weight, Tensor? norm_bias, "
+    "float norm_eps, bool normalize, float eps"
+)
+SCHEMA = (
+    f"({_INPUTS}, str backend) "
+    "-> (Tensor output, Tensor mean, Tensor inverse_std, Tensor inverse_norm)"
+)
+BACKWARD_SCHEMA = (
+    f"({_INPUTS}, Tensor output, Tensor mean, Tensor inverse_std, Tensor inverse_norm, "
+    "Tensor grad_output, str backend) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, "
+    "Tensor grad_norm_weight, Tensor grad_norm_bias)"
+)
+
+
+def fake_forward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    _, norm, _, _, _, normalize, _, _ = arguments
+    rows, dtype = x.shape[0], arithmetic_dtype(x.dtype)
+    return (
+        x.new_empty(rows, weight.shape[0]),
+        x.new_empty(rows if norm == "layer" else 0, dtype=dtype),
+        x.new_empty(rows if norm != "none" else 0, dtype=dtype),
+        x.new_empty(rows if normalize else 0, dtype=dtype),
+    )
+
+
+def fake_backward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    bias, _, norm_weight, norm_bias = arguments[:4]
+    vectors = (
+        x.new_empty(0, dtype=arithmetic_dtype(x.dtype)) if v is None else v.new_empty(v.shape)
+        for v in (bias, norm_weight, norm_bias)
+    )
+    return (x.new_empty(x.shape), weight.new_empty(weight.shape), *vectors)
+
+
+# Autograd
+
+
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, ctx.norm, norm_weight, norm_bias, *settings, ctx.backend = inputs
+    ctx.norm_eps, ctx.normalize, ctx.eps = settings
+    ctx.save_for_backward(x, weight, bias, norm_weight, norm_bias, *output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, norm_weight, norm_bias, *outputs = ctx.saved_tensors
+    grad_x, grad_weight, *grad_vectors = torch.ops.mmcore.project_backward(
+        x, weight, bias, ctx.norm, norm_weight, norm_bias, ctx.norm_eps, ctx.normalize, ctx.eps,
+        *outputs, grad_output, ctx.backend,
+    )  # fmt: skip
+    grad_bias, grad_norm_weight, grad_norm_bias = (
+        None if vector is None else gradient
+        for vector, gradient in zip((bias, norm_weight, norm_bias), grad_vectors, strict=True)
+    )
+    return (
+        grad_x, grad_weight, grad_bias, None, grad_norm_weight, grad_norm_bias,
+        None, None, None, None,
+    )  # fmt: skip
+
+
+# Backends
+
+define(
+    "project",
+    SCHEMA,
+    fake=fake_forward,
+    implementations={"reference": reference_forward, "cpu": cpu.project},
+    save=save,
+    backward=backward,
+)
+define(
+    "project_backward",
+    BACKWARD_SCHEMA,
+    fake=fake_backward,
+    implementations={"reference": reference_backward, "cpu": cpu.project_backward},
+)
