@@ -28,6 +28,7 @@ MutableMatrix matrix(const char* name, const Floats& array, Index rows, Index co
     refuse(std::string(name) + " must have shape (" + std::to_string(rows) + ", " + std::to_string(columns) +
            "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
   const Index item = sizeof(float);
+  if (array.size() == 0) return {nullptr, array.shape(0), array.shape(1), array.shape(1)};
   if (array.shape(1) > 1 && array.strides(1) != item) refuse(std::string(name) + " must have unit column stride");
   if (array.strides(0) % item != 0) refuse(std::string(name) + " must have a row stride of whole numbers");
   if (is_written && !array.writeable()) refuse(std::string(name) + " must be writeable");

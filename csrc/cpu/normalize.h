@@ -1,6 +1,6 @@
 // Row-wise normalisation.
 //
-//   y = x · inverse_norm,  inverse_norm = 1 / max(‖x‖, eps)
+//   y = x / norm,  norm = max(‖x‖, eps),  inverse_norm = 1 / norm
 //   grad_x = (grad_y − y ⟨y, grad_y⟩) · inverse_norm        where ‖x‖ > eps, else grad_y / eps
 //
 // Each row is read twice, the second time from L1. Sums in float32, kLanes partial sums.
@@ -26,14 +26,20 @@ inline float dot(const float* a, const float* b, Index columns) {
   return sum(total);
 }
 
-inline float inverse_l2_norm(const float* row, Index columns, float eps) {
+inline float l2_norm(const float* row, Index columns, float eps) {
   float norm = std::sqrt(dot(row, row, columns));
-  return 1.0f / (norm < eps ? eps : norm);  // written so that a NaN stays NaN
+  return norm < eps ? eps : norm;  // written so that a NaN stays NaN
 }
 
-inline void scale_row(const float* source, Index columns, float factor, float* target) {
+// Divided, not multiplied by the reciprocal: one rounding, and a row of one number becomes exactly ±1.
+inline void divide_row(const float* source, Index columns, float divisor, float* target) {
   for_each_vector(
-      columns, [&](Index k, Index count) { store_first(target + k, load_first(source + k, count) * factor, count); });
+      columns, [&](Index k, Index count) { store_first(target + k, load_first(source + k, count) / divisor, count); });
+}
+
+inline void scale_row(float* row, Index columns, float factor) {
+  for_each_vector(columns,
+                  [&](Index k, Index count) { store_first(row + k, load_first(row + k, count) * factor, count); });
 }
 
 // grad_x of one row; grad_x may be grad_y.
@@ -51,8 +57,9 @@ inline void l2_normalize_row_backward(const float* y, const float* grad_y, Index
 void l2_normalize_forward(ConstMatrix x, float eps, MutableMatrix y, float* inverse_norm, int threads) {
   for_each_stripe(threads, x.rows, 1, [&](Range rows, int) {
     for (Index i = rows.begin; i < rows.end; ++i) {
-      inverse_norm[i] = inverse_l2_norm(x.row(i), x.columns, eps);
-      scale_row(x.row(i), x.columns, inverse_norm[i], y.row(i));
+      float norm = l2_norm(x.row(i), x.columns, eps);
+      inverse_norm[i] = 1.0f / norm;
+      divide_row(x.row(i), x.columns, norm, y.row(i));
     }
   });
 }

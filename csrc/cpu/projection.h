@@ -77,8 +77,9 @@ void project_forward(ConstMatrix x, InputNorm norm, ConstMatrix weight, const fl
                     depth, output.rows_from(block.begin, block.size()));
       if (statistics.inverse_norm == nullptr) continue;
       for (Index i = block.begin; i < block.end; ++i) {
-        statistics.inverse_norm[i] = inverse_l2_norm(output.row(i), width, output_eps);
-        scale_row(output.row(i), width, statistics.inverse_norm[i], output.row(i));
+        float norm = l2_norm(output.row(i), width, output_eps);
+        statistics.inverse_norm[i] = 1.0f / norm;
+        divide_row(output.row(i), width, norm, output.row(i));
       }
     }
   });

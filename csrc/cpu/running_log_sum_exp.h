@@ -1,6 +1,6 @@
 // Row-wise log-sum-exp of the logits where no bound on them helps: unnormalised features, rows far below the others.
 //
-//   row_lse2_i = log2 Σ_j 2^(a·⟨x_i, y_j⟩),   a = scale · log2(e)
+//   row_lse_i = log Σ_j exp(scale·⟨x_i, y_j⟩)
 //
 // Never stored: the N×M logits; one kBlock × kBlock block rests in scratch memory. Loop order: row blocks of one chunk
 // inside column blocks, so that a packed block of y serves the whole chunk. Precision: float32 products, the exponent
@@ -25,7 +25,7 @@ struct RunningLogSumExp {
   double maximum = -kInfinity;  // an integer, at least the largest exponent so far
   double sum = 0;               // Σ 2^(exponent − maximum)
 
-  // Adds 2^(a·product) for `count` products.
+  // Adds 2^(a·product) for `count` products, a = scale·log2(e).
   void add(const float* products, Index count, Split a) {
     Vec peak = broadcast(-kInfinity);
     for (Index j = 0; j < count; j += kLanes) {
@@ -47,11 +47,11 @@ struct RunningLogSumExp {
     sum += mmcore::sum(total);
   }
 
-  double log2() const { return maximum + std::log2(sum); }
+  double log() const { return maximum * kLn2 + std::log(sum); }
 };
 
 // Where target is given, positive_product[i] = ⟨x_i, y_target⟩ is set for the rows that have a positive.
-void running_row_log_sum_exp(ConstMatrix x, ConstMatrix y, double scale, const Index* target, double* row_lse2,
+void running_row_log_sum_exp(ConstMatrix x, ConstMatrix y, double scale, const Index* target, double* row_lse,
                              float* positive_product, int threads) {
   const Split a(scale * kLog2E);
   const Index depth = x.columns, chunk = minimum(kChunk, round_up(x.rows, kTileRows));
@@ -83,7 +83,7 @@ void running_row_log_sum_exp(ConstMatrix x, ConstMatrix y, double scale, const I
           }
         }
       }
-      for (Index r = 0; r < rows; ++r) row_lse2[begin + r] = running[r].log2();
+      for (Index r = 0; r < rows; ++r) row_lse[begin + r] = running[r].log();
     }
   });
 }

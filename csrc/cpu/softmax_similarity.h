@@ -170,30 +170,47 @@ double largest_row_norm(ConstMatrix m, int threads) {
   return std::sqrt(result);
 }
 
-// Log-sum-exp of the listed rows of x with running maxima.
-void redo_rows(ConstMatrix x, ConstMatrix y, double scale, const std::vector<Index>& rows, double* row_lse2,
-               int threads) {
-  if (rows.empty()) return;
-  std::vector<float> gathered(rows.size() * x.columns);
-  std::vector<double> lse2(rows.size());
-  for (std::size_t i = 0; i < rows.size(); ++i)
-    std::memcpy(gathered.data() + i * x.columns, x.row(rows[i]), x.columns * sizeof(float));
-  ConstMatrix subset{gathered.data(), static_cast<Index>(rows.size()), x.columns, x.columns};
-  running_row_log_sum_exp(subset, y, scale, nullptr, lse2.data(), nullptr, threads);
-  for (std::size_t i = 0; i < rows.size(); ++i) row_lse2[rows[i]] = lse2[i];
-}
+// The positives of one side, whose exponentials are kept apart from the sum of the others. Where several fall into one
+// column the largest is kept and the others join the sum.
+struct Positives {
+  std::vector<double> exponential, logit;  // E, and the logit without bias; E = 0 where there is none
 
-// log2 of the sums; those that cannot be trusted are left for redo_rows.
-std::vector<Index> log2_of_sums(const std::vector<double>& sums, double smallest_trusted, double shift, double* lse2) {
-  std::vector<Index> untrusted;
-  for (std::size_t i = 0; i < sums.size(); ++i) {
-    lse2[i] = std::log2(sums[i]) + shift;
-    if (!(sums[i] >= smallest_trusted)) untrusted.push_back(static_cast<Index>(i));
+  explicit Positives(Index count) : exponential(count), logit(count) {}
+
+  void add(Index i, double e, double s, double& sum_of_others) {
+    if (e > exponential[i]) {
+      std::swap(e, exponential[i]);
+      logit[i] = s;
+    }
+    sum_of_others += e;
   }
-  return untrusted;
+
+  // log(Σ E) + shift. Relative to a dominating positive, lse − pos keeps all its digits however small it is.
+  double log_sum(Index i, double sum_of_others, double shift) const {
+    if (exponential[i] >= sum_of_others && exponential[i] > 0)
+      return logit[i] + std::log1p(sum_of_others / exponential[i]);
+    return std::log(sum_of_others + exponential[i]) + shift * kLn2;
+  }
+};
+
+// Log-sum-exp with running maxima of those rows of x whose sum lost too many terms to underflow.
+void redo_untrusted(ConstMatrix x, ConstMatrix y, double scale, const std::vector<double>& sums,
+                    const Positives& positives, double smallest_trusted, double* row_lse, int threads) {
+  std::vector<Index> untrusted;
+  for (Index i = 0; i < x.rows; ++i)
+    if (!(sums[i] + positives.exponential[i] >= smallest_trusted)) untrusted.push_back(i);
+  if (untrusted.empty()) return;
+  std::vector<float> gathered(untrusted.size() * x.columns);
+  std::vector<double> lse(untrusted.size());
+  for (std::size_t i = 0; i < untrusted.size(); ++i)
+    std::memcpy(gathered.data() + i * x.columns, x.row(untrusted[i]), x.columns * sizeof(float));
+  ConstMatrix subset{gathered.data(), static_cast<Index>(untrusted.size()), x.columns, x.columns};
+  running_row_log_sum_exp(subset, y, scale, nullptr, lse.data(), nullptr, threads);
+  for (std::size_t i = 0; i < untrusted.size(); ++i) row_lse[untrusted[i]] = lse[i];
 }
 
-void shared_shift_log_sum_exp(const SimilarityInputs& inputs, double bound, double* row_lse2, double* col_lse2,
+// Sets row_lse and col_lse, without the bias, and the products of the positives.
+void shared_shift_log_sum_exp(const SimilarityInputs& inputs, double bound, double* row_lse, double* col_lse,
                               std::vector<float>& positive_product, int threads) {
   const Index rows = inputs.x.rows, columns = inputs.y.rows;
   ExponentialSums sums(inputs, bound);
@@ -202,16 +219,20 @@ void shared_shift_log_sum_exp(const SimilarityInputs& inputs, double bound, doub
     add_exponentials(inputs, r, c, scratch.of_thread(thread), sums);
   });
   positive_product = std::move(sums.positive_product);
+  Positives row_positives(rows), col_positives(columns);
   for (Index i = 0; i < rows; ++i) {
-    if (inputs.target[i] < 0) continue;
-    double positive = std::exp2(inputs.scale * kLog2E * positive_product[i] - sums.shift);
-    sums.row_sum[i] += positive;
-    sums.col_sum[inputs.target[i]] += positive;
+    const Index j = inputs.target[i];
+    if (j < 0) continue;
+    double logit = inputs.scale * positive_product[i], e = std::exp2(logit * kLog2E - sums.shift);
+    row_positives.add(i, e, logit, sums.row_sum[i]);
+    col_positives.add(j, e, logit, sums.col_sum[j]);
   }
-  redo_rows(inputs.x, inputs.y, inputs.scale,
-            log2_of_sums(sums.row_sum, sums.smallest_trusted(columns), sums.shift, row_lse2), row_lse2, threads);
-  redo_rows(inputs.y, inputs.x, inputs.scale,
-            log2_of_sums(sums.col_sum, sums.smallest_trusted(rows), sums.shift, col_lse2), col_lse2, threads);
+  for (Index i = 0; i < rows; ++i) row_lse[i] = row_positives.log_sum(i, sums.row_sum[i], sums.shift);
+  for (Index j = 0; j < columns; ++j) col_lse[j] = col_positives.log_sum(j, sums.col_sum[j], sums.shift);
+  redo_untrusted(inputs.x, inputs.y, inputs.scale, sums.row_sum, row_positives, sums.smallest_trusted(columns), row_lse,
+                 threads);
+  redo_untrusted(inputs.y, inputs.x, inputs.scale, sums.col_sum, col_positives, sums.smallest_trusted(rows), col_lse,
+                 threads);
 }
 
 void softmax_similarity_forward(SimilarityInputs inputs, SoftmaxStatistics statistics, int threads) {
@@ -226,13 +247,13 @@ void softmax_similarity_forward(SimilarityInputs inputs, SoftmaxStatistics stati
                             positive_product.data(), threads);
     running_row_log_sum_exp(inputs.y, inputs.x, inputs.scale, nullptr, statistics.col_lse, nullptr, threads);
   }
-  for (Index i = 0; i < rows; ++i) statistics.row_lse[i] = statistics.row_lse[i] * kLn2 + inputs.bias;
-  for (Index j = 0; j < columns; ++j) statistics.col_lse[j] = statistics.col_lse[j] * kLn2 + inputs.bias;
+  for (Index i = 0; i < rows; ++i) statistics.row_lse[i] += inputs.bias;
+  for (Index j = 0; j < columns; ++j) statistics.col_lse[j] += inputs.bias;
   for (Index j = 0; j < columns; ++j) statistics.col_pos[j] = 0;
   for (Index i = 0; i < rows; ++i) {
-    Index positive = inputs.target[i];
-    statistics.row_pos[i] = positive < 0 ? 0 : inputs.scale * positive_product[i] + inputs.bias;
-    if (positive >= 0) statistics.col_pos[positive] += statistics.row_pos[i];
+    const Index j = inputs.target[i];
+    statistics.row_pos[i] = j < 0 ? 0 : inputs.scale * positive_product[i] + inputs.bias;
+    if (j >= 0) statistics.col_pos[j] += statistics.row_pos[i];
   }
 }
 

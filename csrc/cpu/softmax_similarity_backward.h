@@ -147,7 +147,7 @@ double scale_gradient(MutableMatrix gradient, ConstMatrix m, double scale, int t
   for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int thread) {
     for (Index i = rows.begin; i < rows.end; ++i) {
       total_of_thread[thread] += dot(m.row(i), gradient.row(i), m.columns);
-      scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale), gradient.row(i));
+      scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale));
     }
   });
   double total = 0;

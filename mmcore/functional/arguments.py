@@ -80,7 +80,7 @@ def check_positive(name: str, value: float) -> None:
     """`value` is a finite number above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise ValueError(f"{name} must be finite and above 0, got {value}")
 
 
@@ -100,7 +100,7 @@ def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
         return value.reshape(())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # torch.compile cannot trace math.isfinite
         raise ValueError(f"{name} must be finite, got {value}")
     return torch.full((), value, dtype=torch.float64, device=x.device)
 

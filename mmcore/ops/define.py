@@ -30,8 +30,10 @@ def define(
     """
 
     def dispatch(*arguments: Any) -> Any:
-        chosen = backends.choose(arguments[-1], arguments[0])
-        return implementations[chosen](*arguments[:-1])
+        implementation = implementations[backends.choose(arguments[-1], arguments[0])]
+        # The dtypes were settled above the op; autocast must not round inside the reference.
+        with torch.autocast(arguments[0].device.type, enabled=False):
+            return implementation(*arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
         raise NotImplementedError(f"mmcore::{name} cannot be differentiated a second time")

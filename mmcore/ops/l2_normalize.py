@@ -1,6 +1,6 @@
 """L2 normalisation of rows.
 
-    y = x · inverse_norm,  inverse_norm = 1 / max(‖x‖, eps)
+    y = x / norm,  norm = max(‖x‖, eps),  inverse_norm = 1 / norm
     grad_x = (grad_y − y ⟨y, grad_y⟩) · inverse_norm   where ‖x‖ > eps, else grad_y / eps
 
 x: (N, D); y: (N, D) in x's dtype; inverse_norm: (N,) in the dtype of the arithmetic, float64 for
@@ -23,8 +23,8 @@ from mmcore.ops.precision import arithmetic_dtype
 
 def reference_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     wide = x.to(arithmetic_dtype(x.dtype))
-    inverse_norm = wide.norm(dim=1).clamp_min(eps).reciprocal()
-    return (wide * inverse_norm[:, None]).to(x.dtype), inverse_norm
+    norm = wide.norm(dim=1).clamp_min(eps)
+    return (wide / norm[:, None]).to(x.dtype), norm.reciprocal()
 
 
 def reference_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:

@@ -60,9 +60,14 @@ def reference_backward(
     logits = _logits(x, y, scale, bias)
     gradient = _weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
     gradient += _weighted_softmax(logits, col_lse[None], grad_col_lse[None])
-    column = target.clamp_min(0)
-    at_positive = torch.where(target >= 0, grad_row_pos + grad_col_pos[column], 0)
-    gradient.scatter_add_(1, column[:, None], at_positive[:, None].to(gradient.dtype))
+    # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
+    row = torch.nonzero(target >= 0)[:, 0]
+    column = target[row]
+    positive = logits[row, column].double()
+    gradient[row, column] = (
+        grad_row_lse[row] * (positive - row_lse[row]).exp() + grad_row_pos[row]
+        + grad_col_lse[column] * (positive - col_lse[column]).exp() + grad_col_pos[column]
+    ).to(gradient.dtype)  # fmt: skip
     wide_x, wide_y = x.to(logits.dtype), y.to(logits.dtype)
     grad_x = gradient @ wide_y
     return (
