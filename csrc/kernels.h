@@ -89,7 +89,7 @@ struct Kernels {
 
 // The chosen table: the widest instruction set that was built and that this processor has, unless lowered.
 const Kernels& kernels();
-// Names of the instruction sets that were built and that this processor has, narrowest first.
+// Names of the instruction sets that were built and that this processor has, in ascending order of preference.
 std::vector<std::string> instruction_sets();
 // False when `name` is not one of instruction_sets().
 bool select_instruction_set(const std::string& name);

@@ -23,7 +23,6 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "threads", f"{torch.get_num_threads()} (torch.set_num_threads)"
     yield "backends", ", ".join(NAMES)
     yield "backend cpu", _cpu_state()
-    yield "backend cpu, instruction sets", _instruction_sets()
     yield "gpu", _gpu_state()
     for variable in ("MMCORE_BACKEND", "MMCORE_STRICT", "MMCORE_CPU_ISA"):
         yield variable, os.environ.get(variable, "not set")
@@ -39,11 +38,8 @@ def _version(package: str) -> str:
 def _cpu_state() -> str:
     if cpu.missing_module is not None:
         return f"unavailable: mmcore._C could not be imported ({cpu.missing_module})"
-    return f"available, {cpu._C.instruction_set()}"
-
-
-def _instruction_sets() -> str:
-    return "none" if cpu.missing_module is not None else ", ".join(cpu._C.instruction_sets())
+    in_use, *others = cpu.instruction_sets()
+    return f"available, {in_use} in use, {', '.join(others) or 'nothing else'} at hand"
 
 
 def _gpu_state() -> str:

@@ -19,13 +19,13 @@ SHAPES = [(1, 1, 1), (7, 64, 100), (100, 100, 7), (1000, 512, 64), (193, 1000, 1
 @pytest.mark.parametrize("rows", [1, 7, 1025])
 @pytest.mark.parametrize("width", [1, 64, 100, 1000])
 def test_l2_normalize(backend: str, rows: int, width: int) -> None:
-    x = torch.randn(rows, width) * 10
+    draws = [[torch.randn(rows, width) * 10] for _ in range(4)]
     if rows > 1:
-        x[1] = 0
+        draws[0][0][1] = 0
     check_against_eager(
         lambda x: [functional.l2_normalize(x)],
         [lambda x: [F.normalize(x, dim=-1)], lambda x: [F.normalize(x.flip(1), dim=1).flip(1)]],
-        [x],
+        draws,
         ["y", "grad_x"],
     )
 
@@ -36,7 +36,7 @@ def test_l2_normalize_of_short_rows_divides_by_eps(backend: str) -> None:
     check_against_eager(
         lambda x: [functional.l2_normalize(x, eps=0.1)],
         [lambda x: [F.normalize(x, dim=-1, eps=0.1)]],
-        [x],
+        [[x]],
         ["y", "grad_x"],
     )
 
@@ -76,12 +76,8 @@ def kernel_projection(norm: str | None, normalize: bool) -> Callable[..., Sequen
         norm_weight: Tensor | None = None,
         norm_bias: Tensor | None = None,
     ) -> Sequence[Tensor]:
-        return [
-            functional.project(
-                x, weight, bias, norm=norm, norm_weight=norm_weight, norm_bias=norm_bias,
-                normalize=normalize,
-            )  # fmt: skip
-        ]
+        settings = {"norm": norm, "norm_weight": norm_weight, "norm_bias": norm_bias}
+        return [functional.project(x, weight, bias, normalize=normalize, **settings)]
 
     return run
 
@@ -115,17 +111,17 @@ def projection_inputs(rows: int, inputs: int, width: int, norm: str | None) -> l
 def test_project(
     backend: str, shape: tuple[int, int, int], norm: str | None, normalize: bool
 ) -> None:
-    tensors = projection_inputs(*shape, norm)
-    names = NAMES[: 1 + len(tensors)]
+    draws = [projection_inputs(*shape, norm) for _ in range(3)]
+    names = NAMES[: 1 + len(draws[0])]
     kernel, eager = kernel_projection(norm, normalize), eager_projection(norm, normalize)
-    check_against_eager(kernel, [eager, in_reverse(eager)], tensors, names)
+    check_against_eager(kernel, [eager, in_reverse(eager)], draws, names)
 
 
 def test_project_takes_transposed_and_strided_inputs(backend: str) -> None:
     x, weight, bias = torch.randn(40, 60).T, torch.randn(200, 80)[::5, ::2], torch.randn(40)
     names = NAMES[:4]
     kernel, eager = kernel_projection("layer", True), eager_projection("layer", True)
-    check_against_eager(kernel, [eager, in_reverse(eager)], [x, weight, bias], names)
+    check_against_eager(kernel, [eager, in_reverse(eager)], [[x, weight, bias]], names)
 
 
 def test_project_without_parameters_and_with_leading_dimensions(backend: str) -> None:

@@ -13,20 +13,19 @@ extern const Kernels kernels_avx512;
 
 namespace {
 
-// Narrowest first.
+// In ascending order of preference.
 std::vector<const Kernels*> supported_tables() {
   std::vector<const Kernels*> tables = {&kernels_generic};
 #ifdef MMCORE_HAS_AVX2
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#ifdef MMCORE_EMULATE_AVX512
+  if (has_avx2) tables.push_back(&kernels_avx512);  // to be asked for by name, never the default
+#endif
   if (has_avx2) tables.push_back(&kernels_avx2);
 #endif
-#ifdef MMCORE_HAS_AVX512
-#ifdef MMCORE_EMULATE_AVX512
-  const bool has_avx512 = has_avx2;
-#else
+#if defined(MMCORE_HAS_AVX512) && !defined(MMCORE_EMULATE_AVX512)
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#endif
   if (has_avx512) tables.push_back(&kernels_avx512);
 #endif
   return tables;

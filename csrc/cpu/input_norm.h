@@ -63,13 +63,14 @@ inline void norm_row_backward(const float* x, const InputNorm& norm, RowStatisti
     if (norm.weight != nullptr) g *= load_first(norm.weight + k, count);
     total += g;
     total_along += g * n;
+    // Stored, so that the mean is taken off the same rounded numbers that it is the mean of.
+    store_first(grad + k, g, count);
   });
   const float mean = norm.kind == Norm::kLayer ? sum(total) / static_cast<float>(columns) : 0.0f;
   const float along = sum(total_along) / static_cast<float>(columns);
   for_each_vector(columns, [&](Index k, Index count) {
-    Vec g = load_first(grad + k, count), n = (load_first(x + k, count) - row.mean) * row.inverse_std;
-    if (norm.weight != nullptr) g *= load_first(norm.weight + k, count);
-    store_first(grad + k, (g - mean - n * along) * row.inverse_std, count);
+    Vec n = (load_first(x + k, count) - row.mean) * row.inverse_std;
+    store_first(grad + k, (load_first(grad + k, count) - mean - n * along) * row.inverse_std, count);
   });
 }
 

@@ -19,10 +19,8 @@ double measure_fma_peak(int threads) {
   for_each_stripe(threads, threads, 1, [&](Range, int thread) {
     Vec chain[kChains];
     for (int c = 0; c < kChains; ++c) chain[c] = broadcast(0.01f * static_cast<float>(c + thread));
-    Vec factor = broadcast(0.999f), term = broadcast(0.001f);
+    const Vec factor = broadcast(0.999f), term = broadcast(0.001f);
     for (Index step = 0; step < kSteps; ++step) {
-      // Without this the compiler may see through the recurrence.
-      asm volatile("" : "+x"(factor), "+x"(term));
       for (int c = 0; c < kChains; ++c) chain[c] = chain[c] * factor + term;
     }
     Vec total{};

@@ -47,6 +47,13 @@ def obstacle(x: Tensor) -> str | None:
     return None
 
 
+def instruction_sets() -> list[str]:
+    """The instruction sets that were built and that this processor has, the one in use first."""
+    if missing_module is not None:
+        return []
+    return sorted(_C.instruction_sets(), key=lambda name: name != _C.instruction_set())
+
+
 def measure_fma_peak() -> float:
     """GFLOP/s of multiply-adds that touch no memory, on torch's threads: the kernels' roof."""
     if missing_module is not None:
@@ -139,7 +146,7 @@ def softmax_similarity(
         for rows in (x.shape[0], y.shape[0], x.shape[0], y.shape[0])
     )
     _C.softmax_similarity_forward(
-        _read(x), _read(y), _number(scale), _number(bias), target.contiguous().numpy(),
+        _read(x), _read(y), _number(scale), _number(bias), _vector(target),
         row_lse.numpy(), col_lse.numpy(), row_pos.numpy(), col_pos.numpy(), _threads(),
     )  # fmt: skip
     return row_lse, col_lse, row_pos, col_pos
@@ -159,11 +166,10 @@ def softmax_similarity_backward(
     grad_col_pos: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_x, grad_y = torch.zeros(x.shape), torch.zeros(y.shape)
-    statistics = (row_lse, col_lse, grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos)
     grad_scale, grad_bias = _C.softmax_similarity_backward(
-        _read(x), _read(y), _number(scale), _number(bias), target.contiguous().numpy(),
-        *(statistic.detach().contiguous().numpy() for statistic in statistics),
-        grad_x.numpy(), grad_y.numpy(), _threads(),
+        _read(x), _read(y), _number(scale), _number(bias), _vector(target), _vector(row_lse),
+        _vector(col_lse), _vector(grad_row_lse), _vector(grad_col_lse), _vector(grad_row_pos),
+        _vector(grad_col_pos), grad_x.numpy(), grad_y.numpy(), _threads(),
     )  # fmt: skip
     return (
         grad_x.to(x.dtype),
@@ -183,6 +189,11 @@ def _read(tensor: Tensor) -> Any:
     if tensor.stride(-1) != 1:
         tensor = tensor.contiguous()
     return tensor.numpy()
+
+
+def _vector(tensor: Tensor) -> Any:
+    """The tensor's memory as a dense array of its own dtype."""
+    return tensor.detach().contiguous().numpy()
 
 
 def _read_or_none(tensor: Tensor | None, is_used: bool = True) -> Any:

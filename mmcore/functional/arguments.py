@@ -91,7 +91,7 @@ def check_flag(name: str, value: bool) -> None:
 
 
 def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
-    """`value` as a 0-D tensor on the device of `x`: from a finite number or a one-element tensor."""
+    """`value`, a finite number or a one-element tensor, as a 0-D tensor on the device of `x`."""
     if isinstance(value, Tensor):
         check_tensor(name, value)
         if value.numel() != 1:

@@ -41,7 +41,7 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
-    y, _ = torch.ops.mmcore.l2_normalize(x.reshape(-1, x.shape[-1]), eps, selected(backend))
+    y: Tensor = torch.ops.mmcore.l2_normalize(x.reshape(-1, x.shape[-1]), eps, selected(backend))[0]
     return y.reshape(x.shape)
 
 
@@ -104,10 +104,10 @@ def project(
     check.check_positive("eps", eps)
     check.check_flag("normalize", normalize)
     dtype = check.autocast_dtype(x)
-    output, *_ = torch.ops.mmcore.project(
+    output: Tensor = torch.ops.mmcore.project(
         x.reshape(-1, x.shape[-1]), weight, bias, norm or "none", norm_weight, norm_bias, norm_eps,
         normalize, eps, selected(backend),
-    )  # fmt: skip
+    )[0]  # fmt: skip
     output = output.reshape(*x.shape[:-1], weight.shape[0])
     return output if dtype is None else output.to(dtype)
 

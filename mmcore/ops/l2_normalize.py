@@ -24,7 +24,7 @@ from mmcore.ops.precision import arithmetic_dtype
 def reference_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     wide = x.to(arithmetic_dtype(x.dtype))
     norm = wide.norm(dim=1).clamp_min(eps)
-    return (wide / norm[:, None]).to(x.dtype), norm.reciprocal()
+    return (wide / norm[:, None]).to(x.dtype).contiguous(), norm.reciprocal()
 
 
 def reference_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:
@@ -32,7 +32,8 @@ def reference_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: flo
     # A clamped norm does not depend on x, so the projection term vanishes.
     is_clamped = inverse_norm >= torch.full_like(inverse_norm, eps).reciprocal()
     along = torch.where(is_clamped, 0, (wide * grad).sum(1))
-    return ((grad - wide * along[:, None]) * inverse_norm[:, None]).to(y.dtype)
+    grad_x = (grad - wide * along[:, None]) * inverse_norm[:, None]
+    return grad_x.to(y.dtype).contiguous()
 
 
 # Contract

@@ -14,8 +14,8 @@ The positive is subtracted inside G, before anything is rounded: as training con
 exp(s − lse) → 1 and the gradient is the small difference.
 
 x: (N, D); y: (M, D); scale, bias: 0-D; target: (N,) int64 in [-1, M), -1 meaning no positive.
-The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100 the float32
-rounding of lse alone, 4e-6, is larger than the loss of a converged model. They are O(N + M) numbers.
+The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100 the
+rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model. They are O(N + M).
 """
 
 from __future__ import annotations
@@ -92,9 +92,10 @@ def _logits(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
-    # Maximum and remainder are added in float64, so that lse − pos loses nothing.
+    # Summed in float64, where 1 + tiny is not 1: lse − pos keeps its digits near convergence.
     maximum = logits.amax(dim, keepdim=True)
-    return maximum.squeeze(dim).double() + (logits - maximum).exp().sum(dim).double().log()
+    total = (logits - maximum).exp_().sum(dim, dtype=torch.float64)
+    return maximum.squeeze(dim).double() + total.log()
 
 
 def _weighted_softmax(logits: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
@@ -107,8 +108,7 @@ def _weighted_softmax(logits: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
 
 _INPUTS = "Tensor x, Tensor y, Tensor scale, Tensor? bias, Tensor target"
 SCHEMA = (
-    f"({_INPUTS}, str backend) "
-    "-> (Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos)"
+    f"({_INPUTS}, str backend) -> (Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos)"
 )
 BACKWARD_SCHEMA = (
     f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor grad_row_lse, Tensor grad_col_lse, "

@@ -1,0 +1,160 @@
+"""What torch expects of an op: schema, fakes, autograd registration, torch.compile in one graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmcore
+from mmcore import functional
+
+MACHINES = ["reference", "cpu"]
+CHECKS = (
+    "test_schema",
+    "test_autograd_registration",
+    "test_faketensor",
+    "test_aot_dispatch_dynamic",
+)
+
+
+def layouts() -> list[Tensor]:
+    """One matrix, dense, transposed and strided."""
+    return [torch.randn(10, 6), torch.randn(6, 10).T, torch.randn(20, 12)[::2, ::2]]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("layout", range(3))
+def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
+    x = layouts()[layout].requires_grad_()
+    torch.library.opcheck(
+        torch.ops.mmcore.l2_normalize.default, (x, 1e-12, machine), test_utils=CHECKS
+    )
+    y, inverse_norm = torch.ops.mmcore.l2_normalize(x.detach(), 1e-12, machine)
+    torch.library.opcheck(
+        torch.ops.mmcore.l2_normalize_backward.default,
+        (y, inverse_norm, torch.randn(10, 6), 1e-12, machine),
+        test_utils=CHECKS,
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("layout", range(3))
+@pytest.mark.parametrize("norm", ["none", "layer", "rms"])
+def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
+    x, weight = layouts()[layout].requires_grad_(), torch.randn(4, 6, requires_grad=True)
+    bias = None if norm == "rms" else torch.randn(4, requires_grad=True)
+    norm_weight = None if norm == "none" else torch.randn(6, requires_grad=True)
+    norm_bias = torch.randn(6, requires_grad=True) if norm == "layer" else None
+    arguments = (x, weight, bias, norm, norm_weight, norm_bias, 1e-5, norm != "rms", 1e-12)
+    torch.library.opcheck(
+        torch.ops.mmcore.project.default, (*arguments, machine), test_utils=CHECKS
+    )
+    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    outputs = torch.ops.mmcore.project(*detached, machine)
+    torch.library.opcheck(
+        torch.ops.mmcore.project_backward.default,
+        (*detached, *outputs, torch.randn(10, 4), machine),
+        test_utils=CHECKS,
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("layout", range(3))
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_opcheck_softmax_similarity(machine: str, layout: int, has_bias: bool) -> None:
+    x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
+    scale = torch.tensor(2.0, requires_grad=True)
+    bias = torch.tensor(1.0, requires_grad=True) if has_bias else None
+    arguments = (x, y, scale, bias, torch.randint(-1, 8, (10,)))
+    torch.library.opcheck(
+        torch.ops.mmcore.softmax_similarity.default, (*arguments, machine), test_utils=CHECKS
+    )
+    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    row_lse, col_lse, row_pos, col_pos = torch.ops.mmcore.softmax_similarity(*detached, machine)
+    torch.library.opcheck(
+        torch.ops.mmcore.softmax_similarity_backward.default,
+        (*detached, row_lse, col_lse, row_lse, col_lse, row_pos, col_pos, machine),
+        test_utils=CHECKS,
+    )
+
+
+def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    image = functional.project(x.T, weight, norm="layer")
+    text = functional.l2_normalize(y[:, ::2])
+    return functional.clip_loss(image, text, scale.exp())
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_compiles_to_one_graph(machine: str) -> None:
+    inputs = [torch.randn(16, 30), torch.randn(30, 20), torch.randn(10, 16), torch.tensor(2.0)]
+    for value in inputs:
+        value.requires_grad_()
+    compiled = torch.compile(training_step, fullgraph=True)
+    with mmcore.backend(machine):
+        expected = training_step(*inputs)
+        expected_gradients = torch.autograd.grad(expected, inputs)
+        loss = compiled(*inputs)
+        gradients = torch.autograd.grad(loss, inputs)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_compiled_code_follows_the_backend_block() -> None:
+    x = torch.randn(30, 8)
+    compiled = torch.compile(lambda x: functional.l2_normalize(x), fullgraph=True)
+    counted: list[str] = []
+    original = mmcore.backends.choose
+    mmcore.backends.choose = lambda requested, x: counted.append(requested) or "reference"  # type: ignore[func-returns-value]
+    try:
+        compiled(x)
+        with mmcore.backend("reference"):
+            compiled(x)
+    finally:
+        mmcore.backends.choose = original
+    assert counted == ["auto", "reference"]
+
+
+def test_dynamic_batch_sizes_compile_once() -> None:
+    compiled = torch.compile(
+        lambda x, y: functional.clip_loss(x, y, 10.0), fullgraph=True, dynamic=True
+    )
+    for rows in (5, 9, 33):
+        x, y = F.normalize(torch.randn(rows, 8)), F.normalize(torch.randn(rows, 8))
+        torch.testing.assert_close(compiled(x, y), functional.clip_loss(x, y, 10.0))
+
+
+def test_values_are_checked_inside_compiled_code() -> None:
+    compiled = torch.compile(
+        lambda x, target: functional.softmax_similarity(x, x, target=target).row_lse, fullgraph=True
+    )
+    with pytest.raises(ValueError, match=r"target must be in \[-1, 4\), got 4"):
+        compiled(torch.randn(4, 8), torch.tensor([0, 4, 1, 2]))
+
+
+def test_modules_compile() -> None:
+    head, loss = mmcore.nn.ProjectionHead(16, 8), mmcore.nn.ClipLoss()
+    x, y = torch.randn(12, 16), torch.randn(12, 16)
+    step = torch.compile(lambda x, y: loss(head(x), head(y), torch.tensor(5.0)), fullgraph=True)
+    torch.testing.assert_close(step(x, y), loss(head(x), head(y), torch.tensor(5.0)))
+
+
+def test_second_derivative_is_an_error_not_a_zero() -> None:
+    x = torch.randn(4, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(
+        functional.l2_normalize(x).square().sum() + functional.l2_normalize(x)[0, 0],
+        x,
+        create_graph=True,
+    )
+    with pytest.raises(NotImplementedError, match="cannot be differentiated a second time"):
+        gradient.sum().backward()
+
+
+def test_the_backward_runs_where_the_forward_ran() -> None:
+    x = torch.randn(300, 16, requires_grad=True)
+    with mmcore.backend("reference"):
+        loss = functional.clip_loss(functional.l2_normalize(x), functional.l2_normalize(x), 9.0)
+        (inside,) = torch.autograd.grad(loss, x, retain_graph=True)
+    (outside,) = torch.autograd.grad(loss, x)
+    assert torch.equal(inside, outside)
