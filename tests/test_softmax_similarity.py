@@ -49,7 +49,7 @@ def check(draw: Draw, scale: float = 100.0, target: Tensor | None = None) -> Non
     if target is None:
         target = torch.randint(-1, y.shape[0], (x.shape[0],))
     # Small problems are repeated until the worst of a few numbers means something.
-    count = max(2, min(10, 100_000 // (x.shape[0] * y.shape[0])))
+    count = max(2, min(50, 100_000 // (x.shape[0] * y.shape[0])))
     scalars = [torch.tensor(scale, dtype=x.dtype), torch.tensor(-3.0, dtype=x.dtype)]
     check_against_eager(
         lambda *a: functional.softmax_similarity(*a, target=target),

@@ -33,14 +33,6 @@ inline void fill_row(float* row, const float* source, Index columns) {
   }
 }
 
-// target += lhs·rhs for any depth, slice by slice.
-template <class LhsView>
-void multiply_into(LhsView lhs, PackedRhs rhs, Index depth, MutableMatrix target) {
-  for (Index k = 0; k < depth; k += kDepth)
-    multiply_shallow(lhs.from_depth(k), rhs.from_depth(k), target.rows, target.columns, minimum(kDepth, depth - k),
-                     AddTo{target});
-}
-
 // Statistics and packed x̂ of one block of rows; `rows_of_tile` holds kTileRows × K.
 void pack_normalized_rows(ConstMatrix x, const InputNorm& norm, Range rows, ProjectionStatistics statistics,
                           float* rows_of_tile, float* packed) {
@@ -190,8 +182,8 @@ void project_backward_weight(const ProjectionBackward& call, int threads) {
         apply_norm(call.x.row(begin + i), call.norm, call.row(begin + i), columns.begin, columns.size(),
                    normalized + i * columns.size());
       pack_columns<kTileColumns>({normalized, count, columns.size(), columns.size()}, packed_x);
-      multiply_shallow(PackedLhs{packed_grad_z, count * kTileRows}, PackedRhs{packed_x, count * kTileColumns}, width,
-                       columns.size(), count, AddTo{target});
+      multiply_into(PackedLhs{packed_grad_z, count * kTileRows}, PackedRhs{packed_x, count * kTileColumns}, count,
+                    target);
     }
   });
 }

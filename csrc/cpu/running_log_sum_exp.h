@@ -72,9 +72,7 @@ void running_row_log_sum_exp(ConstMatrix x, ConstMatrix y, double scale, const I
         for (Index i = 0; i < rows; i += kBlock) {
           Index block_rows = minimum(kBlock, rows - i);
           multiply_block(PackedLhs{packed_x + i * depth, depth * kTileRows}, PackedRhs{packed_y, depth * kTileColumns},
-                         block_rows, columns, depth, block, [&](const Tile& tile, Index row, Index column) {
-                           store_tile(tile, block + row * kBlockStride + column, kBlockStride);
-                         });
+                         block_rows, columns, depth, block, [](Index, Index) {});
           for (Index r = 0; r < block_rows; ++r) {
             const float* products = block + r * kBlockStride;
             running[i + r].add(products, columns, a);

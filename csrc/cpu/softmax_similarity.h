@@ -3,9 +3,9 @@
 //   s_ij = scale·⟨x_i, y_j⟩ + bias     row_lse_i = log Σ_j exp s_ij     col_lse_j = log Σ_i exp s_ij
 //   row_pos_i = s_i,target(i)   col_pos_j = Σ_{i: target(i) = j} s_ij
 //
-// Never stored: the N×M logits. Each tile of products is exponentiated in registers with one shift for the whole
-// matrix, E_ij = 2^(a·⟨x_i, y_j⟩ − shift) with a = scale·log2(e), so one exp serves the row and the column sum and no
-// maximum is tracked; the bias is the same in every term and is added at the end. The shift follows from the
+// Never stored: the N×M logits. Each tile of products is exponentiated while it is in L1, with one shift for
+// the whole matrix, E_ij = 2^(a·⟨x_i, y_j⟩ − shift) with a = scale·log2(e), so one exp serves the row and the column
+// sum and no maximum is tracked; the bias is the same in every term and is added at the end. The shift follows from the
 // Cauchy-Schwarz bound on |s|. A row or column so far below that bound that its sum lost bits is done again with
 // running maxima (running_log_sum_exp.h), as is everything where the bound is loose from the start. Loop order: one
 // Latin-square pair of stripes per thread and step; in it row chunks, column blocks, row blocks. Precision: float32
@@ -46,7 +46,8 @@ struct ExponentialSums {
 // Epilogue of one block: exponentiates tiles and adds up rows and columns.
 struct SumExponentials {
   Split a;
-  Range rows;  // of the block
+  float* block;  // products
+  Range rows;    // of the block
   Index first_column;
   const Index* target;            // (N,)
   float* positive_product;        // (N,)
@@ -54,63 +55,34 @@ struct SumExponentials {
   float row_partial[kBlock * kLanes];
   float col_partial[kBlock];
 
-  __attribute__((always_inline)) void operator()(Tile& tile, Index row, Index column) {
+  void operator()(Index row, Index column) {
     const Index valid = minimum(kTileRows, rows.size() - row);
-    bool has_positive = false;
-    for (Index r = 0; r < valid; ++r) has_positive |= is_in_tile(positive_lane(row + r, column));
-    if (__builtin_expect(has_positive, false)) return add_with_positives(tile, row, column, valid);
-    exponentiate(tile, column);
-    add(tile, row, column, valid);
+    float* tile = block + row * kBlockStride + column;
+    Vec col_total[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      const Index lane = target[rows.begin + row + r] - first_column - column;
+      const bool has_positive = lane >= 0 && lane < kTileColumns;
+      if (has_positive) positive_product[rows.begin + row + r] = tile[lane];
+      for (int v = 0; v < kTileVectors; ++v) store(tile + v * kLanes, exponential(load(tile + v * kLanes), column, v));
+      if (has_positive) tile[lane] = 0;
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        row_total += load(tile + v * kLanes);
+        col_total[v] += load(tile + v * kLanes);
+      }
+      add_to(row_partial + (row + r) * kLanes, row_total);
+    }
+    for (int v = 0; v < kTileVectors; ++v) add_to(col_partial + column + v * kLanes, col_total[v]);
   }
 
  private:
-  Index positive_lane(Index row, Index column) const { return target[rows.begin + row] - first_column - column; }
-  static bool is_in_tile(Index lane) { return lane >= 0 && lane < kTileColumns; }
+  static void add_to(float* partial, Vec v) { store(partial, load(partial) + v); }
 
-  __attribute__((always_inline)) void exponentiate(Tile& tile, Index column) const {
-    for (int v = 0; v < kTileVectors; ++v) {
-      Vec rounder = load(shifted_rounder + column + v * kLanes);
-      for (int r = 0; r < kTileRows; ++r) {
-        // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
-        Vec product = tile.sum[r][v];
-        Vec rounded = product * a.high + rounder;
-        Vec fraction = (product * a.high - (rounded - rounder)) + product * a.low;
-        tile.sum[r][v] = exp2_from_parts(rounded, fraction);
-      }
-    }
-  }
-
-  __attribute__((always_inline)) void add(const Tile& tile, Index row, Index column, Index valid) {
-    Vec col_total[kTileVectors] = {};
-    for (int r = 0; r < kTileRows; ++r) {
-      if (r >= valid) break;
-      Vec row_total{};
-      for (int v = 0; v < kTileVectors; ++v) {
-        row_total += tile.sum[r][v];
-        col_total[v] += tile.sum[r][v];
-      }
-      float* partial = row_partial + (row + r) * kLanes;
-      store(partial, load(partial) + row_total);
-    }
-    for (int v = 0; v < kTileVectors; ++v) {
-      float* partial = col_partial + column + v * kLanes;
-      store(partial, load(partial) + col_total[v]);
-    }
-  }
-
-  // Takes a copy: a tile that is indexed at run time would be kept in memory throughout the product.
-  __attribute__((noinline)) void add_with_positives(Tile tile, Index row, Index column, Index valid) {
-    auto number = [&tile](Index r, Index lane) { return reinterpret_cast<float*>(tile.sum[r]) + lane; };
-    for (Index r = 0; r < valid; ++r) {
-      Index lane = positive_lane(row + r, column);
-      if (is_in_tile(lane)) positive_product[rows.begin + row + r] = *number(r, lane);
-    }
-    exponentiate(tile, column);
-    for (Index r = 0; r < valid; ++r) {
-      Index lane = positive_lane(row + r, column);
-      if (is_in_tile(lane)) *number(r, lane) = 0;
-    }
-    add(tile, row, column, valid);
+  Vec exponential(Vec product, Index column, int v) const {
+    // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
+    const Vec rounder = load(shifted_rounder + column + v * kLanes);
+    const Vec rounded = product * a.high + rounder;
+    return exp2_from_parts(rounded, (product * a.high - (rounded - rounder)) + product * a.low);
   }
 };
 
@@ -122,7 +94,7 @@ void add_exponentials(const SimilarityInputs& inputs, Range rows, Range columns,
   float* packed_x = carver.take(packed_floats<kTileRows>(chunk, depth));
   float* packed_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
   float* block = carver.take(kBlockFloats);
-  SumExponentials epilogue{sums.a, {}, 0, inputs.target, sums.positive_product.data(), {}, {}, {}};
+  SumExponentials epilogue{sums.a, block, {}, 0, inputs.target, sums.positive_product.data(), {}, {}, {}};
   for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
     Index chunk_end = minimum(begin + chunk, rows.end);
     pack_rows<kTileRows>(inputs.x.rows_from(begin, chunk_end - begin), packed_x);

@@ -47,58 +47,48 @@ struct StoreGradient {
   Range rows;
   Index first_column;
 
-  __attribute__((always_inline)) void operator()(Tile& tile, Index row, Index column) const {
+  void operator()(Index row, Index column) const {
     const Index valid = minimum(kTileRows, rows.size() - row);
-    bool has_positive = false;
-    for (Index r = 0; r < valid; ++r) has_positive |= is_in_tile(positive_lane(row + r, column));
-    if (__builtin_expect(has_positive, false)) return store_with_positives(tile, row, column, valid);
-    differentiate(tile, row, column);
-    store_tile(tile, block + row * kBlockStride + column, kBlockStride);
+    float* tile = block + row * kBlockStride + column;
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      const Index i = rows.begin + row + r, lane = inputs.target[i] - first_column - column;
+      const bool has_positive = lane >= 0 && lane < kTileColumns;
+      const float at_positive = has_positive ? positive_gradient(i, tile[lane]) : 0.0f;
+      for (int v = 0; v < kTileVectors; ++v) {
+        float* p = tile + v * kLanes;
+        store(p, gradient(load(p), i, first_column + column + v * kLanes));
+      }
+      if (has_positive) tile[lane] = at_positive;
+    }
   }
 
  private:
-  Index positive_lane(Index row, Index column) const { return inputs.target[rows.begin + row] - first_column - column; }
-  static bool is_in_tile(Index lane) { return lane >= 0 && lane < kTileColumns; }
-
-  __attribute__((always_inline)) void differentiate(Tile& tile, Index row, Index column) const {
-    for (int v = 0; v < kTileVectors; ++v) {
-      const Index j = first_column + column + v * kLanes;
-      Vec col_high = load(col_terms.lse_high.data() + j), col_low = load(col_terms.lse_low.data() + j),
-          col_weight = load(col_terms.weight.data() + j);
-      for (int r = 0; r < kTileRows; ++r) {
-        const Index i = rows.begin + row + r;
-        Vec product = tile.sum[r][v], low = product * a.low;
-        Vec p = exp2((product * a.high - row_terms.lse_high[i]) + (low - row_terms.lse_low[i]));
-        Vec q = exp2((product * a.high - col_high) + (low - col_low));
-        tile.sum[r][v] = p * row_terms.weight[i] + q * col_weight;
-      }
-    }
+  float positive_gradient(Index i, float product) const {
+    const Index j = inputs.target[i];
+    const double logit = inputs.scale * product + inputs.bias;
+    return static_cast<float>(upstream.row_lse[i] * std::exp(logit - statistics.row_lse[i]) + upstream.row_pos[i] +
+                              upstream.col_lse[j] * std::exp(logit - statistics.col_lse[j]) + upstream.col_pos[j]);
   }
 
-  // Takes a copy: a tile that is indexed at run time would be kept in memory throughout the product.
-  __attribute__((noinline)) void store_with_positives(Tile tile, Index row, Index column, Index valid) const {
-    const Tile products = tile;
-    differentiate(tile, row, column);
-    for (Index r = 0; r < valid; ++r) {
-      const Index lane = positive_lane(row + r, column), i = rows.begin + row + r, j = first_column + column + lane;
-      if (!is_in_tile(lane)) continue;
-      double logit = inputs.scale * reinterpret_cast<const float*>(products.sum[r])[lane] + inputs.bias;
-      double gradient = upstream.row_lse[i] * std::exp(logit - statistics.row_lse[i]) + upstream.row_pos[i] +
-                        upstream.col_lse[j] * std::exp(logit - statistics.col_lse[j]) + upstream.col_pos[j];
-      reinterpret_cast<float*>(tile.sum[r])[lane] = static_cast<float>(gradient);
-    }
-    store_tile(tile, block + row * kBlockStride + column, kBlockStride);
+  // a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j) for kLanes columns from j.
+  Vec gradient(Vec product, Index i, Index j) const {
+    const Vec low = product * a.low;
+    const Vec p = exp2((product * a.high - row_terms.lse_high[i]) + (low - row_terms.lse_low[i]));
+    const Vec q =
+        exp2((product * a.high - load(col_terms.lse_high.data() + j)) + (low - load(col_terms.lse_low.data() + j)));
+    return p * row_terms.weight[i] + q * load(col_terms.weight.data() + j);
   }
 };
 
 // Where one thread keeps its packed operands.
 struct GradientScratch {
-  float *rows_of_x, *columns_of_x, *rows_of_y, *columns_of_y, *block;
+  float *rows_of_x, *columns_of_x, *rows_of_y, *columns_of_y, *block, *rows_of_block, *columns_of_block;
 
   static Index chunk(Index rows) { return minimum(kChunk, round_up(rows, kTileRows)); }
   static Index floats(Index rows, Index depth) {
     return packed_floats<kTileRows>(chunk(rows), depth) + packed_floats<kTileColumns>(depth, chunk(rows)) +
-           packed_floats<kTileColumns>(kBlock, depth) + packed_floats<kTileColumns>(depth, kBlock) + kBlockFloats + 80;
+           packed_floats<kTileColumns>(kBlock, depth) + packed_floats<kTileColumns>(depth, kBlock) + kBlockFloats +
+           2 * packed_floats<kTileRows>(kBlock, kBlock) + 112;
   }
   GradientScratch(float* data, Index rows, Index depth) {
     Carver carver(data);
@@ -107,6 +97,8 @@ struct GradientScratch {
     rows_of_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
     columns_of_y = carver.take(packed_floats<kTileColumns>(depth, kBlock));
     block = carver.take(kBlockFloats);
+    rows_of_block = carver.take(packed_floats<kTileRows>(kBlock, kBlock));
+    columns_of_block = carver.take(packed_floats<kTileRows>(kBlock, kBlock));
   }
 };
 
@@ -131,11 +123,15 @@ void add_gradients(StoreGradient epilogue, Range rows, Range columns, const Grad
         multiply_block(PackedLhs{scratch.rows_of_x + i * depth, depth * kTileRows},
                        PackedRhs{scratch.rows_of_y, depth * kTileColumns}, block_rows, block_columns, depth,
                        scratch.block, epilogue);
-        multiply_shallow(block_lhs(scratch.block), PackedRhs{scratch.columns_of_y, block_columns * kTileColumns},
-                         block_rows, depth, block_columns, AddTo{grad_x.rows_from(begin + i, block_rows)});
-        multiply_shallow(transposed_block_lhs(scratch.block),
-                         PackedRhs{scratch.columns_of_x + i * kTileColumns, chunk_rows * kTileColumns}, block_columns,
-                         depth, block_rows, AddTo{grad_y.rows_from(j, block_columns)});
+        const ConstMatrix g{scratch.block, block_rows, block_columns, kBlockStride};
+        pack_rows<kTileRows>(g, scratch.rows_of_block);
+        pack_columns<kTileRows>(g, scratch.columns_of_block);
+        multiply_into(PackedLhs{scratch.rows_of_block, block_columns * kTileRows},
+                      PackedRhs{scratch.columns_of_y, block_columns * kTileColumns}, block_columns,
+                      grad_x.rows_from(begin + i, block_rows));
+        multiply_into(PackedLhs{scratch.columns_of_block, block_rows * kTileRows},
+                      PackedRhs{scratch.columns_of_x + i * kTileColumns, chunk_rows * kTileColumns}, block_rows,
+                      grad_y.rows_from(j, block_columns));
       }
     }
   }
