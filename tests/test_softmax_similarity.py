@@ -86,7 +86,12 @@ def duplicates(rows: int, columns: int, width: int) -> Draw:
     [(rows, columns, 64) for rows in SIZES for columns in SIZES]
     + [(rows, 1025 - rows % 9, width) for rows in (1, 100, 1025) for width in WIDTHS],
 )
-def test_sizes_on_and_off_every_tile(backend: str, rows: int, columns: int, width: int) -> None:
+def test_sizes_on_and_off_every_tile(compiled: str, rows: int, columns: int, width: int) -> None:
+    check(duplicates(rows, columns, width))
+
+
+@pytest.mark.parametrize(("rows", "columns", "width"), [(7, 100, 100), (1000, 1025, 512)])
+def test_duplicates(backend: str, rows: int, columns: int, width: int) -> None:
     check(duplicates(rows, columns, width))
 
 

@@ -36,7 +36,7 @@ def reference_forward(
     x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, target: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_target(target, y.shape[0])
-    logits = _logits(x, y, scale, bias)
+    logits = _logits(_products(x, y), scale, bias)
     has_positive, column = target >= 0, target.clamp_min(0)
     positive = logits.gather(1, column[:, None])[:, 0].double()
     row_pos = torch.where(has_positive, positive, 0)
@@ -57,7 +57,8 @@ def reference_backward(
     grad_row_pos: Tensor,
     grad_col_pos: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    logits = _logits(x, y, scale, bias)
+    products = _products(x, y)
+    logits = _logits(products, scale, bias)
     gradient = _weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
     gradient += _weighted_softmax(logits, col_lse[None], grad_col_lse[None])
     # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
@@ -68,12 +69,11 @@ def reference_backward(
         grad_row_lse[row] * (positive - row_lse[row]).exp() + grad_row_pos[row]
         + grad_col_lse[column] * (positive - col_lse[column]).exp() + grad_col_pos[column]
     ).to(gradient.dtype)  # fmt: skip
-    wide_x, wide_y = x.to(logits.dtype), y.to(logits.dtype)
-    grad_x = gradient @ wide_y
+    grad_products = scale.to(logits.dtype) * gradient
     return (
-        (scale.to(logits.dtype) * grad_x).to(x.dtype),
-        (scale.to(logits.dtype) * (gradient.T @ wide_x)).to(y.dtype),
-        (grad_x * wide_x).sum().to(scale.dtype),
+        (grad_products @ y.to(logits.dtype)).to(x.dtype),
+        (grad_products.T @ x.to(logits.dtype)).to(y.dtype),
+        (gradient * products).sum().to(scale.dtype),
         gradient.sum().to(scale.dtype if bias is None else bias.dtype),
     )
 
@@ -85,10 +85,14 @@ def _check_target(target: Tensor, columns: int) -> None:
         raise ValueError(f"target must be in [-1, {columns}), got {outside}")
 
 
-def _logits(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def _products(x: Tensor, y: Tensor) -> Tensor:
     dtype = arithmetic_dtype(x.dtype)
-    logits = scale.to(dtype) * (x.to(dtype) @ y.to(dtype).T)
-    return logits if bias is None else logits + bias.to(dtype)
+    return x.to(dtype) @ y.to(dtype).T
+
+
+def _logits(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    logits = scale.to(products.dtype) * products
+    return logits if bias is None else logits + bias.to(products.dtype)
 
 
 def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:

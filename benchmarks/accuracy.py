@@ -1,0 +1,67 @@
+"""Error of values and gradients against the eager rival in float64.
+
+Every error is the largest absolute difference over the largest absolute value of the float64
+result, the worst of several seeds. The inputs are rounded to the case's dtype first, and the same
+rounded numbers go to float64: only the arithmetic is judged, not the rounding of the inputs.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from cases import MODES, Case
+from measure import Function, call
+from providers import eager_function
+
+SEEDS = (11, 12, 13)
+FLOAT64_BYTES = 8
+# What the float64 yardstick holds at once for CLIP, in N×N matrices.
+REFERENCE_SQUARE_MATRICES = 5
+
+
+def reference_estimate_bytes(case: Case) -> int:
+    """A rough peak of the float64 yardstick."""
+    if case.op != "clip":
+        return 0
+    return REFERENCE_SQUARE_MATRICES * case.rows**2 * FLOAT64_BYTES
+
+
+def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float:
+    """max |result − reference| / max |reference|."""
+    difference = (result.double() - reference).abs().max()
+    return float(difference / reference.abs().max())
+
+
+def measure_errors(functions: Mapping[str, Function], case: Case) -> dict[str, dict[str, float]]:
+    """For each provider: error_value, and error_grad_<input> for every input."""
+    worst: dict[str, dict[str, float]] = {name: {} for name in functions}
+    for seed in SEEDS:
+        inputs = case.make_inputs(seed)
+        output_gradient = case.make_output_gradient(seed)
+        reference = reference_results(case, inputs, output_gradient)
+        for name, function in functions.items():
+            results = named_results(function, inputs, output_gradient)
+            for quantity, result in results.items():
+                error = relative_error(result, reference[quantity])
+                worst[name][quantity] = max(error, worst[name].get(quantity, 0.0))
+    return worst
+
+
+def named_results(
+    function: Function,
+    inputs: Mapping[str, torch.Tensor],
+    output_gradient: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """The value and the gradients under the names of their errors."""
+    value, gradients = call(function, inputs, output_gradient, MODES[1])
+    named = {f"error_grad_{name}": each for name, each in zip(inputs, gradients, strict=True)}
+    return {"error_value": value.detach(), **named}
+
+
+def reference_results(
+    case: Case, inputs: Mapping[str, torch.Tensor], output_gradient: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """The same call in float64 on the same numbers."""
+    doubled = {name: each.detach().double().requires_grad_() for name, each in inputs.items()}
+    gradient = None if output_gradient is None else output_gradient.double()
+    return named_results(eager_function(case.op), doubled, gradient)
