@@ -1,0 +1,179 @@
+"""Three small encoders, one for each modality, whose heads meet in one space of unit vectors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import mmcore.nn
+from batches import PAIRS, Modalities
+from data import IMAGE_SIZE, UNITS_PER_EM
+from names import NAME_LENGTH, PADDING
+
+EMBEDDING_WIDTH = 256
+INITIAL_SCALE = 1 / 0.07  # as CLIP starts
+MAXIMUM_SCALE = 100.0  # as CLIP limits it: beyond that, training is unstable
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: tuple[int, int], stride: tuple[int, int]
+) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU; keeps the size but for the stride."""
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
+        # Faster than the default, so that a run of few steps forgets the initial statistics too.
+        nn.BatchNorm2d(outputs, momentum=0.2),
+        nn.ReLU(),
+    )
+
+
+class ImageEncoder(nn.Module):
+    """(N, 32, 32) uint8 → (N, 16·width): four convolutions.
+
+    Nothing is pooled away, because where a stroke lies decides what it means.
+    """
+
+    def __init__(self, width: int = 96) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            convolution(1, 16, (5, 5), (2, 2)),
+            convolution(16, width // 2, (3, 3), (2, 2)),
+            convolution(width // 2, width, (3, 3), (2, 2)),
+            convolution(width, width, (3, 3), (1, 1)),
+        ).to(memory_format=torch.channels_last)
+        self.output_width = width * (IMAGE_SIZE // 8) ** 2
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.float().div(255).unsqueeze(1)
+        return self.layers(pixels).permute(0, 2, 3, 1).flatten(1)
+
+
+class OutlineEncoder(nn.Module):
+    """(N, 64, 5) int16 → (N, 2·width): convolutions along the commands, their maximum and mean."""
+
+    def __init__(self, width: int = 128, frequencies: int = 4) -> None:
+        super().__init__()
+        frequency = math.pi * 2.0 ** torch.arange(frequencies)
+        self.register_buffer("frequency", frequency, persistent=False)
+        inputs = 4 + 4 + 2 * 4 * frequencies
+        self.layers = nn.Sequential(
+            convolution(inputs, width // 2, (1, 5), (1, 2)),
+            convolution(width // 2, width, (1, 5), (1, 2)),
+        ).to(memory_format=torch.channels_last)
+        self.output_width = 2 * width
+
+    def features(self, outlines: Tensor) -> Tensor:
+        """Kinds as one of four; coordinates with their sines and cosines: (N, 64, inputs)."""
+        kind, coordinates = outlines[..., 0].long(), outlines[..., 1:].float() / UNITS_PER_EM
+        angles = (coordinates.unsqueeze(-1) * self.frequency).flatten(-2)
+        drawn = torch.cat([coordinates, angles.sin(), angles.cos()], -1) * (kind > 0).unsqueeze(-1)
+        return torch.cat([F.one_hot(kind, 4), drawn], -1)
+
+    def forward(self, outlines: Tensor) -> Tensor:
+        # An image of one row, channels last: that is how the features lie in memory already.
+        row = self.features(outlines).unsqueeze(1).permute(0, 3, 1, 2)
+        commands = self.layers(row).permute(0, 2, 3, 1).flatten(1, 2)
+        return torch.cat([commands.amax(1), commands.mean(1)], 1)
+
+
+class Block(nn.Module):
+    """A transformer block: attention, then a small network, each added to what it read."""
+
+    def __init__(self, width: int, attention_heads: int = 4) -> None:
+        super().__init__()
+        self.attention_heads = attention_heads
+        self.attention_norm, self.network_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.network = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width)
+        )
+
+    def forward(self, x: Tensor, is_token: Tensor) -> Tensor:
+        rows, length, width = x.shape
+        projected = self.query_key_value(self.attention_norm(x))
+        split = projected.view(rows, length, 3, self.attention_heads, -1)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        mask = is_token[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = x + self.attention_out(mixed.transpose(1, 2).reshape(rows, length, width))
+        return x + self.network(self.network_norm(x))
+
+
+class NameEncoder(nn.Module):
+    """(N, 16) token numbers → (N, width): a transformer of two blocks, the mean over the tokens."""
+
+    def __init__(self, vocabulary: int, width: int = 128, word_dropout: float = 0.1) -> None:
+        super().__init__()
+        self.word_dropout = word_dropout
+        self.token = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(NAME_LENGTH, width))
+        nn.init.normal_(self.token.weight, std=0.1)
+        nn.init.normal_(self.position, std=0.02)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(2))
+        self.output_width = width
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Names of similar length, padded to the longest of them only."""
+        length = int((tokens != PADDING).sum(1).max())
+        tokens = tokens[:, :length]
+        is_token = tokens != PADDING
+        if self.training:
+            # Unseen names combine known words anew: no single word may be relied on.
+            is_kept = torch.rand(tokens.shape) >= self.word_dropout
+            is_kept[:, 0] = True
+            is_token = is_token & is_kept
+        x = self.token(tokens) + self.position[:length]
+        for block in self.blocks:
+            x = block(x, is_token)
+        return (x * is_token.unsqueeze(-1)).sum(1) / is_token.sum(1, keepdim=True)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        # Most names are short: sorted by length, they need half the padding.
+        order = (tokens != PADDING).sum(1).argsort(stable=True)
+        encoded = torch.cat([self.encode(part) for part in tokens[order].chunk(4)])
+        return encoded[order.argsort()]
+
+
+class GlyphModel(nn.Module):
+    """An encoder and a projection head for each modality; a scale for each pair of modalities."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict(
+            {"image": ImageEncoder(), "name": NameEncoder(vocabulary), "outline": OutlineEncoder()}
+        )
+        self.heads = nn.ModuleDict(
+            {
+                modality: mmcore.nn.ProjectionHead(encoder.output_width, EMBEDDING_WIDTH)
+                for modality, encoder in self.encoders.items()
+            }
+        )
+        # The scale (inverse temperature) is learned as its logarithm, as in CLIP.
+        self.log_scale = nn.Parameter(torch.full((len(PAIRS),), math.log(INITIAL_SCALE)))
+        self.loss = mmcore.nn.ClipLoss()
+
+    def encode(self, inputs: Modalities) -> Modalities:
+        """The encoders' outputs, each of its own width."""
+        return Modalities(*(self.encoders[m](x) for m, x in inputs._asdict().items()))
+
+    def project(self, encodings: Modalities) -> Modalities:
+        """The embeddings: (N, EMBEDDING_WIDTH) with rows of unit length, for each modality."""
+        return Modalities(*(self.heads[m](x) for m, x in encodings._asdict().items()))
+
+    def forward(self, inputs: Modalities) -> Modalities:
+        return self.project(self.encode(inputs))
+
+    def scales(self) -> Tensor:
+        """The scale of every pair in PAIRS."""
+        return self.log_scale.clamp(max=math.log(MAXIMUM_SCALE)).exp()
+
+    def losses(self, embeddings: Modalities) -> Tensor:
+        """The contrastive loss of every pair in PAIRS."""
+        rows = embeddings._asdict()
+        pairs = zip(PAIRS, self.scales(), strict=True)
+        return torch.stack([self.loss(rows[x], rows[y], scale) for (x, y), scale in pairs])
