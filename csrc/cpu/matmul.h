@@ -1,12 +1,13 @@
 // Register-tiled block product: the multiply-add core under every kernel.
 //
-//   tile(r, c) = Σ_k lhs(r, k) · rhs(k, c)        then epilogue(tile, row, column)
+//   out(r, c) = or += Σ_k lhs(r, k) · rhs(k, c)
 //
-// Never stored: the product. A tile of kTileRows × kTileColumns sums lives in registers from the first k to the last,
-// and the epilogue consumes it from L1. Loop order: a panel of rhs (kTileColumns columns, at most kDepth deep) stays in
-// L1 while the lhs tiles stream past it from L2. Sums run over k in order, in float32 FMAs. Both operands are packed:
-// the same loop read row-major lhs at 60-80% of the speed, for its strides. The tile fills the registers with sums, one
-// row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of 32 on AVX-512.
+// Never stored: more than a block of a product. A tile of kTileRows × kTileColumns sums lives in registers over the
+// depth of a panel and is written once; an epilogue may then consume it while it is in L1. Loop order: a panel of rhs
+// (kTileColumns columns, at most kDepth deep) stays in L1 while the lhs tiles stream past it from L2. Sums run over k
+// in order, in float32 FMAs. Both operands are packed: row-major, lhs would cost cache lines and TLB entries for its
+// strides. The tile fills the registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of 32 on
+// AVX-512.
 #pragma once
 
 #include "parallel.h"
