@@ -61,7 +61,7 @@ __attribute__((always_inline)) inline void add_outer_product(Sums& sums, const f
 }
 
 // One tile: out = or += its product. Out of line: inlined among other code its sums would not stay in registers.
-// Unrolled by four: the loop's own instructions cost as much as two FMAs where a neighbouring thread takes issue slots.
+// Unrolled by four: the loop's own instructions cost time where a neighbouring thread takes issue slots.
 __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
                                              Index out_stride, bool adds) {
   // Rows of `out` may be far apart, where no hardware prefetcher follows.
