@@ -51,7 +51,7 @@ $(VENV)/.demo: $(VENV)/.torch $(NATIVE)
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.demo
-	$(PIP) --no-deps open_clip_torch
+	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning scipy
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(NATIVE)
