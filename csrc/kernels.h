@@ -5,7 +5,8 @@
 // computes the same bits for the same inputs and number of threads.
 //
 // N rows of x, M rows of y, D embedding width, K input width of a projection.
-// float32 data; statistics of the similarity matrix are float64, because their differences are what matters.
+// Features come in any Dtype, everything else is float32; statistics of the similarity matrix are float64, because
+// their differences are what matters.
 #pragma once
 
 #include <string>
@@ -98,7 +99,6 @@ struct SigmoidSums {
 
 struct Kernels {
   const char* instruction_set;
-  int lanes;                   // float32 numbers per vector register
   bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
 
   // y = x / max(‖x‖, eps), inverse_norm = 1 / max(‖x‖, eps)

@@ -79,7 +79,7 @@ def test_opcheck_softmax_similarity(
     biases: list[Tensor | None] = [None, None, None]
     if has_biases:
         biases = [torch.randn(shape, requires_grad=True) for shape in ((), (10,), (8,))]
-    arguments = (x, y, scale, *biases, *pair_vectors(pairs), "negatives", has_biases)
+    arguments = (x, y, scale, *biases, *pair_vectors(pairs), "negatives", has_biases, True)
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity.default, (*arguments, 0, machine), test_utils=CHECKS
     )
@@ -103,7 +103,7 @@ def test_opcheck_softmax_similarity(
 def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps: bool) -> None:
     x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
     scalars = [torch.tensor(value, requires_grad=True) for value in (2.0, -1.0)]
-    arguments = (x, y, *scalars, *pair_vectors(pairs))
+    arguments = (x, y, *scalars, *pair_vectors(pairs), False)
     torch.library.opcheck(
         torch.ops.mmcore.sigmoid_similarity.default, (*arguments, keeps, machine), test_utils=CHECKS
     )
@@ -120,8 +120,8 @@ def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps
 def test_opcheck_where_y_is_x(machine: str) -> None:
     x, scale = torch.randn(10, 6, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
-    softmax = (x, None, scale, None, None, None, *pairs, "all", True, 0, machine)
-    sigmoid = (x, None, scale, None, *pairs, True, machine)
+    softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, 0, machine)
+    sigmoid = (x, None, scale, None, *pairs, False, True, machine)
     for op, arguments in (("softmax", softmax), ("sigmoid", sigmoid)):
         call = getattr(torch.ops.mmcore, f"{op}_similarity").default
         torch.library.opcheck(call, arguments, test_utils=CHECKS)

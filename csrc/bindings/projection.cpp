@@ -83,15 +83,19 @@ void project_backward(const Floats& x, const std::string& norm, const std::optio
 
 void bind_projection(py::module_& module) {
   using namespace py::literals;
-  module.def("l2_normalize_forward", &l2_normalize_forward, "x"_a, "eps"_a, "y"_a, "inverse_norm"_a, "threads"_a);
-  module.def("l2_normalize_backward", &l2_normalize_backward, "y"_a, "inverse_norm"_a, "grad_y"_a, "eps"_a, "grad_x"_a,
+  module.def("l2_normalize_forward", &l2_normalize_forward, "x"_a.noconvert(), "eps"_a, "y"_a.noconvert(),
+             "inverse_norm"_a.noconvert(), "threads"_a);
+  module.def("l2_normalize_backward", &l2_normalize_backward, "y"_a.noconvert(), "inverse_norm"_a.noconvert(),
+             "grad_y"_a.noconvert(), "eps"_a, "grad_x"_a.noconvert(), "threads"_a);
+  module.def("project_forward", &project_forward, "x"_a.noconvert(), "norm"_a, "norm_weight"_a.noconvert(),
+             "norm_bias"_a.noconvert(), "norm_eps"_a, "weight"_a.noconvert(), "bias"_a.noconvert(), "output_eps"_a,
+             "output"_a.noconvert(), "mean"_a.noconvert(), "inverse_std"_a.noconvert(), "inverse_norm"_a.noconvert(),
              "threads"_a);
-  module.def("project_forward", &project_forward, "x"_a, "norm"_a, "norm_weight"_a, "norm_bias"_a, "norm_eps"_a,
-             "weight"_a, "bias"_a, "output_eps"_a, "output"_a, "mean"_a, "inverse_std"_a, "inverse_norm"_a,
-             "threads"_a);
-  module.def("project_backward", &project_backward, "x"_a, "norm"_a, "norm_weight"_a, "norm_bias"_a, "norm_eps"_a,
-             "weight"_a, "output_eps"_a, "output"_a, "mean"_a, "inverse_std"_a, "inverse_norm"_a, "grad_output"_a,
-             "grad_x"_a, "grad_weight"_a, "grad_bias"_a, "grad_norm_weight"_a, "grad_norm_bias"_a, "threads"_a);
+  module.def("project_backward", &project_backward, "x"_a.noconvert(), "norm"_a, "norm_weight"_a.noconvert(),
+             "norm_bias"_a.noconvert(), "norm_eps"_a, "weight"_a.noconvert(), "output_eps"_a, "output"_a.noconvert(),
+             "mean"_a.noconvert(), "inverse_std"_a.noconvert(), "inverse_norm"_a.noconvert(),
+             "grad_output"_a.noconvert(), "grad_x"_a.noconvert(), "grad_weight"_a.noconvert(),
+             "grad_bias"_a.noconvert(), "grad_norm_weight"_a.noconvert(), "grad_norm_bias"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace mmcore

@@ -15,7 +15,7 @@ Features features(const char* name, const py::array& array, Index columns) {
   } else {
     refuse(std::string(name) + " must be of float32, float16 or uint16 (the bits of bfloat16)");
   }
-  if (array.ndim() != 2 || array.shape(0) == 0) refuse(std::string(name) + " must have 2 dimensions and a row");
+  if (array.ndim() != 2 || array.size() == 0) refuse(std::string(name) + " must have 2 dimensions, a row and a column");
   if (columns >= 0 && array.shape(1) != columns)
     refuse(std::string(name) + " must have " + std::to_string(columns) + " columns, got " +
            std::to_string(array.shape(1)));
@@ -166,16 +166,20 @@ void bind_similarity(py::module_& module) {
                     const std::optional<Doubles>&, const std::optional<Doubles>&, const std::optional<Indices>&,
                     const std::optional<Ids>&, const std::optional<Ids>&, const std::optional<Ids>&,
                     const std::optional<Ids>&, const std::string&, bool>(),
-           "x"_a, "y"_a, "multiplies_bfloat16"_a, "scale"_a, "bias"_a, "row_bias"_a, "col_bias"_a, "target"_a,
-           "row_label"_a, "col_label"_a, "row_group"_a, "col_group"_a, "denominator"_a, "has_columns"_a);
-  module.def("softmax_similarity_forward", &softmax_similarity_forward, "inputs"_a, "row_lse"_a, "col_lse"_a,
-             "row_pos"_a, "col_pos"_a, "kept"_a, "threads"_a);
-  module.def("softmax_similarity_backward", &softmax_similarity_backward, "inputs"_a, "row_lse"_a, "col_lse"_a,
-             "grad_row_lse"_a, "grad_col_lse"_a, "grad_row_pos"_a, "grad_col_pos"_a, "kept"_a, "grad_x"_a, "grad_y"_a,
-             "needs_bias"_a, "grad_row_bias"_a, "grad_col_bias"_a, "threads"_a);
+           "x"_a.noconvert(), "y"_a.noconvert(), "multiplies_bfloat16"_a, "scale"_a, "bias"_a, "row_bias"_a.noconvert(),
+           "col_bias"_a.noconvert(), "target"_a.noconvert(), "row_label"_a.noconvert(), "col_label"_a.noconvert(),
+           "row_group"_a.noconvert(), "col_group"_a.noconvert(), "denominator"_a, "has_columns"_a);
+  module.def("softmax_similarity_forward", &softmax_similarity_forward, "inputs"_a, "row_lse"_a.noconvert(),
+             "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "col_pos"_a.noconvert(), "kept"_a.noconvert(),
+             "threads"_a);
+  module.def("softmax_similarity_backward", &softmax_similarity_backward, "inputs"_a, "row_lse"_a.noconvert(),
+             "col_lse"_a.noconvert(), "grad_row_lse"_a.noconvert(), "grad_col_lse"_a.noconvert(),
+             "grad_row_pos"_a.noconvert(), "grad_col_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
+             "grad_y"_a.noconvert(), "needs_bias"_a, "grad_row_bias"_a.noconvert(), "grad_col_bias"_a.noconvert(),
+             "threads"_a);
   module.def("sigmoid_similarity_forward", &sigmoid_similarity_forward, "inputs"_a, "threads"_a);
   module.def("sigmoid_similarity_gradients", &sigmoid_similarity_gradients, "inputs"_a, "grad_total"_a,
-             "grad_positive"_a, "grad_x"_a, "grad_y"_a, "needs_bias"_a, "threads"_a);
+             "grad_positive"_a, "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "needs_bias"_a, "threads"_a);
 }
 
 }  // namespace mmcore

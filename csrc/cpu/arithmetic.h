@@ -46,11 +46,9 @@ struct Bfloat16Pairs {
   template <class T>
   static void units_of_row(const T* row, Index columns, float* out) {
     Index k = 0;
-#if defined(__AVX512BF16__) && MMCORE_LANES == 16
     if constexpr (std::is_same_v<T, float>)
       for (; k + 2 * kLanes <= columns; k += 2 * kLanes)
-        store(out + k / 2, reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(load(row + k + kLanes), load(row + k))));
-#endif
+        store(out + k / 2, neighbours_in_bfloat16(load(row + k), load(row + k + kLanes)));
     auto* units = reinterpret_cast<std::uint32_t*>(out);
     for (; k + 2 <= columns; k += 2) units[k / 2] = bits(row[k]) | bits(row[k + 1]) << 16;
     if (k < columns) units[k / 2] = bits(row[k]);
@@ -60,16 +58,9 @@ struct Bfloat16Pairs {
   template <class T>
   static void units_of_rows(const T* first, const T* second, Index columns, float* out) {
     Index k = 0;
-#if defined(__AVX512BF16__) && MMCORE_LANES == 16
     if constexpr (std::is_same_v<T, float>)
-      for (; second != nullptr && k + kLanes <= columns; k += kLanes) {
-        using HalfVec = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
-        const auto low = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(load(first + k))),
-                   high = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(load(second + k)));
-        store(out + k, reinterpret_cast<Vec>(__builtin_convertvector(low, BitsVec) |
-                                             __builtin_convertvector(high, BitsVec) << 16));
-      }
-#endif
+      for (; second != nullptr && k + kLanes <= columns; k += kLanes)
+        store(out + k, interleaved_in_bfloat16(load(first + k), load(second + k)));
     auto* units = reinterpret_cast<std::uint32_t*>(out);
     if (second == nullptr) {
       for (; k < columns; ++k) units[k] = bits(first[k]);

@@ -19,7 +19,6 @@ namespace mmcore {
 
 extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     MMCORE_NAME(MMCORE_ISA),
-    kLanes,
     kHasBfloat16Products,
     l2_normalize_forward,
     l2_normalize_backward,

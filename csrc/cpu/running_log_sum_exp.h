@@ -60,7 +60,9 @@ struct RunningCall {
       const Vec rest =
           multiply_add(product, broadcast(a.high), -scaled) + (load(bias + j) - (exponent - scaled)) + product * a.low;
       store(out + j, mask.keep ? exponent : broadcast(-kInfinity));
-      store(rests + j, mask.keep && exponent > -kInfinity ? rest : Vec{});
+      // Beyond 2²⁹ what is rounded off is no number of bits any more, but the whole difference between logits.
+      const Vec size = exponent < 0.0f ? -exponent : exponent;
+      store(rests + j, mask.keep & (size < 5.36870912e8f) ? rest : Vec{});
       if (labels == nullptr) continue;
       positive_sum += mask.positive ? exponent : Vec{};
       positive_count += mask.positive ? broadcast(1) : Vec{};

@@ -14,7 +14,7 @@ namespace mmcore {
 namespace {
 
 // Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
-constexpr double kLargestSharedBound = 300;
+constexpr double kLargestSharedBound = 200;
 
 // max_i ‖m_i‖; NaN if any number is.
 double largest_row_norm(const Features& features, int threads) {
@@ -32,7 +32,7 @@ double largest_row_norm(const Features& features, int threads) {
   });
   double result = 0;
   for (double largest : largest_of_thread)
-    if (!(largest <= result)) result = largest;
+    if (result == result && !(largest <= result)) result = largest;
   // Rounding to bfloat16 lengthens a row by at most one part in 256.
   return std::sqrt(result) * 1.004;
 }
@@ -45,9 +45,10 @@ struct SharedShift {
   SharedShift(const SimilarityInputs& inputs, int threads)
       : a(inputs.scale * kLog2E),
         bound(std::abs(inputs.scale) * kLog2E * largest_row_norm(inputs.x, threads) *
-              (inputs.is_symmetric ? largest_row_norm(inputs.x, threads) : largest_row_norm(inputs.y, threads))),
-        // Puts the largest possible E, summed over every row and column, just below float32's overflow.
-        shift(std::ceil(bound) - 126 + std::ceil(std::log2(maximum(inputs.x.rows, inputs.y.rows)))) {}
+              largest_row_norm(inputs.y, threads)),
+        // The largest possible E is 2⁸⁰: sums stay far from overflow, and so do the factors of the backward, about the
+        // reciprocals of the sums, from underflow.
+        shift(std::ceil(bound) - 80) {}
 
   bool is_usable() const { return bound <= kLargestSharedBound; }
   // What stands in for kRounder in `exponential`.
@@ -64,6 +65,7 @@ struct SharedShift {
 // The biases of one side of the matrix and 2^(bias − largest), padded to whole tiles; empty where there are none.
 struct BiasFactors {
   double largest = 0;        // log2(e)·bias
+  bool are_normal = true;    // false where a finite bias lies so far below the largest that its factor lost digits
   std::vector<float> value;  // nats
   std::vector<float> factor;
 
@@ -75,7 +77,10 @@ struct BiasFactors {
     factor.resize(round_up(count, kBlock) + kBlock);
     value.assign(bias, bias + count);
     value.resize(factor.size());
-    for (Index i = 0; i < count; ++i) factor[i] = static_cast<float>(std::exp2(bias[i] * kLog2E - largest));
+    for (Index i = 0; i < count; ++i) {
+      factor[i] = static_cast<float>(std::exp2(bias[i] * kLog2E - largest));
+      are_normal = are_normal && (factor[i] >= std::numeric_limits<float>::min() || bias[i] == kMinusInfinity);
+    }
   }
 
   bool empty() const { return factor.empty(); }

@@ -76,13 +76,15 @@ struct SigmoidTile {
     const Vec logit =
         multiply_add(product, broadcast(static_cast<float>(inputs.scale)), broadcast(static_cast<float>(inputs.bias)));
     const IntVec is_negative = logit < 0.0f;
-    // −|s|·log2(e) in two parts: float32 alone leaves 4·10⁻⁶ in the exp of a logit near 100.
+    // −|s|·log2(e), with what float32 leaves of scale and bias apart.
     const Vec high = multiply_add(product, broadcast(a.high), broadcast(b.high));
     const Vec low = multiply_add(product, broadcast(a.low), broadcast(b.low));
     const Vec z = exp2((is_negative ? high : -high) + (is_negative ? low : -low));
     Masks mask = masks.at(i, j);
     if (count < kLanes) limit(mask, count);
-    const Vec softplus = (is_negative ? Vec{} : logit) + log1p_of_unit(z);
+    // At positives softplus(−s); the s that is missing joins in float64, where total − positive keeps its digits.
+    const Vec rest = log1p_of_unit(z), of_positive = (is_negative ? -logit : Vec{}) + rest;
+    const Vec softplus = mask.positive ? of_positive : (is_negative ? Vec{} : logit) + rest;
     tile_total += mask.keep ? softplus : Vec{};
     if (stands_for_two()) tile_total += mask.keep_col ? softplus : Vec{};
     if (masks.has_labels()) tile_positive += (mask.positive ? logit : Vec{}) * (stands_for_two() ? 2.0f : 1.0f);
@@ -147,7 +149,7 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
   });
   SigmoidSums result;
   for (const SigmoidSums& part : of_block) {
-    result.total += part.total;
+    result.total += part.total + part.positive;
     result.positive += part.positive;
   }
   for (Index i = 0; masks.has_targets() && i < inputs.x.rows; ++i) {

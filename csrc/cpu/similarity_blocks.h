@@ -111,6 +111,7 @@ class BlockScratch {
   template <class Visit>
   void walk(const BlockGrid& grid, int row_stripe, int column_stripe, Visit visit) {
     const Range rows = grid.rows(row_stripe), columns = grid.columns(column_stripe);
+    if (columns.size() == 0) return;
     const bool is_triangle = grid.is_symmetric() && row_stripe == column_stripe;
     for (Index begin = rows.begin; begin < rows.end; begin += chunk_) {
       pack_chunk({begin, minimum(begin + chunk_, rows.end)});
@@ -178,26 +179,26 @@ class BlockScratch {
 
 // Whole blocks of exponentials that a forward leaves for its backward, spread evenly over the matrix, so that every
 // thread has its share. They are of use only to a backward that cuts the matrix alike: the first number says how.
+template <class A>
 class KeptBlocks {
  public:
-  KeptBlocks(Kept kept, const BlockGrid& grid)
+  KeptBlocks(Kept kept, const BlockGrid& grid, int threads)
       : data_(kept.data),
+        mark_(static_cast<float>((threads * 64 + kLanes) * 4 + A::kNumbersPerUnit)),
         total_(grid.block_count()),
         count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
 
   // Before anything is kept. In large pages, because small ones would be faulted in one by one at a third of the cost
   // of the multiplications that are spared.
-  void prepare(int threads) const {
-    if (data_ == nullptr || count_ == 0) return;
-    data_[0] = static_cast<float>(threads * 64 + kLanes);
+  void prepare() const {
+    if (count_ == 0) return;
+    data_[0] = mark_;
     constexpr std::uintptr_t kLargePage = 2 << 20;
     const auto begin = reinterpret_cast<std::uintptr_t>(data_), end = begin + count_ * kBlockFloats * sizeof(float);
     const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
     if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // a wish: it may fail
   }
-  bool was_written_for(int threads) const {
-    return data_ != nullptr && count_ > 0 && data_[0] == static_cast<float>(threads * 64 + kLanes);
-  }
+  bool are_there() const { return count_ > 0 && data_[0] == mark_; }
 
   // Where a block is kept; nullptr if it is not.
   float* of(const Block& block) const {
@@ -207,6 +208,7 @@ class KeptBlocks {
 
  private:
   float* data_;
+  float mark_;
   Index total_, count_;
 };
 

@@ -68,7 +68,13 @@ class SoftmaxForward {
         has_columns_(inputs.has_columns && !inputs.is_symmetric) {}
 
   void run() {
-    shift_.is_usable() ? with_shared_shift() : with_running_maxima();
+    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet, whatever this memory held before
+    const BiasFactors row_factors(inputs_.row_bias, inputs_.x.rows), col_factors(inputs_.col_bias, inputs_.y.rows);
+    if (shift_.is_usable() && row_factors.are_normal && col_factors.are_normal) {
+      with_shared_shift(row_factors, col_factors);
+    } else {
+      with_running_maxima();
+    }
     rows().add_bias();
     if (has_columns_) columns().add_bias();
     if (masks_.has_targets()) add_targets();
@@ -88,12 +94,12 @@ class SoftmaxForward {
             inputs_.row_bias, masks_.transposed(), inputs_.bias,  statistics_.col_lse};
   }
 
-  void with_shared_shift() {
-    const BiasFactors row_factors(inputs_.row_bias, inputs_.x.rows), col_factors(inputs_.col_bias, inputs_.y.rows);
+  void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     sum_blocks(row_factors, col_factors);
     // E of the targets, in which the other side's bias is a factor as in the sums.
     std::vector<double> of_rows(inputs_.x.rows), of_columns(has_columns_ ? inputs_.y.rows : 0);
-    for (Index i = 0; i < inputs_.x.rows && masks_.has_targets(); ++i) {
+    const bool are_counted = masks_.has_targets() && inputs_.denominator != Denominator::kNegatives;
+    for (Index i = 0; are_counted && i < inputs_.x.rows; ++i) {
       const Index j = inputs_.pairs.target[i];
       if (j < 0) continue;
       const double exponent = (targets_[i] - inputs_.bias) * kLog2E - shift_.shift;
@@ -106,8 +112,8 @@ class SoftmaxForward {
 
   void sum_blocks(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     const BlockGrid grid(inputs_, threads_);
-    const KeptBlocks kept(kept_, grid);
-    kept.prepare(threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    kept.prepare();
     Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, false), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, false);

@@ -37,17 +37,19 @@ struct SideTerms {
     for (Index i = 0; i < count; ++i) {
       positive_float[i] = static_cast<float>(positive[i]);
       lse_high[i] = kInfinity;  // exp(−∞) = 0
-      if (lse[i] == kMinusInfinity) weight[i] = 0;
-      if (lse[i] == kMinusInfinity) continue;
+      if (lse[i] == kMinusInfinity) {
+        weight[i] = 0;
+        continue;
+      }
       const double level = (lse[i] - bias - (biases == nullptr ? 0 : biases[i])) * kLog2E;
       const Split split(level);
       lse_high[i] = split.high;
       lse_low[i] = split.low;
       weight_float[i] = static_cast<float>(weight[i]);
       if (weight[i] == 0) continue;
-      // Entries whose E was flushed to 0 are then below 2⁻⁴⁰ of the row.
-      is_trusted[i] = shift + other_bias - level <= 86;
-      if (is_trusted[i]) factor[i] = static_cast<float>(weight[i] * std::exp2(shift + other_bias - level));
+      factor[i] = static_cast<float>(weight[i] * std::exp2(shift + other_bias - level));
+      // Entries whose E was flushed to 0 are then below 2⁻⁴⁰ of the row, and the factor has all its digits.
+      is_trusted[i] = shift + other_bias - level <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
     }
   }
 
@@ -177,8 +179,8 @@ class SoftmaxBackward {
     GradientSums sums(inputs_.x.rows, inputs_.y.rows, gradients.row_bias != nullptr || sums_bias,
                       gradients.col_bias != nullptr);
     const BlockGrid grid(inputs_, threads_);
-    const KeptBlocks kept(kept_, grid);
-    const bool has_kept = shift_.is_usable() && kept.was_written_for(threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    const bool has_kept = is_shared() && kept.are_there();
     Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, true), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, true);
@@ -221,11 +223,14 @@ class SoftmaxBackward {
                      is_rows ? col_factors_.largest : row_factors_.largest);
   }
 
+  // As the forward decided.
+  bool is_shared() const { return shift_.is_usable() && row_factors_.are_normal && col_factors_.are_normal; }
+
   void form_gradient(const Block& block, const float* kept, const BlockScratch<A>& blocks,
                      StoreGradient& epilogue) const {
     epilogue.block = block;
     epilogue.out = blocks.numbers;
-    epilogue.is_exact = !(shift_.is_usable() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns));
+    epilogue.is_exact = !(is_shared() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns));
     epilogue.is_kept = kept != nullptr && !epilogue.is_exact;
     epilogue.source = epilogue.is_kept ? kept : blocks.numbers;
     if (epilogue.is_kept) {
@@ -241,7 +246,7 @@ class SoftmaxBackward {
     double total = 0;
     const Index rows = inputs_.x.rows, columns = inputs_.y.rows;
     for (Index i = 0; i < rows; ++i) {
-      total += row_terms_.weight[i];
+      total += row_terms_.weight[i] + (row_terms_.lse[i] != row_terms_.lse[i] ? row_terms_.lse[i] : 0);
       if (masks_.target(i) >= 0) total += row_terms_.positive[i] + col_terms_.positive[masks_.target(i)];
     }
     // In a symmetric matrix the rows' weights are those of both sides.

@@ -96,7 +96,7 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #endif
 }
 
-// sum += a · b, in place. The one instruction that is spelled out: left to itself GCC 12 picks FMA forms that move sums
+// sum += a · b, in place. Spelled out: left to itself GCC 12 picks FMA forms that move sums
 // between registers, and in an unrolled loop spills them, or reloads an operand for every use.
 inline void add_product(Vec& sum, Vec a, Vec b) {
 #if defined(__AVX512F__) && MMCORE_LANES == 16
@@ -170,6 +170,35 @@ inline std::uint32_t bfloat16_bits(float value) {
   return value != value ? 0x7fc0u : rounded;
 }
 
+// Two vectors as one of bfloat16 pairs: (a₀, a₁), (a₂, a₃), …, (b₀, b₁), …
+inline Vec neighbours_in_bfloat16(Vec a, Vec b) {
+#if defined(__AVX512BF16__) && MMCORE_LANES == 16
+  return reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(a)));
+#else
+  BitsVec pairs;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Vec& from = 2 * lane < kLanes ? a : b;
+    const int first = 2 * lane % kLanes;
+    pairs[lane] = bfloat16_bits(from[first]) | bfloat16_bits(from[first + 1]) << 16;
+  }
+  return reinterpret_cast<Vec>(pairs);
+#endif
+}
+
+// Two vectors as one of bfloat16 pairs: (a₀, b₀), (a₁, b₁), …
+inline Vec interleaved_in_bfloat16(Vec a, Vec b) {
+#if defined(__AVX512BF16__) && MMCORE_LANES == 16
+  using HalfVec = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
+  const auto low = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(a))),
+             high = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(b)));
+  return reinterpret_cast<Vec>(__builtin_convertvector(low, BitsVec) | __builtin_convertvector(high, BitsVec) << 16);
+#else
+  BitsVec pairs;
+  for (int lane = 0; lane < kLanes; ++lane) pairs[lane] = bfloat16_bits(a[lane]) | bfloat16_bits(b[lane]) << 16;
+  return reinterpret_cast<Vec>(pairs);
+#endif
+}
+
 // ---- exponentials
 
 // Adding kRounder to a float32 of magnitude below 2²² rounds it to an integer n and leaves n + 127, the exponent field
@@ -199,7 +228,8 @@ inline Vec exp2(Vec v) {
 // A number to about twice float32's precision. Logits near 100 need it: float32 alone leaves 4·10⁻⁶ in every exp.
 struct Split {
   float high, low;
-  explicit Split(double value) : high(static_cast<float>(value)), low(static_cast<float>(value - high)) {}
+  explicit Split(double value)
+      : high(static_cast<float>(value)), low(high - high == 0 ? static_cast<float>(value - high) : 0.0f) {}
 };
 
 }  // namespace

@@ -144,16 +144,13 @@ def softmax_similarity(
     check.check_flag("columns", columns)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
-    # Without its positive a row's denominator is not the same as its column's.
-    is_mirrored = row_bias is None and col_bias is None
-    is_mirrored = is_mirrored and (denominator == "all" or pairs.target is None)
-    keys, pairs = _mirror(y, pairs, y is x and is_mirrored)
+    keys, pairs = _mirror(y, pairs, y is x)
     workspace = _workspace(backend, x, y, scale, bias, row_bias, col_bias)
     kept_size = _tiles_within(workspace, x, y)
     queries, keys = _as_multiplied(x, keys)
     statistics = torch.ops.mmcore.softmax_similarity(
         queries, keys, scale, bias, row_bias, col_bias, *pairs, denominator, columns,
-        kept_size, backend,
+        _multiplies_bfloat16(queries), kept_size, backend,
     )  # fmt: skip
     return SoftmaxStatistics(*statistics[:4])
 
@@ -225,7 +222,7 @@ def sigmoid_similarity(
     keeps_gradients = bool(4 * numbers <= _workspace(backend, x, y, scale, bias))
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
-        queries, keys, scale, bias, *pairs, keeps_gradients, backend
+        queries, keys, scale, bias, *pairs, _multiplies_bfloat16(queries), keeps_gradients, backend
     )
     return SigmoidSums(*sums[:2])
 
@@ -262,9 +259,20 @@ def _workspace(backend: str, x: Tensor, *others: Tensor | None) -> int:
     return current()
 
 
+def _multiplies_bfloat16(x: Tensor) -> bool:
+    """bfloat16 features are; float32 ones where torch's float32 precision is "medium"."""
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_precision_medium() -> bool:
+    # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
+    return torch.get_float32_matmul_precision() == "medium"
+
+
 def _tiles_within(workspace: int, x: Tensor, y: Tensor) -> int:
     """Float32 numbers of tiles to keep: the workspace, or the matrix in whole blocks."""
-    margin = 1024  # blocks reach beyond the matrix
+    margin = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
     whole = (x.shape[0] + margin) * (y.shape[0] + margin)
     size: int = torch.sym_min(workspace // 4, whole)
     return size

@@ -14,6 +14,7 @@ The positive is subtracted inside G, before anything is rounded: as training con
 x: (N, D); y: (M, D), or None where it is x itself (S = Sᵀ, half the work; no vector of the columns
 then); scale, bias: 0-D; total, positive: 0-D float64.
 
+With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them.
 G needs no statistic of the matrix. So where `keeps_gradients` the forward forms the gradients at
 a = −c = 1 in the same pass: `kept` are those of x and y, flat, float32, and `kept_sums` those of
 scale and bias, float64. Otherwise both are empty.
@@ -41,7 +42,7 @@ from mmcore.ops.precision import arithmetic_dtype
 def reference_forward(
     x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *vectors, keeps_gradients = arguments
+    *vectors, _, keeps_gradients = arguments
     products, logits = _products_and_logits(x, y, scale, bias)
     positive, excluded = _masks(Pairs(*vectors), logits)
     # In float64: where training has converged, total − positive is the difference of near equals.
@@ -61,7 +62,7 @@ def reference_forward(
 def reference_backward(
     x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    *vectors, _, _, grad_total, grad_positive, wanted = arguments
+    *vectors, _, _, _, grad_total, grad_positive, wanted = arguments
     products, logits = _products_and_logits(x, y, scale, bias)
     gradient = _gradient(logits, *_masks(Pairs(*vectors), logits), grad_total, grad_positive)
     grad_x, grad_y = _products_of(scale.to(logits.dtype) * gradient, x, y)
@@ -104,7 +105,9 @@ def _products_of(gradient: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor,
 
 # Contract
 
-_INPUTS = f"Tensor x, Tensor? y, Tensor scale, Tensor? bias, {pairs.SCHEMA}"
+_INPUTS = (
+    f"Tensor x, Tensor? y, Tensor scale, Tensor? bias, {pairs.SCHEMA}, bool multiplies_bfloat16"
+)
 SCHEMA = (
     f"({_INPUTS}, bool keeps_gradients, str backend) -> "
     "(Tensor total, Tensor positive, Tensor kept, Tensor kept_sums)"
@@ -139,7 +142,7 @@ def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, _, ctx.backend = inputs
+    *tensors, ctx.multiplies_bfloat16, _, ctx.backend = inputs
     kept, kept_sums = output[2:]
     ctx.mark_non_differentiable(kept, kept_sums)
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
@@ -154,13 +157,20 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     )
     wanted = list(ctx.needs_input_grad[:4])
     gradients: Sequence[Tensor] = torch.ops.mmcore.sigmoid_similarity_backward(
-        *tensors, kept, kept_sums, grad_total, grad_positive, wanted, ctx.backend
+        *tensors,
+        ctx.multiplies_bfloat16,
+        kept,
+        kept_sums,
+        grad_total,
+        grad_positive,
+        wanted,
+        ctx.backend,
     )
     wanted_gradients = (
         gradient if is_wanted else None
         for gradient, is_wanted in zip(gradients, wanted, strict=True)
     )
-    return (*wanted_gradients, *(None for _ in range(7)))
+    return (*wanted_gradients, *(None for _ in range(8)))
 
 
 # Backends

@@ -19,7 +19,8 @@ then); scale, bias: 0-D; row_bias: (N,); col_bias: (M,); without `has_columns` c
 are empty. The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100
 the rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model.
 
-`kept` is `kept_size` float32 numbers that may spare the backward some recomputation; what they are
+With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the sums
+of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the backward some recomputation; what they are
 is the backend's business. `wanted` says which of the six gradients are: x, y, scale,
 bias, row_bias, col_bias; the others come back empty.
 """
@@ -50,7 +51,7 @@ def reference_forward(
     col_bias: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *vectors, denominator, has_columns, kept_size = arguments
+    *vectors, denominator, has_columns, _, kept_size = arguments
     logits = _logits(_products(x, y), scale, bias, row_bias, col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     at_counted = logits.masked_fill(~counted, -torch.inf)
@@ -73,8 +74,8 @@ def reference_backward(
     col_bias: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, ...]:
-    *vectors, denominator, has_columns, row_lse, col_lse, _ = arguments[:10]
-    *upstream, wanted = arguments[10:]
+    *vectors, denominator, has_columns, _, row_lse, col_lse, _ = arguments[:11]
+    *upstream, wanted = arguments[11:]
     products = _products(x, y)
     logits = _logits(products, scale, bias, row_bias, col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
@@ -150,7 +151,8 @@ def _softmax(logit: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
 
 _INPUTS = (
     "Tensor x, Tensor? y, Tensor scale, Tensor? bias, Tensor? row_bias, Tensor? col_bias, "
-    f"{pairs.SCHEMA}, str denominator, bool has_columns"
+    f"{pairs.SCHEMA}, str denominator, bool has_columns, "
+    "bool multiplies_bfloat16"
 )
 SCHEMA = (
     f"({_INPUTS}, SymInt kept_size, str backend) -> "
@@ -165,7 +167,7 @@ BACKWARD_SCHEMA = (
 
 
 def fake_forward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    has_columns, kept_size, _ = arguments[-3:]
+    has_columns, _, kept_size, _ = arguments[-4:]
     per_side = (x.shape[0], (x if y is None else y).shape[0] if has_columns else 0) * 2
     return (
         *(x.new_empty(size, dtype=torch.float64) for size in per_side),
@@ -185,7 +187,8 @@ def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.denominator, ctx.has_columns, _, ctx.backend = inputs
+    *tensors, denominator, has_columns, multiplies_bfloat16, _, ctx.backend = inputs
+    ctx.settings = (denominator, has_columns, multiplies_bfloat16)
     row_lse, col_lse, _, _, kept = output
     ctx.mark_non_differentiable(kept)
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
@@ -201,14 +204,13 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
     )
     wanted = list(ctx.needs_input_grad[:6])
     gradients: Sequence[Tensor] = torch.ops.mmcore.softmax_similarity_backward(
-        *tensors, ctx.denominator, ctx.has_columns, row_lse, col_lse, kept, *grad_statistics,
-        wanted, ctx.backend,
+        *tensors, *ctx.settings, row_lse, col_lse, kept, *grad_statistics, wanted, ctx.backend,
     )  # fmt: skip
     wanted_gradients = (
         gradient if is_wanted else None
         for gradient, is_wanted in zip(gradients, wanted, strict=True)
     )
-    return (*wanted_gradients, *(None for _ in range(9)))
+    return (*wanted_gradients, *(None for _ in range(10)))
 
 
 # Backends

@@ -8,9 +8,22 @@ import torch
 from torch import Tensor
 
 
-def new(shape: Any) -> Tensor:
-    """Memory for a result of the kernels, float32."""
-    return torch.empty(shape, dtype=torch.float32)
+# Dtype and device are always named: torch has settings for what is not.
+
+
+def new(shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for a result of the kernels."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def zeros(shape: Any) -> Tensor:
+    """Memory for sums, float32."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
+def double(value: Any) -> Tensor:
+    """A number, or several, as float64."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
 def read(tensor: Tensor) -> Any:

@@ -12,11 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends.cpu.arrays import features, new, number, threads, vector, vector_or_none
+from mmcore.backends.cpu.arrays import (
+    double,
+    features,
+    new,
+    number,
+    threads,
+    vector,
+    vector_or_none,
+    zeros,
+)
 from mmcore.backends.cpu.module import _C
 
 
-class Matrix(NamedTuple):
+class Similarity(NamedTuple):
     """One similarity matrix as the ops describe it; y is None where it is x."""
 
     x: Tensor
@@ -30,28 +39,38 @@ class Matrix(NamedTuple):
     col_label: Tensor | None
     row_group: Tensor | None
     col_group: Tensor | None
-    denominator: str = "all"
-    has_columns: bool = True
+    denominator: str
+    has_columns: bool
+    multiplies_bfloat16: bool
 
     @property
     def columns(self) -> int:
         """M."""
         return (self.x if self.y is None else self.y).shape[0]
 
-    def computable(self) -> Matrix:
-        """The matrix itself, or with y spelled out where it is x but not its own transpose.
+    def computable(self) -> Similarity:
+        """The matrix itself, or with y spelled out where it is x but not its own transpose."""
+        if self.y is not None or self._is_its_own_transpose():
+            return self
+        return self._replace(y=self.x, col_label=self.row_label, col_group=self.row_group)
 
-        The pair that a target names stays in its row's denominator although its groups match. The
-        mirrored pair stays only if it is named as well.
-        """
+    def _is_its_own_transpose(self) -> bool:
+        """Whether (j, i) has the logit of (i, j) and is counted where that is."""
+        if self.row_bias is not None or self.col_bias is not None:
+            return False
+        if self.target is None:
+            return True
+        if self.denominator != "all":
+            return False
+        if self.row_group is None:
+            return True
+        # The pair that a target names is counted although its groups match. The mirrored pair is
+        # only if it is named as well.
         target, group = self.target, self.row_group
-        if self.y is not None or target is None or group is None:
-            return self
-        named = target.clamp_min(0)
-        is_kept_apart = (target >= 0) & (group >= 0) & (group[named] == group)
-        if not (is_kept_apart & (target[named] != torch.arange(len(target)))).any():
-            return self
-        return self._replace(y=self.x, col_label=self.row_label, col_group=group)
+        named = target.clamp(0, len(target) - 1)
+        is_kept_apart = (target >= 0) & (group != -1) & (group[named] == group)
+        is_mutual = target[named] == torch.arange(len(target), device="cpu")
+        return not bool((is_kept_apart & ~is_mutual).any())
 
     def arrays(self) -> Any:
         """What the compiled module takes."""
@@ -59,7 +78,7 @@ class Matrix(NamedTuple):
         row_group, col_group = _dense_ids(self.row_group, self.col_group)
         return _C.SimilarityInputs(
             features(self.x), None if self.y is None else features(self.y),
-            multiplies_bfloat16(self.x.dtype), number(self.scale), number(self.bias),
+            self.multiplies_bfloat16, number(self.scale), number(self.bias),
             vector_or_none(self.row_bias, torch.float64),
             vector_or_none(self.col_bias, torch.float64),
             vector_or_none(self.target), row_label, col_label, row_group, col_group,
@@ -67,21 +86,11 @@ class Matrix(NamedTuple):
         )  # fmt: skip
 
 
-def multiplies_bfloat16(dtype: torch.dtype) -> bool:
-    """Whether features may be rounded to bfloat16 before they are multiplied.
-
-    bfloat16 features are already; float32 ones where torch's float32 precision is "medium".
-    """
-    if dtype == torch.float32:
-        return torch.get_float32_matmul_precision() == "medium"
-    return dtype == torch.bfloat16
-
-
 def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, kept_size = arguments
-    matrix = Matrix(*described).computable()
+    matrix = Similarity(*described).computable()
     sizes = (matrix.x.shape[0], matrix.columns if matrix.has_columns else 0) * 2
-    statistics = [torch.empty(size, dtype=torch.float64) for size in sizes]
+    statistics = [new(size, torch.float64) for size in sizes]
     kept = new(kept_size)
     row_lse, col_lse, row_pos, col_pos = (part.numpy() for part in statistics)
     _C.softmax_similarity_forward(
@@ -91,12 +100,12 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *described, row_lse, col_lse, kept = arguments[:16]
-    *upstream, wanted = arguments[16:]
-    matrix = Matrix(*described).computable()
+    *described, row_lse, col_lse, kept = arguments[:17]
+    *upstream, wanted = arguments[17:]
+    matrix = Similarity(*described).computable()
     gradients = Gradients.of(matrix, described[1] is None, wanted)
     grad_row_bias, grad_col_bias = (
-        torch.empty(size, dtype=torch.float64) if is_wanted else None
+        new(size, torch.float64) if is_wanted else None
         for size, is_wanted in zip((matrix.x.shape[0], matrix.columns), wanted[4:], strict=True)
     )
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = map(vector, upstream)
@@ -105,7 +114,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         grad_row_pos, grad_col_pos, vector(kept), *gradients.arrays(), wanted[3],
         vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
     )  # fmt: skip
-    values = (*gradients.of_inputs(), grad_scale, grad_bias, grad_row_bias, grad_col_bias)
+    values = (*gradients.fold(), grad_scale, grad_bias, grad_row_bias, grad_col_bias)
     return _as_inputs(values, described[:6], wanted)
 
 
@@ -114,14 +123,14 @@ def sigmoid_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     matrix, is_symmetric = _sigmoid_matrix(*described), described[1] is None
     if not keeps_gradients:
         total, positive = _C.sigmoid_similarity_forward(matrix.arrays(), threads())
-        return _double(total), _double(positive), new(0), torch.empty(0, dtype=torch.float64)
+        return double(total), double(positive), new(0), new(0, torch.float64)
     wanted = (True, not is_symmetric, True)
     gradients = Gradients.of(matrix, is_symmetric, wanted, in_one_piece=True)
     total, positive, *sums = _C.sigmoid_similarity_gradients(
         matrix.arrays(), 1.0, -1.0, *gradients.arrays(), True, threads()
     )
-    gradients.of_inputs()
-    return _double(total), _double(positive), gradients.memory, _double(sums)
+    gradients.fold()
+    return double(total), double(positive), gradients.memory, double(sums)
 
 
 def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -141,13 +150,15 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     _, _, grad_scale, grad_bias = _C.sigmoid_similarity_gradients(
         matrix.arrays(), of_total, of_positive, *gradients.arrays(), wanted[3], threads()
     )
-    return _as_inputs((*gradients.of_inputs(), grad_scale, grad_bias), likes, wanted)
+    return _as_inputs((*gradients.fold(), grad_scale, grad_bias), likes, wanted)
 
 
 def _sigmoid_matrix(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *pairs: Any
-) -> Matrix:
-    return Matrix(x, y, scale, bias, None, None, *pairs).computable()
+    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
+) -> Similarity:
+    *pairs, multiplies_bfloat16 = arguments
+    described = (x, y, scale, bias, None, None, *pairs, "all", True, multiplies_bfloat16)
+    return Similarity(*described).computable()
 
 
 class Gradients(NamedTuple):
@@ -160,7 +171,7 @@ class Gradients(NamedTuple):
 
     @staticmethod
     def of(
-        matrix: Matrix, is_symmetric: bool, wanted: Sequence[bool], in_one_piece: bool = False
+        matrix: Similarity, is_symmetric: bool, wanted: Sequence[bool], in_one_piece: bool = False
     ) -> Gradients:
         """Memory for what is `wanted` of x, y and scale; the scale's gradient comes from either."""
         wants_x, wants_y, wants_scale = wanted[:3]
@@ -170,11 +181,11 @@ class Gradients(NamedTuple):
         x_size = matrix.x.numel() if wants_x else 0
         y_size = matrix.columns * width if wants_y else 0
         if in_one_piece and not adds_y:
-            memory = torch.zeros(x_size + y_size)
+            memory = zeros(x_size + y_size)
             x, y = memory.split([x_size, y_size])
         else:
-            memory = x = torch.zeros(x_size)
-            y = torch.zeros(y_size)
+            memory = x = zeros(x_size)
+            y = zeros(y_size)
         of_x, of_y = x.view(-1, width) if wants_x else None, y.view(-1, width) if wants_y else None
         return Gradients(of_x, of_y, memory, adds_y)
 
@@ -183,15 +194,11 @@ class Gradients(NamedTuple):
         x, y = (None if part is None else part.numpy() for part in (self.x, self.y))
         return x, y
 
-    def of_inputs(self) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of the op's inputs: of x alone where y is x."""
+    def fold(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of the op's inputs; where y is x the one of y is added to that of x."""
         if not self.adds_y or self.x is None or self.y is None:
             return self.x, self.y
         return self.x.add_(self.y), None
-
-
-def _double(value: Any) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
 
 
 def _as_inputs(
@@ -203,7 +210,7 @@ def _as_inputs(
     return tuple(
         nothing.new_empty(0)
         if like is None or not is_wanted
-        else torch.as_tensor(value).to(like.dtype)
+        else (value if isinstance(value, Tensor) else double(value)).to(like.dtype)
         for value, like, is_wanted in zip(values, likes, wanted, strict=True)
     )
 
