@@ -9,13 +9,26 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.t
 EMULATE := $(if $(shell grep -m1 -o avx512bw /proc/cpuinfo),OFF,ON)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test bench report lint types format clean
+SANITIZE := OFF
+BUILD := build/{wheel_tag}
+# Kernels against every input that tests make; what needs compilers or processes of its own is left out.
+SANITIZED_TESTS := $(addprefix tests/test_,softmax_similarity.py softmax_pairs.py sigmoid_similarity.py \
+	projection.py clip_loss.py pairs_page.py properties.py)
+SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+
+.PHONY: demo test sanitize bench report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+# AddressSanitizer and UndefinedBehaviorSanitizer over the kernel tests, at every instruction set, in a venv of its own.
+sanitize:
+	$(MAKE) VENV=.venv-sanitize SANITIZE=ON BUILD=build/sanitize .venv-sanitize/.test
+	$(SANITIZERS) .venv-sanitize/bin/python -m pytest -p no:cacheprovider $(SANITIZED_TESTS) $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
@@ -46,16 +59,18 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.torch $(NATIVE)
-	$(PIP) --no-build-isolation --editable .[demo]
+	$(PIP) --no-build-isolation --config-settings=build-dir=$(BUILD) --editable .[demo]
 	rm -f $(VENV)/.test $(VENV)/.bench
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.demo
-	$(PIP) --no-deps open_clip_torch
+	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning scipy
 	touch $@
 
 $(VENV)/.test: $(VENV)/.torch $(NATIVE)
-	$(PIP) --no-build-isolation --config-settings=cmake.define.MMCORE_EMULATE_AVX512=$(EMULATE) --editable .[demo,test]
+	$(PIP) --no-build-isolation --config-settings=cmake.define.MMCORE_EMULATE_AVX512=$(EMULATE) \
+		--config-settings=cmake.define.MMCORE_SANITIZE=$(SANITIZE) --config-settings=build-dir=$(BUILD) \
+		--editable .[demo,test]
 	rm -f $(VENV)/.demo $(VENV)/.bench
 	touch $@
 
@@ -64,4 +79,4 @@ $(VENV)/.dev: $(VENV)/.created constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) .venv-sanitize build

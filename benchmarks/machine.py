@@ -12,7 +12,14 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = ("torch", "mmcore", "open_clip_torch", "numpy")
+DISTRIBUTIONS = (
+    "torch",
+    "mmcore",
+    "open_clip_torch",
+    "lightly",
+    "pytorch-metric-learning",
+    "numpy",
+)
 
 
 def processor_name() -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cases import Case, Mode
+from cases import Case
+from inputs import DTYPES, Mode
 from machine import others_cpu_seconds
 
 Function = Callable[..., torch.Tensor]
@@ -72,14 +73,14 @@ def time_call_ms(function: Function, case: Case, mode: Mode, seed: int) -> float
     return (stop - start) * 1e3
 
 
-def fma_peak_gflop_s() -> float | None:
-    """Fused multiply-adds that all of torch's threads reach now; None where nobody can tell."""
+def fma_peak_gflop_s(dtype: torch.dtype) -> float | None:
+    """Multiply-adds of this dtype that torch's threads reach now; None where nobody can tell."""
     try:
-        from mmcore.backends.cpu import measure_fma_peak
+        from mmcore.backends.cpu import measure_peak
     except ImportError:
         return None
     try:
-        return float(measure_fma_peak())
+        return float(measure_peak(dtype))
     except RuntimeError:  # mmcore without its compiled module
         return None
 
@@ -112,7 +113,7 @@ def time_interleaved(
             for turn, name in enumerate(names[first:] + names[:first]):
                 seed = 2 + index * len(names) + turn
                 times_ms[name].append(time_call_ms(functions[name], case, mode, seed))
-            if (peak := fma_peak_gflop_s()) is not None:
+            if (peak := fma_peak_gflop_s(DTYPES[case.dtype])) is not None:
                 peaks.append(peak)
     finally:
         gc.enable()

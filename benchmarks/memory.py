@@ -6,6 +6,7 @@ inputs, starts the high-water mark afresh, runs forward and backward once, and r
 
 peak_mib is the whole peak less inputs, output and gradients, whether or not the gradients existed
 at the peak. peak_mib_forward, the peak of the forward pass alone, has no gradients taken off it.
+accumulator_mib is counted, not measured: float32 sums of 16-bit gradients, a part of mmcore's peak.
 """
 
 import ctypes
@@ -20,10 +21,12 @@ from pathlib import Path
 
 import torch
 
-from cases import CASE_TYPES, MODES, Case
+from cases import CASE_TYPES, Case
+from inputs import MODES
 from machine import read_kib
 from measure import call
 from providers import Provider, providers_of
+from similarity_cases import SimilarityCase
 
 # Enough to load libraries and start threads, too little to leave buffers behind.
 WARM_UP_ROWS = 64
@@ -35,7 +38,7 @@ class MemoryMeasurementError(RuntimeError):
 
 
 def measure_peak_memory(provider: Provider, case: Case) -> dict[str, object]:
-    """peak_mib, interface_mib and time_ms of one call in a fresh process, and its options."""
+    """The figures of one call in a fresh process, and its options."""
     request = {
         "op": case.op,
         "case": asdict(case),
@@ -57,7 +60,7 @@ def measure_in_this_process(provider: Provider, case: Case) -> dict[str, object]
     forward_and_backward = MODES[1]
     built = (provider.build_lean or provider.build)(case, forward_and_backward)
     # Compiling is not the call's memory, and it happens at the full shape only.
-    warm_up = case if provider.name == "torch-compile" else replace(case, rows=WARM_UP_ROWS)
+    warm_up = case if built.is_compiled else replace(case, rows=WARM_UP_ROWS)
     call(
         built.function,
         warm_up.make_inputs(seed=0),
@@ -77,9 +80,11 @@ def measure_in_this_process(provider: Provider, case: Case) -> dict[str, object]
     results = [output, *gradients]
     peak_bytes = status_bytes("VmHWM") - before_bytes - total_bytes(results)
     upstream = [] if output_gradient is None else [output_gradient]
+    accumulators = case.accumulator_bytes() if isinstance(case, SimilarityCase) else 0
     return {
         "peak_mib": in_mebibytes(peak_bytes),
         "peak_mib_forward": in_mebibytes(forward_bytes),
+        "accumulator_mib": in_mebibytes(accumulators if provider.is_mmcore else 0),
         "interface_mib": in_mebibytes(total_bytes([*inputs.values(), *upstream, *results])),
         "time_ms_single_call": round(time_ms, 3),
         "options": built.options,

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from results import FORWARD_AND_BACKWARD, OURS, RIVALS, USUAL_SCALE, Row
+from results import FORWARD_AND_BACKWARD, OURS, OURS_LEAN, RIVALS, Row
 
 # Okabe and Ito's colours: told apart with any colour vision, and in grey by their markers.
 STYLES = {
     OURS: ("#D55E00", "o", "mmcore"),
+    OURS_LEAN: ("#E69F00", "v", "mmcore, workspace 0"),
     "torch-eager": ("#0072B2", "s", "open_clip, eager"),
     "torch-compile": ("#009E73", "D", "open_clip, torch.compile"),
     "torch-linear-cross-entropy": ("#CC79A7", "^", "linear_cross_entropy"),
@@ -40,6 +41,7 @@ SETTINGS: dict[Any, Any] = {
 class Plot:
     """What one plot shows of its rows."""
 
+    op: str
     figure: str
     title: str
     ticks: dict[float, str]
@@ -48,14 +50,17 @@ class Plot:
     has_advantages: bool = False
 
 
-TIME = Plot(
+CLIP_TIME = Plot(
+    op="clip",
     figure="time_ms_p50",
     title="Time of the CLIP loss, forward and backward",
     ticks={1: "1 ms", 10: "10 ms", 100: "100 ms", 1e3: "1 s", 1e4: "10 s", 1e5: "100 s"},
     band=("time_ms_p20", "time_ms_p80"),
     has_advantages=True,
 )
-MEMORY = Plot(
+SIGLIP_TIME = replace(CLIP_TIME, op="siglip", title="Time of the SigLIP loss, forward and backward")
+CLIP_MEMORY = Plot(
+    op="clip",
     figure="peak_mib",
     title="Memory of the CLIP loss above inputs and gradients",
     ticks={1: "1 MiB", 10: "10 MiB", 100: "100 MiB", 1024: "1 GiB", 10240: "10 GiB"},
@@ -67,9 +72,7 @@ def comparable_rows(rows: Sequence[Row]) -> list[Row]:
     whole = [
         row
         for row in rows
-        if row.mode == FORWARD_AND_BACKWARD
-        and row.dtype == "float32"
-        and row.shape.get("scale", USUAL_SCALE) == USUAL_SCALE
+        if row.mode == FORWARD_AND_BACKWARD and row.dtype == "float32" and row.is_usual()
     ]
     if not whole:
         return []
@@ -85,7 +88,7 @@ def draw(plot: Plot, rows: Sequence[Row], path: Path) -> None:
         axes = figure.add_axes((0.09, 0.11, 0.64, 0.72))
         style_axes(axes, plot, rows)
         ends = {}
-        for provider in (*RIVALS, OURS):  # ours last, so on top
+        for provider in (*RIVALS, OURS_LEAN, OURS):  # ours last, so on top
             points = points_of(rows, provider, plot.figure)
             if points:
                 draw_line(axes, plot, rows, provider, points)

@@ -1,11 +1,11 @@
 """Rewrite the README's benchmark tables and the plots: python benchmarks/report.py [--check].
 
 A table stands between `<!-- benchmark:clip-cpu -->` and `<!-- /benchmark:clip-cpu -->`. What is
-between them is made from benchmarks/results/*.jsonl and from nothing else.
+between them is made from benchmarks/results/*.jsonl and from nothing else; of several machines, the
+one with the newest line is shown.
 """
 
 import argparse
-import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,15 +18,23 @@ from tables import accuracy_block, memory_block, time_block
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 
+OPS = ("clip", "siglip", "nt_xent", "sup_con", "project", "l2_normalize")
 # Marker → kind of line, operations, and the function that renders their rows.
 BLOCKS: dict[str, tuple[str, tuple[str, ...], Callable[[Sequence[Row]], str]]] = {
     "clip-cpu": ("time", ("clip",), time_block),
+    "siglip-cpu": ("time", ("siglip",), time_block),
+    "nt-xent-cpu": ("time", ("nt_xent",), time_block),
+    "sup-con-cpu": ("time", ("sup_con",), time_block),
     "project-cpu": ("time", ("project",), time_block),
     "l2-normalize-cpu": ("time", ("l2_normalize",), time_block),
-    "memory-cpu": ("memory", ("clip", "project", "l2_normalize"), memory_block),
-    "accuracy-cpu": ("accuracy", ("clip", "project", "l2_normalize"), accuracy_block),
+    "memory-cpu": ("memory", OPS, memory_block),
+    "accuracy-cpu": ("accuracy", OPS, accuracy_block),
 }
-PLOTS = {"clip-cpu": plots.TIME, "memory-cpu": plots.MEMORY}
+PLOTS = {
+    "clip-cpu": plots.CLIP_TIME,
+    "siglip-cpu": plots.SIGLIP_TIME,
+    "memory-cpu": plots.CLIP_MEMORY,
+}
 MARKED = re.compile(
     r"(<!-- benchmark:(?P<name>[\w-]+) -->\n).*?(<!-- /benchmark:(?P=name) -->)", re.DOTALL
 )
@@ -38,35 +46,38 @@ def rows_of(lines: Sequence[Line], marker: str) -> list[Row]:
     return [row for op in ops for row in latest_rows(lines, kind, op)]
 
 
-def by_machine(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows that may stand in one table: figures of two machines are not compared."""
+def of_last_machine(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the machine that was measured last: figures of two are not compared."""
+    if not rows:
+        return []
+    last = max(rows, key=Row.date)
+    return [row for row in rows if row.place() == last.place()]
 
-    def key(row: Row) -> str:
-        return f"{row.machine}-{row.threads}t"
 
-    return {name: list(group) for name, group in itertools.groupby(sorted(rows, key=key), key)}
-
-
-def plotted_rows(rows: Sequence[Row]) -> list[Row]:
-    """What a plot shows; two sizes are a table, not a line."""
-    comparable = plots.comparable_rows([row for row in rows if row.op == "clip"])
+def plotted_rows(rows: Sequence[Row], marker: str) -> list[Row]:
+    """What a plot shows, if there is one; two sizes are a table, not a line."""
+    if marker not in PLOTS:
+        return []
+    comparable = plots.comparable_rows([row for row in rows if row.op == PLOTS[marker].op])
     return comparable if len(comparable) > 2 else []
 
 
-def plot_name(marker: str, machine: str) -> str:
+def plot_name(marker: str, rows: Sequence[Row]) -> str:
     """The file name of a plot."""
-    return f"{marker}-{machine}.png"
+    return f"{marker}-{rows[0].place()}.png"
 
 
 def render_block(lines: Sequence[Line], marker: str, images: Path) -> str:
-    """What stands between the markers: plot, table and notes of every machine."""
-    parts = []
-    for machine, rows in by_machine(rows_of(lines, marker)).items():
-        if marker in PLOTS and plotted_rows(rows):
-            alternative = f"{PLOTS[marker].title}, against N"
-            parts.append(f"![{alternative}]({images.as_posix()}/{plot_name(marker, machine)})")
-        parts.append(BLOCKS[marker][2](rows))
-    return "\n\n".join(parts) or "No measurements yet."
+    """What stands between the markers: plot, table and notes."""
+    rows = of_last_machine(rows_of(lines, marker))
+    if not rows:
+        return "No measurements yet."
+    table = BLOCKS[marker][2](rows)
+    shown = plotted_rows(rows, marker)
+    if not shown:
+        return table
+    alternative = f"{PLOTS[marker].title}, against N"
+    return f"![{alternative}]({images.as_posix()}/{plot_name(marker, shown)})\n\n{table}"
 
 
 def rewrite(text: str, lines: Sequence[Line], images: Path) -> str:
@@ -87,11 +98,10 @@ def rewrite(text: str, lines: Sequence[Line], images: Path) -> str:
 def draw_plots(lines: Sequence[Line], folder: Path) -> None:
     """Write every plot that the README may show."""
     for marker, plot in PLOTS.items():
-        for machine, rows in by_machine(rows_of(lines, marker)).items():
-            if shown := plotted_rows(rows):
-                path = folder / plot_name(marker, machine)
-                plots.draw(plot, shown, path)
-                print(f"drew {path.name}")
+        if shown := plotted_rows(of_last_machine(rows_of(lines, marker)), marker):
+            path = folder / plot_name(marker, shown)
+            plots.draw(plot, shown, path)
+            print(f"drew {path.name}")
 
 
 def main() -> int:

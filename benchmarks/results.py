@@ -7,18 +7,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import usual
+
 Line = dict[str, Any]
 
 FORWARD_AND_BACKWARD = "forward+backward"
 OURS = "mmcore-cpu"
-RIVALS = ("torch-eager", "torch-compile", "torch-linear-cross-entropy")
-SIZE_SYMBOLS = {"rows": "N", "input_width": "K", "width": "D", "scale": "scale"}
-# CLIP's scale ends at 100 and the cases start there; any other scale is named in its row.
-USUAL_SCALE = 100.0
+OURS_LEAN = "mmcore-cpu-lean"
+OURS_FULL = "mmcore-cpu-full"
+RIVALS = (
+    "torch-eager",
+    "torch-compile",
+    "torch-linear-cross-entropy",
+    "lightly",
+    "pytorch-metric-learning",
+)
+SIZE_SYMBOLS = {
+    "rows": "N",
+    "input_width": "K",
+    "width": "D",
+    "scale": "scale",
+    "pair_cosine": "pair cosine",
+}
 # Pages of the system's own come and go: below this, memory is as good as none.
 FINEST_MEASURED = {"peak_mib": 1.0}
-# Lines with this among their options are experiments, and no figures of the machine.
-LOWERED_INSTRUCTION_SET = "MMCORE_CPU_ISA"
+# Lines with one of these among their options are experiments, and no figures of the machine.
+EXPERIMENTS = ("MMCORE_CPU_ISA", "MMCORE_WORKSPACE")
 
 
 @dataclass
@@ -33,6 +47,14 @@ class Row:
     shape: dict[str, float]
     lines: dict[str, Line] = field(default_factory=dict)
 
+    def place(self) -> str:
+        """The machine and its threads: figures of two places are not compared."""
+        return f"{self.machine}-{self.threads}t"
+
+    def date(self) -> str:
+        """When the newest of its lines was measured."""
+        return max(str(line["date"]) for line in self.lines.values())
+
     def figure(self, provider: str, name: str) -> float | None:
         """A figure of a provider; None where it was not measured."""
         value = self.lines.get(provider, {}).get(name)
@@ -44,10 +66,10 @@ class Row:
         measured = {rival: figure for rival, figure in figures.items() if figure is not None}
         return min(measured, key=lambda rival: measured[rival]) if measured else None
 
-    def advantage(self, name: str) -> float | None:
+    def advantage(self, name: str, provider: str = OURS) -> float | None:
         """How many times smaller mmcore's figure is than the best rival's."""
         rival = self.best_rival(name)
-        ours = self.figure(OURS, name)
+        ours = self.figure(provider, name)
         theirs = self.figure(rival, name) if rival else None
         if ours is None or theirs is None:
             return None
@@ -66,10 +88,21 @@ class Row:
 
     def sizes(self) -> str:
         """For example `N = 8,192, D = 512`."""
-        shown = {name: size for name, size in self.shape.items() if name != "scale"}
-        if self.shape.get("scale", USUAL_SCALE) != USUAL_SCALE:
-            shown["scale"] = self.shape["scale"]
-        return ", ".join(f"{SIZE_SYMBOLS[name]} = {size:,}" for name, size in shown.items())
+        shown = [
+            f"{SIZE_SYMBOLS[name]} = {size:,}"
+            for name, size in self.shape.items()
+            if name != "scale" or not self.has_usual_scale()
+        ]
+        return ", ".join(shown)
+
+    def has_usual_scale(self) -> bool:
+        """Whether the scale is the operation's usual one, so that no row needs to name it."""
+        usual_scale = usual.SCALES.get(self.op)
+        return self.shape.get("scale", usual_scale) == usual_scale
+
+    def is_usual(self) -> bool:
+        """Whether nothing but the sizes was chosen."""
+        return self.has_usual_scale() and "pair_cosine" not in self.shape
 
     def label(self) -> str:
         """The operation with its sizes and dtype, for tables that hold several operations."""
@@ -98,7 +131,7 @@ def latest_rows(lines: Iterable[Line], kind: str, op: str) -> list[Row]:
     for line in lines:
         if line["kind"] != kind or line["op"] != op:
             continue
-        if LOWERED_INSTRUCTION_SET in line.get("options", ""):
+        if any(name in line.get("options", "") for name in EXPERIMENTS):
             continue
         case = [line[key] for key in ("machine", "threads", "op", "mode", "dtype", "shape")]
         row = rows.setdefault(json.dumps(case), Row(*case))
@@ -108,7 +141,9 @@ def latest_rows(lines: Iterable[Line], kind: str, op: str) -> list[Row]:
 
 def reading_order(row: Row) -> tuple[object, ...]:
     """Machines apart, the whole step before the forward pass, float32 first, then by size."""
-    widths = (row.shape.get("input_width", 0), row.shape["width"], row.shape.get("scale", 0))
+    pair_cosine = row.shape.get("pair_cosine", usual.PAIR_COSINE)
+    widths = (row.shape.get("input_width", 0), row.shape["width"])
+    widths = (*widths, row.shape.get("scale", 0), pair_cosine)
     whole_step_first = row.mode != FORWARD_AND_BACKWARD
     float32_first = row.dtype != "float32"
     return (row.machine, row.threads, whole_step_first, float32_first, *widths, row.shape["rows"])

@@ -4,8 +4,16 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from notes import MIXED_RUNS, RIVALS_ARE, accuracy_verdict, provenance_note, rounds_note, verdict
-from results import FORWARD_AND_BACKWARD, OURS, RIVALS, Row
+from notes import (
+    MIXED_RUNS,
+    RIVALS_ARE,
+    WORK_IS,
+    accuracy_verdict,
+    provenance_note,
+    rounds_note,
+    verdict,
+)
+from results import FORWARD_AND_BACKWARD, OURS, OURS_FULL, OURS_LEAN, RIVALS, Row
 
 Item = TypeVar("Item")
 Column = tuple[str, Callable[[Item], str]]
@@ -13,10 +21,17 @@ Column = tuple[str, Callable[[Item], str]]
 MODE_TITLES = {FORWARD_AND_BACKWARD: "Forward and backward", "forward": "Forward only"}
 HEADINGS = {
     OURS: "mmcore",
+    OURS_LEAN: "mmcore, workspace 0",
+    OURS_FULL: "mmcore, `y` a copy",
     "torch-eager": "eager",
     "torch-compile": "torch.compile",
     "torch-linear-cross-entropy": "linear_cross_entropy",
+    "lightly": "lightly",
+    "pytorch-metric-learning": "pytorch-metric-learning",
 }
+# Whose arithmetic is what the case counts; the others' share of peak would say something else.
+DOES_COUNTED_WORK = {"clip": OURS_LEAN, "siglip": OURS, "project": OURS}
+SHARE_HEADINGS = {OURS: "mmcore's share of peak", OURS_LEAN: "share of peak, workspace 0"}
 NOTHING = "–"
 
 
@@ -29,27 +44,43 @@ def time_block(rows: Sequence[Row]) -> str:
             ("case", Row.sizes_and_dtype),
             *provider_columns(of_mode, "time_ms_p50", time_text),
             ("best rival ÷ mmcore", lambda row: advantage_text(row, "time_ms_p50")),
-            roof_column(of_mode),
+            *roof_columns(of_mode),
         ]
         parts.append(f"{MODE_TITLES[mode]}, median time in ms:")
         parts.append(markdown_table(columns, of_mode))
         parts.append(verdict(of_mode, "time_ms_p50", "is faster than", "is slower than"))
-    return join(parts, RIVALS_ARE[rows[0].op], rounds_note(rows), provenance_note(rows))
+    op = rows[0].op
+    notes = [RIVALS_ARE[op], *([WORK_IS[op]] if op in WORK_IS else [])]
+    return join(parts, *notes, rounds_note(rows), provenance_note(rows))
 
 
 def memory_block(rows: Sequence[Row]) -> str:
     """Peak memory of every provider above inputs, output and gradients."""
+    parts = ["Peak MiB over forward and backward, above inputs, output and gradients:"]
+    for _, group in itertools.groupby(rows, key=lambda row: row.op):
+        parts.append(memory_table(list(group)))
+    parts.append(verdict(rows, "peak_mib", "needs less than", "needs more than"))
+    if any(OURS_LEAN in row.lines for row in rows):
+        lean = (OURS_LEAN, "With workspace 0 mmcore")
+        parts.append(verdict(rows, "peak_mib", "needs less than", "needs more than", *lean))
+    processes = "A fresh process for every figure; linear_cross_entropy picks its chunks itself."
+    return join(parts, processes, provenance_note(rows))
+
+
+def memory_table(rows: Sequence[Row]) -> str:
+    """The memory of one operation."""
     columns = [
         ("case", Row.label),
         *provider_columns(rows, "peak_mib", mebibyte_text),
         ("best rival ÷ mmcore", lambda row: advantage_text(row, "peak_mib")),
-        ("inputs, output and gradients", interface_text),
     ]
-    title = "Peak MiB over forward and backward, above inputs, output and gradients:"
-    parts = [title, markdown_table(columns, rows)]
-    parts.append(verdict(rows, "peak_mib", "needs less than", "needs more than"))
-    processes = "A fresh process for every figure; linear_cross_entropy picks its chunks itself."
-    return join(parts, processes, provenance_note(rows))
+    if any(OURS_LEAN in row.lines for row in rows):
+        ratio = "best rival ÷ workspace 0"
+        columns.append((ratio, lambda row: advantage_text(row, "peak_mib", OURS_LEAN)))
+    if any(row.dtype == "bfloat16" for row in rows):
+        columns.append(("of mmcore's, float32 sums of gradients", accumulator_text))
+    columns.append(("inputs, output and gradients", interface_text))
+    return markdown_table(columns, rows)
 
 
 def accuracy_block(rows: Sequence[Row]) -> str:
@@ -75,9 +106,9 @@ def join(parts: Sequence[str], *notes: str) -> str:
 
 
 def measured_providers(rows: Iterable[Row]) -> list[str]:
-    """mmcore first, then the rivals that any row has."""
+    """mmcore's own ways first, then the rivals that any row has."""
     found = {name for row in rows for name in row.lines}
-    return [name for name in (OURS, *RIVALS) if name in found]
+    return [name for name in (OURS, OURS_LEAN, OURS_FULL, *RIVALS) if name in found]
 
 
 def provider_columns(
@@ -131,23 +162,36 @@ def interface_text(row: Row) -> str:
     return mebibyte_text(measured[0]) if measured else NOTHING
 
 
-def advantage_text(row: Row, figure: str) -> str:
+def accumulator_text(row: Row) -> str:
+    """MiB of the float32 sums that 16-bit gradients are rounded from."""
+    size = row.figure(OURS, "accumulator_mib")
+    return NOTHING if size is None else mebibyte_text(size)
+
+
+def advantage_text(row: Row, figure: str, provider: str = OURS) -> str:
     """The best rival's figure over mmcore's: above 1, mmcore is better."""
-    advantage = row.advantage(figure)
+    advantage = row.advantage(figure, provider)
     mark = MIXED_RUNS if row.has_mixed_runs() else ""
     return NOTHING if advantage is None else f"{advantage:.2f}×{mark}"
 
 
-def roof_column(rows: Iterable[Row]) -> Column[Row]:
-    """mmcore against the machine: its share of the FMA peak, or its GB/s where bytes are all."""
-    if any(row.figure(OURS, "share_of_peak") is not None for row in rows):
-        return "mmcore's share of FMA peak", lambda row: roof_text(row, "share_of_peak", ".0%")
-    return "mmcore's GB/s", lambda row: roof_text(row, "bandwidth_gb_s", ".1f")
+def roof_columns(rows: Sequence[Row]) -> list[Column[Row]]:
+    """mmcore against the machine: its share of the peak, or its GB/s where bytes are all."""
+    if all(row.figure(OURS, "share_of_peak") is None for row in rows):
+        return [("mmcore's GB/s", lambda row: roof_text(row, OURS, "bandwidth_gb_s", ".1f"))]
+    provider = DOES_COUNTED_WORK.get(rows[0].op)
+    if provider not in measured_providers(rows):
+        return []
+    share: Column[Row] = (
+        SHARE_HEADINGS[provider],
+        lambda row: roof_text(row, provider, "share_of_peak", ".0%"),
+    )
+    return [share]
 
 
-def roof_text(row: Row, figure: str, form: str) -> str:
+def roof_text(row: Row, provider: str, figure: str, form: str) -> str:
     """One of mmcore's rates, measured in the same minutes as the roof it stands under."""
-    rate = row.figure(OURS, figure)
+    rate = row.figure(provider, figure)
     return NOTHING if rate is None else format(rate, form)
 
 

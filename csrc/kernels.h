@@ -5,7 +5,8 @@
 // computes the same bits for the same inputs and number of threads.
 //
 // N rows of x, M rows of y, D embedding width, K input width of a projection.
-// float32 data; statistics of the similarity matrix are float64, because their differences are what matters.
+// Features come in any Dtype, everything else is float32; statistics of the similarity matrix are float64, because
+// their differences are what matters.
 #pragma once
 
 #include <string>
@@ -40,30 +41,65 @@ struct ProjectionGradients {
   float* norm_bias = nullptr;    // (K,)
 };
 
-// The logit of a pair is scale·⟨x_i, y_j⟩ + bias, and target[i] in [-1, M) is the column of row i's positive (-1:
-// none).
+// What the log-sum-exp of a row or column runs over.
+enum class Denominator { kAll, kNegatives, kPositives };
+
+// Which pairs are positives, and which are excluded from denominators. Equal ids match; negative ones match nothing. A
+// target's pair is a positive and never excluded; a pair of equal labels is a positive unless its groups exclude it.
+// Where y is x the columns' ids are the rows' and may be nullptr.
+struct Pairs {
+  const Index* target = nullptr;            // (N,) in [-1, M); nullptr: labels
+  const std::int32_t* row_label = nullptr;  // (N,); nullptr: none
+  const std::int32_t* col_label = nullptr;  // (M,)
+  const std::int32_t* row_group = nullptr;  // (N,); nullptr: none
+  const std::int32_t* col_group = nullptr;  // (M,)
+};
+
+// The logit of a pair is scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j.
 struct SimilarityInputs {
-  ConstMatrix x;  // (N, D)
-  ConstMatrix y;  // (M, D)
+  Features x;                        // (N, D)
+  Features y;                        // (M, D)
+  bool is_symmetric = false;         // y is x: the matrix is its own transpose, and half of it is computed
+  bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
   double scale = 1;
   double bias = 0;
-  const Index* target = nullptr;  // (N,)
+  const double* row_bias = nullptr;  // (N,)
+  const double* col_bias = nullptr;  // (M,)
+  Pairs pairs;
+  Denominator denominator = Denominator::kAll;
+  bool has_columns = true;  // whether the columns' statistics exist
 };
 
 struct SoftmaxStatistics {
-  double* row_lse = nullptr;  // (N,) nats
+  double* row_lse = nullptr;  // (N,) nats; -inf where nothing is counted
   double* col_lse = nullptr;  // (M,) nats
-  double* row_pos = nullptr;  // (N,) logit of the positive, 0 where there is none
-  double* col_pos = nullptr;  // (M,) sum over the rows whose positive is this column
+  double* row_pos = nullptr;  // (N,) sum of the logits of the row's positives
+  double* col_pos = nullptr;  // (M,)
 };
 
-struct ScalarGradients {
-  double scale, bias;
+// Tiles kept from a forward for its backward; size 0: none.
+struct Kept {
+  float* data = nullptr;
+  Index size = 0;
+};
+
+// float32 sums before any rounding. What is nullptr is not wanted. x and y must be zero on entry.
+struct SimilarityGradients {
+  MutableMatrix x;             // (N, D)
+  MutableMatrix y;             // (M, D); where y is x, x holds the gradient of both
+  double* row_bias = nullptr;  // (N,)
+  double* col_bias = nullptr;  // (M,)
+  bool needs_bias = false;
+  double scale = 0, bias = 0;
+};
+
+struct SigmoidSums {
+  double total = 0, positive = 0;
 };
 
 struct Kernels {
   const char* instruction_set;
-  int lanes;  // float32 numbers per vector register
+  bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
 
   // y = x / max(‖x‖, eps), inverse_norm = 1 / max(‖x‖, eps)
   void (*l2_normalize_forward)(ConstMatrix x, float eps, MutableMatrix y, float* inverse_norm, int threads);
@@ -77,14 +113,21 @@ struct Kernels {
                            ProjectionStatistics statistics, ConstMatrix grad_output, ProjectionGradients gradients,
                            int threads);
 
-  void (*softmax_similarity_forward)(SimilarityInputs inputs, SoftmaxStatistics statistics, int threads);
-  // upstream holds dL/d(each statistic); grad_x and grad_y must be zero on entry.
-  ScalarGradients (*softmax_similarity_backward)(SimilarityInputs inputs, SoftmaxStatistics statistics,
-                                                 SoftmaxStatistics upstream, MutableMatrix grad_x, MutableMatrix grad_y,
-                                                 int threads);
+  void (*softmax_similarity_forward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
+                                     int threads);
+  // upstream holds dL/d(each statistic). Needs gradients.x or gradients.y for gradients.scale.
+  void (*softmax_similarity_backward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
+                                      const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
+                                      int threads);
 
-  // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against.
-  double (*measure_fma_peak)(int threads);
+  SigmoidSums (*sigmoid_similarity_forward)(const SimilarityInputs& inputs, int threads);
+  // The sums, and in the same pass the gradients for dL/d(total) = upstream.total, dL/d(positive) = upstream.positive.
+  SigmoidSums (*sigmoid_similarity_gradients)(const SimilarityInputs& inputs, SigmoidSums upstream,
+                                              SimilarityGradients& gradients, int threads);
+
+  // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against. In float32,
+  // or of bfloat16 pairs summed in float32.
+  double (*measure_peak)(bool of_bfloat16, int threads);
 };
 
 // The chosen table: the widest instruction set that was built and that this processor has, unless lowered.

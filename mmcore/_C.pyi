@@ -6,11 +6,15 @@ from numpy.typing import NDArray
 _Floats: TypeAlias = NDArray[np.float32]
 _Doubles: TypeAlias = NDArray[np.float64]
 _Indices: TypeAlias = NDArray[np.int64]
+_Ids: TypeAlias = NDArray[np.int32]
+# uint16: the bits of bfloat16
+_Features: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
 def select_instruction_set(name: str) -> bool: ...
-def measure_fma_peak(threads: int) -> float: ...
+def has_bfloat16_products() -> bool: ...
+def measure_peak(of_bfloat16: bool, threads: int) -> float: ...
 def l2_normalize_forward(
     x: _Floats, eps: float, y: _Floats, inverse_norm: _Floats, threads: int
 ) -> None: ...
@@ -52,31 +56,58 @@ def project_backward(
     grad_norm_bias: _Floats | None,
     threads: int,
 ) -> None: ...
+
+class SimilarityInputs:
+    def __init__(
+        self,
+        x: _Features,
+        y: _Features | None,
+        multiplies_bfloat16: bool,
+        scale: float,
+        bias: float,
+        row_bias: _Doubles | None,
+        col_bias: _Doubles | None,
+        target: _Indices | None,
+        row_label: _Ids | None,
+        col_label: _Ids | None,
+        row_group: _Ids | None,
+        col_group: _Ids | None,
+        denominator: str,
+        has_columns: bool,
+    ) -> None: ...
+
 def softmax_similarity_forward(
-    x: _Floats,
-    y: _Floats,
-    scale: float,
-    bias: float,
-    target: _Indices,
+    inputs: SimilarityInputs,
     row_lse: _Doubles,
     col_lse: _Doubles,
     row_pos: _Doubles,
     col_pos: _Doubles,
+    kept: _Floats,
     threads: int,
 ) -> None: ...
 def softmax_similarity_backward(
-    x: _Floats,
-    y: _Floats,
-    scale: float,
-    bias: float,
-    target: _Indices,
+    inputs: SimilarityInputs,
     row_lse: _Doubles,
     col_lse: _Doubles,
     grad_row_lse: _Doubles,
     grad_col_lse: _Doubles,
     grad_row_pos: _Doubles,
     grad_col_pos: _Doubles,
-    grad_x: _Floats,
-    grad_y: _Floats,
+    kept: _Floats,
+    grad_x: _Floats | None,
+    grad_y: _Floats | None,
+    needs_bias: bool,
+    grad_row_bias: _Doubles | None,
+    grad_col_bias: _Doubles | None,
     threads: int,
 ) -> tuple[float, float]: ...
+def sigmoid_similarity_forward(inputs: SimilarityInputs, threads: int) -> tuple[float, float]: ...
+def sigmoid_similarity_gradients(
+    inputs: SimilarityInputs,
+    grad_total: float,
+    grad_positive: float,
+    grad_x: _Floats | None,
+    grad_y: _Floats | None,
+    needs_bias: bool,
+    threads: int,
+) -> tuple[float, float, float, float]: ...

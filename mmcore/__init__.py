@@ -6,10 +6,12 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.functional``: the operations, as in ``torch.nn.functional``.
 - ``mmcore.nn``: the same as modules.
 - ``mmcore.backend``: choose the implementation for a block of code.
+- ``mmcore.workspace``: how much memory may be spent on time.
 """
 
 from mmcore import functional, nn, ops
 from mmcore.backends import FallbackWarning, backend
+from mmcore.backends.workspace import workspace
 
 __version__ = "0.1.0"
-__all__ = ["FallbackWarning", "__version__", "backend", "functional", "nn", "ops"]
+__all__ = ["FallbackWarning", "__version__", "backend", "functional", "nn", "ops", "workspace"]

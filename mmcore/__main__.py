@@ -24,7 +24,7 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "backends", ", ".join(NAMES)
     yield "backend cpu", _cpu_state()
     yield "gpu", _gpu_state()
-    for variable in ("MMCORE_BACKEND", "MMCORE_STRICT", "MMCORE_CPU_ISA"):
+    for variable in ("MMCORE_BACKEND", "MMCORE_STRICT", "MMCORE_CPU_ISA", "MMCORE_WORKSPACE"):
         yield variable, os.environ.get(variable, "not set")
 
 

@@ -14,7 +14,7 @@ import torch
 import mmcore
 from mmcore.backends import cpu
 
-INSTRUCTION_SETS = ("generic", "avx2", "avx512")
+INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512_bf16")
 COMPILED = [f"cpu-{name}" for name in INSTRUCTION_SETS]
 
 

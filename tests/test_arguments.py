@@ -13,6 +13,7 @@ from mmcore import functional
 
 X, Y = torch.randn(4, 8), torch.randn(4, 8)
 W = torch.randn(5, 8)
+L = torch.arange(4)
 
 BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.l2_normalize([1.0]), TypeError, "x must be a tensor, got list"),  # type: ignore[arg-type]
@@ -52,6 +53,19 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.softmax_similarity(X, Y, target=torch.ones(4)), TypeError, "target must have dtype int64, got float32"),
     (lambda: functional.softmax_similarity(X, Y, target=torch.arange(3)), ValueError, r"target must have shape \(4,\) to match the rows of x, got \(3,\)"),
     (lambda: functional.softmax_similarity(X, Y[:3]), ValueError, "target must be given where x has more rows than y: got 4 and 3"),
+    (lambda: functional.softmax_similarity(X, Y, target=L, row_label=L, col_label=L), ValueError, "target must be None where row_label and col_label are given"),
+    (lambda: functional.softmax_similarity(X, Y, row_label=L), ValueError, "col_label must be given together with the other side's, got None"),
+    (lambda: functional.softmax_similarity(X, Y, col_group=L), ValueError, "row_group must be given together with the other side's, got None"),
+    (lambda: functional.softmax_similarity(X, Y, row_label=L, col_label=L[:3]), ValueError, r"col_label must have shape \(4,\) to match the rows of y, got \(3,\)"),
+    (lambda: functional.softmax_similarity(X, Y, row_label=L.int(), col_label=L), TypeError, "row_label must have dtype int64, got int32"),
+    (lambda: functional.softmax_similarity(X, X, row_group=[0, 1, 2, 3]), TypeError, "row_group must be a tensor, got list"),  # type: ignore[arg-type]
+    (lambda: functional.softmax_similarity(X, Y, row_bias=X[0]), ValueError, r"row_bias must have shape \(4,\), got \(8,\)"),
+    (lambda: functional.softmax_similarity(X, Y, col_bias=torch.ones(4).half()), TypeError, "col_bias must have dtype float32 to match x, or float32, got float16"),
+    (lambda: functional.softmax_similarity(X, Y, denominator="none"), ValueError, "denominator must be one of 'all', 'negatives', 'positives', got 'none'"),
+    (lambda: functional.softmax_similarity(X, Y, columns=0), TypeError, "columns must be True or False, got int"),  # type: ignore[arg-type]
+    (lambda: functional.sigmoid_similarity(X, Y[:, :6]), ValueError, "y must have 8 columns to match x, got 6"),
+    (lambda: functional.sigmoid_similarity(X, Y, float("nan")), ValueError, "scale must be finite, got nan"),
+    (lambda: functional.sigmoid_similarity(X, Y, target=L.float()), TypeError, "target must have dtype int64, got float32"),
     (lambda: functional.clip_loss(X, Y[:3], 1.0), ValueError, "y must have 4 rows to match x, got 3"),
     (lambda: functional.clip_loss(X, Y, 1.0, backend="gpu"), ValueError, "backend must be one of auto, reference, cpu, got 'gpu'"),
     (lambda: mmcore.nn.ProjectionHead(0, 4), ValueError, "in_features must be an integer of at least 1, got 0"),
@@ -76,6 +90,27 @@ def test_targets_out_of_range(backend: str, outside: int) -> None:
 def test_explicit_backend_that_cannot_serve_says_why() -> None:
     with pytest.raises(RuntimeError, match=r"backend 'cpu' cannot serve this call: .* got float64"):
         functional.l2_normalize(X.double(), backend="cpu")
+
+
+@pytest.mark.parametrize("outside", [-2, 4])
+def test_targets_of_the_sigmoid_family_out_of_range(backend: str, outside: int) -> None:
+    target = torch.tensor([0, 1, outside, 3])
+    with pytest.raises(ValueError, match=rf"target must be in \[-1, 4\), got {outside}"):
+        functional.sigmoid_similarity(X, Y, target=target)
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (-1, ValueError, "size must be at least 0 bytes, got -1"),
+        (1.5, TypeError, "size must be a whole number of bytes, got float 1.5"),
+        (True, TypeError, "size must be a whole number of bytes, got bool True"),
+        ("1", TypeError, "size must be a whole number of bytes, got str '1'"),
+    ],
+)
+def test_workspace_is_a_number_of_bytes(size: int, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message), mmcore.workspace(size):
+        pass
 
 
 def test_unknown_backend_block() -> None:

@@ -60,39 +60,94 @@ def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
     )
 
 
+def pair_vectors(name: str) -> list[Tensor | None]:
+    """Targets, or labels and groups, of a (10, 8) matrix as the ops take them."""
+    if name == "target":
+        return [torch.randint(-1, 8, (10,)), None, None, None, None]
+    return [None, *(torch.randint(-1, 4, (size,)) for size in (10, 8, 10, 8))]
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("layout", range(3))
-@pytest.mark.parametrize("has_bias", [True, False])
-def test_opcheck_softmax_similarity(machine: str, layout: int, has_bias: bool) -> None:
+@pytest.mark.parametrize("pairs", ["target", "labels"])
+@pytest.mark.parametrize("has_biases", [True, False])
+def test_opcheck_softmax_similarity(
+    machine: str, layout: int, pairs: str, has_biases: bool
+) -> None:
     x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
     scale = torch.tensor(2.0, requires_grad=True)
-    bias = torch.tensor(1.0, requires_grad=True) if has_bias else None
-    arguments = (x, y, scale, bias, torch.randint(-1, 8, (10,)))
+    biases: list[Tensor | None] = [None, None, None]
+    if has_biases:
+        biases = [torch.randn(shape, requires_grad=True) for shape in ((), (10,), (8,))]
+    arguments = (x, y, scale, *biases, *pair_vectors(pairs), "negatives", has_biases, True)
     torch.library.opcheck(
-        torch.ops.mmcore.softmax_similarity.default, (*arguments, machine), test_utils=CHECKS
+        torch.ops.mmcore.softmax_similarity.default, (*arguments, 0, machine), test_utils=CHECKS
     )
     detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    row_lse, col_lse, row_pos, col_pos = torch.ops.mmcore.softmax_similarity(*detached, machine)
+    row_lse, col_lse, row_pos, col_pos, kept = torch.ops.mmcore.softmax_similarity(
+        *detached, 0, machine
+    )
+    upstream = (row_lse, col_lse, row_pos, col_pos)
+    wanted = [True, False, True, has_biases, has_biases, False]
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity_backward.default,
-        (*detached, row_lse, col_lse, row_lse, col_lse, row_pos, col_pos, machine),
+        (*detached, row_lse, col_lse, kept, *upstream, wanted, machine),
         test_utils=CHECKS,
     )
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("layout", range(3))
+@pytest.mark.parametrize("pairs", ["target", "labels"])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps: bool) -> None:
+    x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
+    scalars = [torch.tensor(value, requires_grad=True) for value in (2.0, -1.0)]
+    arguments = (x, y, *scalars, *pair_vectors(pairs), False)
+    torch.library.opcheck(
+        torch.ops.mmcore.sigmoid_similarity.default, (*arguments, keeps, machine), test_utils=CHECKS
+    )
+    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    total, positive, kept, sums = torch.ops.mmcore.sigmoid_similarity(*detached, keeps, machine)
+    torch.library.opcheck(
+        torch.ops.mmcore.sigmoid_similarity_backward.default,
+        (*detached, kept, sums, total, positive, [True, True, False, True], machine),
+        test_utils=CHECKS,
+    )
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_opcheck_where_y_is_x(machine: str) -> None:
+    x, scale = torch.randn(10, 6, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
+    softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, 0, machine)
+    sigmoid = (x, None, scale, None, *pairs, False, True, machine)
+    for op, arguments in (("softmax", softmax), ("sigmoid", sigmoid)):
+        call = getattr(torch.ops.mmcore, f"{op}_similarity").default
+        torch.library.opcheck(call, arguments, test_utils=CHECKS)
 
 
 def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     image = functional.project(x.T, weight, norm="layer")
     text = functional.l2_normalize(y[:, ::2])
-    return functional.clip_loss(image, text, scale.exp())
+    sigmoid = functional.sigmoid_similarity(image, text, scale.exp(), -scale)
+    labels = torch.arange(image.shape[0]) % 4
+    symmetric = functional.softmax_similarity(image, image, row_label=labels, columns=False)
+    return (
+        functional.clip_loss(image, text, scale.exp())
+        + (sigmoid.total - sigmoid.positive).float()
+        + (symmetric.row_lse - symmetric.row_pos).sum().float()
+    )
 
 
+@pytest.mark.parametrize("size", [0, 2**30])
 @pytest.mark.parametrize("machine", MACHINES)
-def test_compiles_to_one_graph(machine: str) -> None:
+def test_compiles_to_one_graph(machine: str, size: int) -> None:
     inputs = [torch.randn(16, 30), torch.randn(30, 20), torch.randn(10, 16), torch.tensor(2.0)]
     for value in inputs:
         value.requires_grad_()
     compiled = torch.compile(training_step, fullgraph=True)
-    with mmcore.backend(machine):
+    with mmcore.backend(machine), mmcore.workspace(size):
         expected = training_step(*inputs)
         expected_gradients = torch.autograd.grad(expected, inputs)
         loss = compiled(*inputs)

@@ -14,6 +14,7 @@ from mmcore import functional, nn
 
 def public() -> Iterator[tuple[str, Any]]:
     yield "mmcore.backend", mmcore.backend
+    yield "mmcore.workspace", mmcore.workspace
     yield "mmcore.FallbackWarning", mmcore.FallbackWarning
     for module in (functional, nn):
         for name in module.__all__:

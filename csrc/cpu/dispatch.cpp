@@ -10,6 +10,9 @@ extern const Kernels kernels_avx2;
 #ifdef MMCORE_HAS_AVX512
 extern const Kernels kernels_avx512;
 #endif
+#ifdef MMCORE_HAS_AVX512_BF16
+extern const Kernels kernels_avx512_bf16;
+#endif
 
 namespace {
 
@@ -19,7 +22,7 @@ std::vector<const Kernels*> supported_tables() {
 #ifdef MMCORE_HAS_AVX2
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #ifdef MMCORE_EMULATE_AVX512
-  if (has_avx2) tables.push_back(&kernels_avx512);  // to be asked for by name, never the default
+  if (has_avx2) tables.insert(tables.end(), {&kernels_avx512, &kernels_avx512_bf16});  // by name, never the default
 #endif
   if (has_avx2) tables.push_back(&kernels_avx2);
 #endif
@@ -27,6 +30,9 @@ std::vector<const Kernels*> supported_tables() {
   const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (has_avx512) tables.push_back(&kernels_avx512);
+#ifdef MMCORE_HAS_AVX512_BF16
+  if (has_avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&kernels_avx512_bf16);
+#endif
 #endif
   return tables;
 }

@@ -6,6 +6,7 @@
 #include "normalize.h"
 #include "peak.h"
 #include "projection.h"
+#include "sigmoid_similarity.h"
 #include "softmax_similarity.h"
 #include "softmax_similarity_backward.h"
 
@@ -16,11 +17,18 @@
 
 namespace mmcore {
 
-extern const Kernels MMCORE_TABLE(MMCORE_ISA);
-const Kernels MMCORE_TABLE(MMCORE_ISA) = {
-    MMCORE_NAME(MMCORE_ISA), kLanes,           l2_normalize_forward,       l2_normalize_backward,
-    project_forward,         project_backward, softmax_similarity_forward, softmax_similarity_backward,
-    measure_fma_peak,
+extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
+    MMCORE_NAME(MMCORE_ISA),
+    kHasBfloat16Products,
+    l2_normalize_forward,
+    l2_normalize_backward,
+    project_forward,
+    project_backward,
+    softmax_similarity_forward,
+    softmax_similarity_backward,
+    sigmoid_similarity_forward,
+    sigmoid_similarity_gradients,
+    measure_peak,
 };
 
 }  // namespace mmcore

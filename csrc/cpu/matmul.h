@@ -5,13 +5,12 @@
 // Never stored: more than a block of a product. A tile of kTileRows × kTileColumns sums lives in registers over the
 // depth of a panel and is written once; an epilogue may then consume it while it is in L1. Loop order: a panel of rhs
 // (kTileColumns columns, at most kDepth deep) stays in L1 while the lhs tiles stream past it from L2. Sums run over k
-// in order, in float32 FMAs. Both operands are packed: row-major, lhs would cost cache lines and TLB entries for its
-// strides. The tile fills the registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of 32 on
-// AVX-512.
+// in order, in float32. Both operands are packed (pack.h) into 32-bit units of the arithmetic A (arithmetic.h), in
+// which depths are counted: row-major, lhs would cost cache lines and TLB entries for its strides. The tile fills the
+// registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of 32 on AVX-512.
 #pragma once
 
-#include "parallel.h"
-#include "vec.h"
+#include "arithmetic.h"
 
 namespace mmcore {
 namespace {
@@ -19,7 +18,7 @@ namespace {
 constexpr int kTileRows = kLanes == 16 ? 12 : 6;
 constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
-// One panel of rhs, kDepth × kTileColumns floats, is 16 KiB on AVX2 and 32 KiB on AVX-512.
+// Units. One panel of rhs, kDepth × kTileColumns units, is 16 KiB on AVX2 and 32 KiB on AVX-512.
 constexpr Index kDepth = 256;
 // Blocks of the similarity matrix are kBlock × kBlock: a multiple of every tile, and 150 KiB of L2.
 constexpr Index kBlock = 192;
@@ -49,19 +48,21 @@ struct PackedRhs {
 
 using Sums = Vec[kTileRows][kTileVectors];
 
-// One step of the depth: a row of rhs against kTileRows numbers of lhs.
+// One step of the depth: a row of rhs against kTileRows units of lhs.
+template <class A>
 __attribute__((always_inline)) inline void add_outer_product(Sums& sums, const float* lhs, const float* rhs) {
   Vec column[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) column[v] = load(rhs + v * kLanes);
 #pragma GCC unroll 16
   for (int row = 0; row < kTileRows; ++row) {
-    const Vec factor = broadcast(lhs[row]);
-    for (int v = 0; v < kTileVectors; ++v) add_product(sums[row][v], factor, column[v]);
+    const Vec factor = broadcast_bits(lhs + row);
+    for (int v = 0; v < kTileVectors; ++v) A::add_product(sums[row][v], factor, column[v]);
   }
 }
 
 // One tile: out = or += its product. Out of line: inlined among other code its sums would not stay in registers.
 // Unrolled by four: the loop's own instructions cost time where a neighbouring thread takes issue slots.
+template <class A>
 __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
                                              Index out_stride, bool adds) {
   // Rows of `out` may be far apart, where no hardware prefetcher follows.
@@ -71,9 +72,9 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
   for (; k + 4 <= depth; k += 4) {
 #pragma GCC unroll 4
     for (int step = 0; step < 4; ++step)
-      add_outer_product(sums, lhs + (k + step) * kTileRows, rhs + (k + step) * kTileColumns);
+      add_outer_product<A>(sums, lhs + (k + step) * kTileRows, rhs + (k + step) * kTileColumns);
   }
-  for (; k < depth; ++k) add_outer_product(sums, lhs + k * kTileRows, rhs + k * kTileColumns);
+  for (; k < depth; ++k) add_outer_product<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns);
 #pragma GCC unroll 16
   for (int row = 0; row < kTileRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) {
@@ -84,7 +85,7 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
 
 // The product of a block of at most kBlock × kBlock for any depth, into `block` (rows kBlockStride apart, kBlockFloats
 // in all, which leaves room for whole tiles). epilogue(row, column) follows each finished tile.
-template <class Epilogue>
+template <class A, class Epilogue>
 inline void multiply_block(PackedLhs lhs, PackedRhs rhs, Index rows, Index columns, Index depth, float* block,
                            Epilogue&& epilogue) {
   const Index slices = maximum(1, (depth + kDepth - 1) / kDepth);
@@ -92,8 +93,8 @@ inline void multiply_block(PackedLhs lhs, PackedRhs rhs, Index rows, Index colum
     const Range k = stripe(depth, 1, slice, slices);
     for (Index column = 0; column < columns; column += kTileColumns)
       for (Index row = 0; row < rows; row += kTileRows) {
-        multiply_tile(lhs.from_depth(k.begin).tile(row), rhs.from_depth(k.begin).panel(column), k.size(),
-                      block + row * kBlockStride + column, kBlockStride, slice > 0);
+        multiply_tile<A>(lhs.from_depth(k.begin).tile(row), rhs.from_depth(k.begin).panel(column), k.size(),
+                         block + row * kBlockStride + column, kBlockStride, slice > 0);
         if (slice == slices - 1) epilogue(row, column);
       }
   }
@@ -107,6 +108,7 @@ inline void add_part_of_tile(const float* tile, MutableMatrix target, Index row,
 }
 
 // target += the product, for any size and depth.
+template <class A>
 inline void multiply_into(PackedLhs lhs, PackedRhs rhs, Index depth, MutableMatrix target) {
   for (Index k = 0; k < depth; k += kDepth) {
     const Index slice = minimum(kDepth, depth - k);
@@ -114,10 +116,10 @@ inline void multiply_into(PackedLhs lhs, PackedRhs rhs, Index depth, MutableMatr
       for (Index row = 0; row < target.rows; row += kTileRows) {
         const float *left = lhs.from_depth(k).tile(row), *right = rhs.from_depth(k).panel(column);
         if (row + kTileRows <= target.rows && column + kTileColumns <= target.columns) {
-          multiply_tile(left, right, slice, target.row(row) + column, target.row_stride, true);
+          multiply_tile<A>(left, right, slice, target.row(row) + column, target.row_stride, true);
         } else {
           float tile[kTileRows * kTileColumns];
-          multiply_tile(left, right, slice, tile, kTileColumns, false);
+          multiply_tile<A>(left, right, slice, tile, kTileColumns, false);
           add_part_of_tile(tile, target, row, column);
         }
       }

@@ -1,45 +1,72 @@
 // Copies of operands in the order in which the block product reads them, zero-padded to whole tiles.
 //
-//   pack_rows<W>     row i, column k  →  out[i / W][k][i mod W]      rows become lanes: x for the left, y for the right
-//   pack_columns<W>  row i, column k  →  out[k / W][i][k mod W]      columns become lanes
+//   pack_rows<A, W>     row i, unit k of that row      →  out[i / W][k][i mod W]      rows become lanes
+//   pack_columns<A, W>  column c, unit k of its rows   →  out[c / W][k][c mod W]      columns become lanes
 //
-// Packing costs O(rows · columns) against O(rows · columns · kBlock) multiply-adds, and is done once per block.
+// A unit is what the arithmetic A multiplies at once (arithmetic.h), in 32 bits. Any dtype is read, strided; numbers
+// are widened or rounded on the way. Packing costs O(rows · columns) against O(rows · columns · kBlock) multiply-adds,
+// and is done once per block.
 #pragma once
 
-#include "parallel.h"
+#include <type_traits>
+
+#include "arithmetic.h"
 
 namespace mmcore {
 namespace {
 
-template <int kWidth>
-Index packed_floats(Index lanes, Index depth) {
-  return round_up(lanes, kWidth) * depth;
+// Units of W rows that are staged at a time: they stay in L1 while they are transposed.
+constexpr Index kStagedUnits = 64;
+
+template <class A, int kWidth>
+Index packed_units(Index lanes, Index depth) {
+  return round_up(lanes, kWidth) * units<A>(depth);
 }
 
-template <int kWidth>
-inline void pack_rows(ConstMatrix source, float* out) {
-  for (Index i = 0; i < source.rows; i += kWidth, out += source.columns * kWidth) {
-    Index rows = minimum(kWidth, source.rows - i);
-    if (rows == kWidth) {
-      const float* first = source.row(i);
-      for (Index k = 0; k < source.columns; ++k)
-        for (int r = 0; r < kWidth; ++r) out[k * kWidth + r] = first[r * source.row_stride + k];
-    } else {
-      for (Index k = 0; k < source.columns; ++k)
-        for (int r = 0; r < kWidth; ++r) out[k * kWidth + r] = r < rows ? source.row(i + r)[k] : 0.0f;
+template <class A, int kWidth, class T>
+inline void pack_rows(Matrix<const T> source, float* out) {
+  // An odd number of cache lines between rows spreads a column of the stage over the sets of L1.
+  constexpr Index kStride = kStagedUnits + 16;
+  constexpr Index kNumbers = kStagedUnits * A::kNumbersPerUnit;
+  float stage[kWidth * kStride];
+  for (Index i = 0; i < source.rows; i += kWidth) {
+    const Index rows = minimum(kWidth, source.rows - i);
+    if (rows < kWidth) std::memset(stage, 0, sizeof(stage));
+    for (Index begin = 0; begin < source.columns; begin += kNumbers) {
+      const Index columns = minimum(kNumbers, source.columns - begin), count = units<A>(columns);
+      for (Index r = 0; r < rows; ++r) A::units_of_row(source.row(i + r) + begin, columns, stage + r * kStride);
+      for (Index k = 0; k < count; ++k, out += kWidth)
+        for (int r = 0; r < kWidth; ++r) std::memcpy(out + r, stage + r * kStride + k, sizeof(float));
     }
   }
 }
 
-template <int kWidth>
-inline void pack_columns(ConstMatrix source, float* out) {
-  for (Index k = 0; k < source.columns; k += kWidth, out += source.rows * kWidth) {
-    Index columns = minimum(kWidth, source.columns - k);
-    for (Index i = 0; i < source.rows; ++i) {
-      const float* row = source.row(i) + k;
-      for (int c = 0; c < kWidth; ++c) out[i * kWidth + c] = c < columns ? row[c] : 0.0f;
+template <class A, int kWidth, class T>
+inline void pack_columns(Matrix<const T> source, float* out) {
+  constexpr Index kStaged = kWidth * (256 / kWidth);
+  const Index depth = units<A>(source.rows);
+  float stage[kStaged];
+  for (Index begin = 0; begin < source.columns; begin += kStaged, out += kStaged * depth) {
+    const Index columns = minimum(kStaged, source.columns - begin), padded = round_up(columns, kWidth);
+    for (Index c = columns; c < padded; ++c) stage[c] = 0;
+    for (Index k = 0; k < depth; ++k) {
+      const Index i = k * A::kNumbersPerUnit;
+      const T* second = i + 1 < source.rows ? source.row(i + 1) + begin : nullptr;
+      A::units_of_rows(source.row(i) + begin, second, columns, stage);
+      for (Index c = 0; c < padded; c += kWidth)
+        std::memcpy(out + c * depth + k * kWidth, stage + c, kWidth * sizeof(float));
     }
   }
+}
+
+template <class A, int kWidth>
+inline void pack_rows(const Features& source, Index first, Index count, float* out) {
+  visit_features(source, [&](auto matrix) { pack_rows<A, kWidth>(matrix.rows_from(first, count), out); });
+}
+
+template <class A, int kWidth>
+inline void pack_columns(const Features& source, Index first, Index count, float* out) {
+  visit_features(source, [&](auto matrix) { pack_columns<A, kWidth>(matrix.rows_from(first, count), out); });
 }
 
 }  // namespace

@@ -37,18 +37,38 @@ void for_each_stripe(int threads, Index total, Index unit, Body body) {
   }
 }
 
-// body(rows, columns, thread) on every pair of a row stripe and a column stripe. In step t thread k holds the pair
-// (k, (k + t) mod T): no two threads ever hold the same rows or the same columns, so both sides of a product may be
-// accumulated without atomics and without a copy per thread.
+// body(row stripe, column stripe, thread) for every pair of `threads` row stripes and as many column stripes. In step t
+// slot k holds the pair (k, (k + t) mod T): no two threads ever hold the same rows or the same columns, so both sides
+// of a product may be accumulated without atomics and without a copy per thread. Where fewer threads come than were
+// asked for, each takes several slots: the sums have the same order.
 template <class Body>
-void for_each_latin_square_pair(int threads, Index rows, Index row_unit, Index columns, Index column_unit, Body body) {
+void for_each_latin_square_pair(int threads, Body body) {
 #pragma omp parallel num_threads(threads)
   {
-    int thread = omp_get_thread_num(), count = omp_get_num_threads();
-    for (int step = 0; step < count; ++step) {
-      body(stripe(rows, row_unit, thread, count), stripe(columns, column_unit, (thread + step) % count, count), thread);
+    const int thread = omp_get_thread_num(), count = omp_get_num_threads();
+    for (int step = 0; step < threads; ++step) {
+      for (int slot = thread; slot < threads; slot += count) body(slot, (slot + step) % threads, thread);
 #pragma omp barrier
     }
+  }
+}
+
+// body(first, second, thread), first <= second, for every unordered pair of 2·threads stripes, as the rounds of a
+// tournament: in a round every stripe plays once, so no two threads ever hold the same one. Each plays itself last.
+template <class Body>
+void for_each_tournament_pair(int threads, Body body) {
+  const int circle = 2 * threads - 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const int thread = omp_get_thread_num(), count = omp_get_num_threads();
+    for (int round = 0; round < circle; ++round) {
+      for (int slot = thread; slot < threads; slot += count) {
+        const int one = slot == 0 ? circle : (round + slot) % circle, other = (round + circle - slot) % circle;
+        body(one < other ? one : other, one < other ? other : one, thread);
+      }
+#pragma omp barrier
+    }
+    for (int stripe = thread; stripe <= circle; stripe += count) body(stripe, stripe, thread);
   }
 }
 

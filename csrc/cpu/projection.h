@@ -45,28 +45,30 @@ void pack_normalized_rows(ConstMatrix x, const InputNorm& norm, Range rows, Proj
       if (statistics.inverse_std != nullptr) statistics.inverse_std[i + r] = row.inverse_std;
       apply_norm(x.row(i + r), norm, row, 0, depth, rows_of_tile + r * depth);
     }
-    pack_rows<kTileRows>({rows_of_tile, count, depth, depth}, packed + (i - rows.begin) * depth);
+    pack_rows<Float32, kTileRows>(ConstMatrix{rows_of_tile, count, depth, depth}, packed + (i - rows.begin) * depth);
   }
 }
 
 void project_forward(ConstMatrix x, InputNorm norm, ConstMatrix weight, const float* bias, float output_eps,
                      MutableMatrix output, ProjectionStatistics statistics, int threads) {
   const Index depth = x.columns, width = weight.rows;
-  Scratch packed_weight(packed_floats<kTileColumns>(width, depth), 1);
+  Scratch packed_weight(packed_units<Float32, kTileColumns>(width, depth), 1);
   pack_shared(threads, width, [&](Range part) {
-    pack_rows<kTileColumns>(weight.rows_from(part.begin, part.size()), packed_weight.of_thread(0) + part.begin * depth);
+    pack_rows<Float32, kTileColumns>(weight.rows_from(part.begin, part.size()),
+                                     packed_weight.of_thread(0) + part.begin * depth);
   });
-  Scratch scratch(packed_floats<kTileRows>(kBlock, depth) + kTileRows * depth + 32, threads);
+  Scratch scratch(packed_units<Float32, kTileRows>(kBlock, depth) + kTileRows * depth + 32, threads);
   for_each_stripe(threads, x.rows, kTileRows, [&](Range rows, int thread) {
     Carver carver(scratch.of_thread(thread));
-    float* packed_x = carver.take(packed_floats<kTileRows>(kBlock, depth));
+    float* packed_x = carver.take(packed_units<Float32, kTileRows>(kBlock, depth));
     float* rows_of_tile = carver.take(kTileRows * depth);
     for (Index begin = rows.begin; begin < rows.end; begin += kBlock) {
       Range block{begin, minimum(begin + kBlock, rows.end)};
       pack_normalized_rows(x, norm, block, statistics, rows_of_tile, packed_x);
       for (Index i = block.begin; i < block.end; ++i) fill_row(output.row(i), bias, width);
-      multiply_into(PackedLhs{packed_x, depth * kTileRows}, PackedRhs{packed_weight.of_thread(0), depth * kTileColumns},
-                    depth, output.rows_from(block.begin, block.size()));
+      multiply_into<Float32>(PackedLhs{packed_x, depth * kTileRows},
+                             PackedRhs{packed_weight.of_thread(0), depth * kTileColumns}, depth,
+                             output.rows_from(block.begin, block.size()));
       if (statistics.inverse_norm == nullptr) continue;
       for (Index i = block.begin; i < block.end; ++i) {
         float norm = l2_norm(output.row(i), width, output_eps);
@@ -134,14 +136,15 @@ class VectorTotals {
 // grad_z, grad_x and the gradients of the vectors, by row blocks.
 void project_backward_rows(const ProjectionBackward& call, int threads) {
   const Index depth = call.weight.rows, inputs = call.x.columns;
-  Scratch packed_weight(packed_floats<kTileColumns>(inputs, depth), 1);
+  Scratch packed_weight(packed_units<Float32, kTileColumns>(inputs, depth), 1);
   pack_shared(threads, inputs, [&](Range part) {
-    pack_columns<kTileColumns>({call.weight.data + part.begin, depth, part.size(), call.weight.row_stride},
-                               packed_weight.of_thread(0) + part.begin * depth);
+    pack_columns<Float32, kTileColumns>(
+        ConstMatrix{call.weight.data + part.begin, depth, part.size(), call.weight.row_stride},
+        packed_weight.of_thread(0) + part.begin * depth);
   });
   VectorTotals bias(call.gradients.bias, depth, threads), norm_weight(call.gradients.norm_weight, inputs, threads),
       norm_bias(call.gradients.norm_bias, inputs, threads);
-  Scratch scratch(packed_floats<kTileRows>(kBlock, depth), threads);
+  Scratch scratch(packed_units<Float32, kTileRows>(kBlock, depth), threads);
   for_each_stripe(threads, call.x.rows, kTileRows, [&](Range rows, int thread) {
     float* packed = scratch.of_thread(thread);
     for (Index begin = rows.begin; begin < rows.end; begin += kBlock) {
@@ -150,9 +153,10 @@ void project_backward_rows(const ProjectionBackward& call, int threads) {
         call.fill_grad_z(i, bias.of_thread(thread));
         fill_row(call.gradients.x.row(i), nullptr, inputs);
       }
-      pack_rows<kTileRows>(call.grad_z.rows_from(begin, count), packed);
-      multiply_into(PackedLhs{packed, depth * kTileRows}, PackedRhs{packed_weight.of_thread(0), depth * kTileColumns},
-                    depth, call.gradients.x.rows_from(begin, count));
+      pack_rows<Float32, kTileRows>(ConstMatrix(call.grad_z.rows_from(begin, count)), packed);
+      multiply_into<Float32>(PackedLhs{packed, depth * kTileRows},
+                             PackedRhs{packed_weight.of_thread(0), depth * kTileColumns}, depth,
+                             call.gradients.x.rows_from(begin, count));
       for (Index i = begin; i < begin + count; ++i)
         norm_row_backward(call.x.row(i), call.norm, call.row(i), inputs, call.gradients.x.row(i),
                           norm_weight.of_thread(thread), norm_bias.of_thread(thread));
@@ -171,19 +175,19 @@ void project_backward_weight(const ProjectionBackward& call, int threads) {
     Carver carver(scratch.of_thread(thread));
     float* packed_grad_z = carver.take(kDepth * round_up(width, kTileRows));
     float* normalized = carver.take(kDepth * columns.size());
-    float* packed_x = carver.take(packed_floats<kTileColumns>(columns.size(), kDepth));
+    float* packed_x = carver.take(packed_units<Float32, kTileColumns>(columns.size(), kDepth));
     const MutableMatrix target{call.gradients.weight.data + columns.begin, width, columns.size(),
                                call.gradients.weight.row_stride};
     for (Index d = 0; d < width; ++d) fill_row(target.row(d), nullptr, columns.size());
     for (Index begin = 0; begin < call.x.rows; begin += kDepth) {
       const Index count = minimum(kDepth, call.x.rows - begin);
-      pack_columns<kTileRows>(call.grad_z.rows_from(begin, count), packed_grad_z);
+      pack_columns<Float32, kTileRows>(ConstMatrix(call.grad_z.rows_from(begin, count)), packed_grad_z);
       for (Index i = 0; i < count; ++i)
         apply_norm(call.x.row(begin + i), call.norm, call.row(begin + i), columns.begin, columns.size(),
                    normalized + i * columns.size());
-      pack_columns<kTileColumns>({normalized, count, columns.size(), columns.size()}, packed_x);
-      multiply_into(PackedLhs{packed_grad_z, count * kTileRows}, PackedRhs{packed_x, count * kTileColumns}, count,
-                    target);
+      pack_columns<Float32, kTileColumns>(ConstMatrix{normalized, count, columns.size(), columns.size()}, packed_x);
+      multiply_into<Float32>(PackedLhs{packed_grad_z, count * kTileRows}, PackedRhs{packed_x, count * kTileColumns},
+                             count, target);
     }
   });
 }

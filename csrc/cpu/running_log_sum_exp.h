@@ -1,90 +1,129 @@
 // Row-wise log-sum-exp of the logits where no bound on them helps: unnormalised features, rows far below the others.
 //
-//   row_lse_i = log Σ_j exp(scale·⟨x_i, y_j⟩)
+//   row_lse_i = log Σ_{j kept} exp(scale·⟨x_i, y_j⟩ + col_bias_j)
 //
 // Never stored: the N×M logits; one kBlock × kBlock block rests in scratch memory. Loop order: row blocks of one chunk
 // inside column blocks, so that a packed block of y serves the whole chunk. Precision: float32 products, the exponent
 // relative to the running maximum (an integer, so rescaling is exact), float64 across blocks.
 #pragma once
 
-#include <cmath>
-
-#include "matmul.h"
-#include "pack.h"
+#include "exponential_sums.h"
 
 namespace mmcore {
 namespace {
 
-constexpr double kLog2E = 1.4426950408889634074;
-constexpr double kLn2 = 0.69314718055994530942;
-
-// Rows of x that are packed at a time. Packing y once per chunk then costs 1/kChunk of the multiply-adds.
-constexpr Index kChunk = 8 * kBlock;
-
 struct RunningLogSumExp {
-  double maximum = -kInfinity;  // an integer, at least the largest exponent so far
-  double sum = 0;               // Σ 2^(exponent − maximum)
+  double maximum = kMinusInfinity;  // an integer, at least the largest exponent so far
+  double sum = 0;                   // Σ 2^(exponent − maximum)
 
-  // Adds 2^(a·product) for `count` products, a = scale·log2(e).
-  void add(const float* products, Index count, Split a) {
+  // Adds 2^(exponents[j] + rests[j]) for `count` columns.
+  void add(const float* exponents, const float* rests, Index count) {
     Vec peak = broadcast(-kInfinity);
     for (Index j = 0; j < count; j += kLanes) {
-      Vec exponent = first_lanes(load(products + j) * a.high, count - j, peak);
+      const Vec exponent = first_lanes(load(exponents + j), count - j, peak);
       peak = exponent > peak ? exponent : peak;
     }
-    double block_maximum = std::ceil(largest(peak));
+    const double block_maximum = std::ceil(largest(peak));
     if (block_maximum > maximum) {
       sum *= std::exp2(maximum - block_maximum);
       maximum = block_maximum;
     }
     Vec total{};
-    float shift = static_cast<float>(maximum);
-    for (Index j = 0; j < count; j += kLanes) {
-      Vec product = load(products + j);
-      Vec exponent = (product * a.high - shift) + product * a.low;
-      total += first_lanes(exp2(exponent), count - j, Vec{});
-    }
+    // Nothing but −inf so far: every term is 0, unless it is NaN.
+    const float shift = maximum == kMinusInfinity ? 0.0f : static_cast<float>(maximum);
+    for (Index j = 0; j < count; j += kLanes)
+      total += first_lanes(exp2((load(exponents + j) - shift) + load(rests + j)), count - j, Vec{});
     sum += mmcore::sum(total);
   }
 
-  double log() const { return maximum * kLn2 + std::log(sum); }
+  double log() const { return (maximum == kMinusInfinity ? 0 : maximum) * kLn2 + std::log(sum); }
 };
 
-// Where target is given, positive_product[i] = ⟨x_i, y_target⟩ is set for the rows that have a positive.
-void running_row_log_sum_exp(ConstMatrix x, ConstMatrix y, double scale, const Index* target, double* row_lse,
-                             float* positive_product, int threads) {
-  const Split a(scale * kLog2E);
-  const Index depth = x.columns, chunk = minimum(kChunk, round_up(x.rows, kTileRows));
-  Scratch scratch(
-      packed_floats<kTileRows>(chunk, depth) + packed_floats<kTileColumns>(kBlock, depth) + kBlockFloats + 48, threads);
-  for_each_stripe(threads, x.rows, kTileRows, [&](Range stripe_rows, int thread) {
-    Carver carver(scratch.of_thread(thread));
-    float* packed_x = carver.take(packed_floats<kTileRows>(chunk, depth));
-    float* packed_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
-    float* block = carver.take(kBlockFloats);
-    for (Index begin = stripe_rows.begin; begin < stripe_rows.end; begin += chunk) {
-      Index rows = minimum(chunk, stripe_rows.end - begin);
-      RunningLogSumExp running[kChunk];
-      pack_rows<kTileRows>(x.rows_from(begin, rows), packed_x);
-      for (Index j = 0; j < y.rows; j += kBlock) {
-        Index columns = minimum(kBlock, y.rows - j);
-        pack_rows<kTileColumns>(y.rows_from(j, columns), packed_y);
-        for (Index i = 0; i < rows; i += kBlock) {
-          Index block_rows = minimum(kBlock, rows - i);
-          multiply_block(PackedLhs{packed_x + i * depth, depth * kTileRows}, PackedRhs{packed_y, depth * kTileColumns},
-                         block_rows, columns, depth, block, [](Index, Index) {});
-          for (Index r = 0; r < block_rows; ++r) {
-            const float* products = block + r * kBlockStride;
-            running[i + r].add(products, columns, a);
-            Index positive = target == nullptr ? -1 : target[begin + i + r] - j;
-            if (positive >= 0 && positive < columns) positive_product[begin + i + r] = products[positive];
+template <class A>
+struct RunningCall {
+  Features x, y;
+  double scale;
+  const double* col_bias;  // (M,) or nullptr
+  const PairMasks& masks;
+  double* row_lse;    // (N,)
+  LabelSums* labels;  // nullptr: not wanted
+
+  // Row i of a block: exponents and what float32 leaves of them; −inf where nothing is counted.
+  void exponents(const float* products, Index i, Range columns, const float* bias, float* out, float* rests) const {
+    const Split a(scale * kLog2E);
+    Vec positive_sum{}, positive_count{};
+    for (Index j = 0; j < columns.size(); j += kLanes) {
+      const Vec product = load(products + j);
+      const Masks mask = masks.at(i, columns.begin + j);
+      // In two parts: exponents may be large, and what float32 rounds off them is a factor of the exponential.
+      const Vec scaled = multiply_add(product, broadcast(a.high), Vec{}), exponent = scaled + load(bias + j);
+      const Vec rest =
+          multiply_add(product, broadcast(a.high), -scaled) + (load(bias + j) - (exponent - scaled)) + product * a.low;
+      store(out + j, mask.keep ? exponent : broadcast(-kInfinity));
+      // Beyond 2²⁹ what is rounded off is no number of bits any more, but the whole difference between logits.
+      const Vec size = exponent < 0.0f ? -exponent : exponent;
+      store(rests + j, mask.keep & (size < 5.36870912e8f) ? rest : Vec{});
+      if (labels == nullptr) continue;
+      positive_sum += mask.positive ? exponent : Vec{};
+      positive_count += mask.positive ? broadcast(1) : Vec{};
+    }
+    if (labels == nullptr) return;
+    labels->logit[i] += sum(positive_sum) * kLn2;
+    labels->count[i] += sum(positive_count);
+  }
+
+  void run(int threads) const {
+    const Index depth = x.columns, chunk = minimum(kChunk, round_up(x.rows, kTileRows)), k = units<A>(depth);
+    Scratch scratch(
+        packed_units<A, kTileRows>(chunk, depth) + packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats + 64,
+        threads);
+    for_each_stripe(threads, x.rows, kTileRows, [&](Range stripe_rows, int thread) {
+      Carver carver(scratch.of_thread(thread));
+      float* packed_x = carver.take(packed_units<A, kTileRows>(chunk, depth));
+      float* packed_y = carver.take(packed_units<A, kTileColumns>(kBlock, depth));
+      float* block = carver.take(kBlockFloats);
+      float bias[kBlockStride] = {}, exponent[kBlockStride], rest[kBlockStride];
+      for (Index begin = stripe_rows.begin; begin < stripe_rows.end; begin += chunk) {
+        const Index rows = minimum(chunk, stripe_rows.end - begin);
+        RunningLogSumExp running[kChunk];
+        pack_rows<A, kTileRows>(x, begin, rows, packed_x);
+        for (Index j = 0; j < y.rows; j += kBlock) {
+          const Range columns{j, minimum(j + kBlock, y.rows)};
+          pack_rows<A, kTileColumns>(y, j, columns.size(), packed_y);
+          for (Index c = 0; col_bias != nullptr && c < columns.size(); ++c)
+            bias[c] = static_cast<float>(col_bias[j + c] * kLog2E);
+          for (Index i = 0; i < rows; i += kBlock) {
+            const Index block_rows = minimum(kBlock, rows - i);
+            multiply_block<A>(PackedLhs{packed_x + i * k, k * kTileRows}, PackedRhs{packed_y, k * kTileColumns},
+                              block_rows, columns.size(), k, block, [](Index, Index) {});
+            for (Index r = 0; r < block_rows; ++r) {
+              exponents(block + r * kBlockStride, begin + i + r, columns, bias, exponent, rest);
+              running[i + r].add(exponent, rest, columns.size());
+            }
           }
         }
+        for (Index r = 0; r < rows; ++r) row_lse[begin + r] = running[r].log();
       }
-      for (Index r = 0; r < rows; ++r) row_lse[begin + r] = running[r].log();
-    }
-  });
-}
+    });
+  }
+};
+
+// The rows of `m` that are listed, dense.
+struct GatheredRows {
+  std::vector<char> bytes;
+  Features features;
+
+  GatheredRows(const Features& m, const std::vector<Index>& rows) : features(m) {
+    const Index size = (m.dtype == Dtype::kFloat32 ? 4 : 2) * m.columns;
+    const char* source = static_cast<const char*>(m.data);
+    bytes.resize(rows.size() * size);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      std::memcpy(bytes.data() + i * size, source + rows[i] * m.row_stride * (size / m.columns), size);
+    features.data = bytes.data();
+    features.rows = static_cast<Index>(rows.size());
+    features.row_stride = m.columns;
+  }
+};
 
 }  // namespace
 }  // namespace mmcore

@@ -1,231 +1,186 @@
 // Statistics of the similarity matrix, forward.
 //
-//   s_ij = scale·⟨x_i, y_j⟩ + bias     row_lse_i = log Σ_j exp s_ij     col_lse_j = log Σ_i exp s_ij
-//   row_pos_i = s_i,target(i)   col_pos_j = Σ_{i: target(i) = j} s_ij
+//   s_ij = scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j
+//   row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j positive} s_ij      and likewise by columns
 //
-// Never stored: the N×M logits. Each tile of products is exponentiated while it is in L1, with one shift for
-// the whole matrix, E_ij = 2^(a·⟨x_i, y_j⟩ − shift) with a = scale·log2(e), so one exp serves the row and the column
-// sum and no maximum is tracked; the bias is the same in every term and is added at the end. The shift follows from the
-// Cauchy-Schwarz bound on |s|. A row or column so far below that bound that its sum lost bits is done again with
-// running maxima (running_log_sum_exp.h), as is everything where the bound is loose from the start. Loop order: one
-// Latin-square pair of stripes per thread and step; in it row chunks, column blocks, row blocks. Precision: float32
-// products, each exp to 2⁻²³ relative however large the logit; float32 sums inside a block, float64 beyond. Positives
-// are summed in float64 apart, so that lse − pos stays exact when they dominate.
+// Never stored: the N×M logits, but for what the workspace keeps. Each tile of products is exponentiated while it is in
+// L1, with one shift for the whole matrix (shared_shift.h), so one exp serves the row and the column sum. A row or
+// column so far below the bound that its sum lost bits is done again with running maxima (running_log_sum_exp.h), as is
+// everything where the bound is loose from the start. Loop order: similarity_blocks.h. Precision: float32 products and
+// exponentials; float32 sums inside a block, float64 beyond. Positives that targets name join in float64 at the end.
 #pragma once
 
-#include <vector>
-
-#include "normalize.h"
+#include "exponential_sums.h"
 #include "running_log_sum_exp.h"
 
 namespace mmcore {
 namespace {
 
-// Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
-constexpr double kLargestSharedBound = 300;
+// One side of the matrix (rows, or columns as the rows of the transposed one) on its way from sums to log-sum-exps.
+template <class A>
+struct LogSumExpSide {
+  Features x, y;
+  double scale;
+  const double *own_bias, *other_bias;
+  PairMasks masks;
+  double bias;  // every row's
+  double* lse;
 
-// Where the sums of E are collected, and what the logits are shifted by.
-struct ExponentialSums {
-  Split a;
-  double shift;  // an integer
-  std::vector<double> row_sum, col_sum;
-  std::vector<float> positive_product;
+  RunningCall<A> running(const PairMasks& of_rows, const Features& rows, double* out, LabelSums* labels) const {
+    return {rows, y, scale, other_bias, of_rows, out, labels};
+  }
 
-  ExponentialSums(const SimilarityInputs& inputs, double bound)
-      : a(inputs.scale * kLog2E),
-        // Puts the largest possible E, summed over every row and column, just below float32's overflow.
-        shift(std::ceil(bound) - 126 + std::ceil(std::log2(maximum(inputs.x.rows, inputs.y.rows)))),
-        row_sum(inputs.x.rows),
-        col_sum(inputs.y.rows),
-        positive_product(inputs.x.rows) {}
+  // lse of what is kept in the tiles, every bias but the row's and the matrix's included.
+  void from_sums(const std::vector<double>& sums, const std::vector<double>& of_targets, const SharedShift& shift,
+                 double largest_bias, int threads) const {
+    // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
+    const double smallest_trusted = std::exp2(-126 + 24) * y.rows;
+    std::vector<Index> untrusted;
+    for (Index i = 0; i < x.rows; ++i) {
+      lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2;
+      if (masks.counts_only_positives() && (masks.has_targets() || masks.is_unlabelled(i))) continue;  // −inf
+      if (!(sums[i] + of_targets[i] >= smallest_trusted)) untrusted.push_back(i);
+    }
+    if (untrusted.empty()) return;
+    std::vector<double> redone(untrusted.size());
+    const GatheredRows gathered(x, untrusted);
+    running(masks.of_rows(untrusted), gathered.features, redone.data(), nullptr).run(threads);
+    for (std::size_t i = 0; i < untrusted.size(); ++i) lse[untrusted[i]] = redone[i];
+  }
 
-  // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
-  double smallest_trusted(Index terms) const { return std::exp2(-126 + 24) * terms; }
+  void add_bias() const {
+    for (Index i = 0; i < x.rows; ++i) lse[i] += bias + (own_bias == nullptr ? 0 : own_bias[i]);
+  }
 };
 
-// Epilogue of one block: exponentiates tiles and adds up rows and columns.
-struct SumExponentials {
-  Split a;
-  float* block;  // products
-  Range rows;    // of the block
-  Index first_column;
-  const Index* target;            // (N,)
-  float* positive_product;        // (N,)
-  float shifted_rounder[kBlock];  // per column: kRounder − shift, and −inf in the padding, so that E = 0 there
-  float row_partial[kBlock * kLanes];
-  float col_partial[kBlock];
+template <class A>
+class SoftmaxForward {
+ public:
+  SoftmaxForward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept, int threads)
+      : inputs_(inputs),
+        statistics_(statistics),
+        kept_(kept),
+        threads_(threads),
+        shift_(inputs, threads),
+        masks_(inputs),
+        sums_(inputs, masks_.has_labels()),
+        targets_(target_logits(inputs, threads)),
+        has_columns_(inputs.has_columns && !inputs.is_symmetric) {}
 
-  void operator()(Index row, Index column) {
-    const Index valid = minimum(kTileRows, rows.size() - row);
-    float* tile = block + row * kBlockStride + column;
-    Vec col_total[kTileVectors] = {};
-    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
-      const Index lane = target[rows.begin + row + r] - first_column - column;
-      const bool has_positive = lane >= 0 && lane < kTileColumns;
-      if (has_positive) positive_product[rows.begin + row + r] = tile[lane];
-      for (int v = 0; v < kTileVectors; ++v) store(tile + v * kLanes, exponential(load(tile + v * kLanes), column, v));
-      if (has_positive) tile[lane] = 0;
-      Vec row_total{};
-      for (int v = 0; v < kTileVectors; ++v) {
-        row_total += load(tile + v * kLanes);
-        col_total[v] += load(tile + v * kLanes);
-      }
-      add_to(row_partial + (row + r) * kLanes, row_total);
+  void run() {
+    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet, whatever this memory held before
+    const BiasFactors row_factors(inputs_.row_bias, inputs_.x.rows), col_factors(inputs_.col_bias, inputs_.y.rows);
+    if (shift_.is_usable() && row_factors.are_normal && col_factors.are_normal) {
+      with_shared_shift(row_factors, col_factors);
+    } else {
+      with_running_maxima();
     }
-    for (int v = 0; v < kTileVectors; ++v) add_to(col_partial + column + v * kLanes, col_total[v]);
+    rows().add_bias();
+    if (has_columns_) columns().add_bias();
+    if (masks_.has_targets()) add_targets();
+    set_label_positives();
+    if (!inputs_.is_symmetric || !inputs_.has_columns) return;
+    std::copy_n(statistics_.row_lse, inputs_.x.rows, statistics_.col_lse);
+    if (!masks_.has_targets()) std::copy_n(statistics_.row_pos, inputs_.x.rows, statistics_.col_pos);
   }
 
  private:
-  static void add_to(float* partial, Vec v) { store(partial, load(partial) + v); }
-
-  Vec exponential(Vec product, Index column, int v) const {
-    // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
-    const Vec rounder = load(shifted_rounder + column + v * kLanes);
-    const Vec rounded = product * a.high + rounder;
-    return exp2_from_parts(rounded, (product * a.high - (rounded - rounder)) + product * a.low);
+  LogSumExpSide<A> rows() const {
+    return {inputs_.x,        inputs_.y, inputs_.scale, inputs_.row_bias,
+            inputs_.col_bias, masks_,    inputs_.bias,  statistics_.row_lse};
   }
-};
+  LogSumExpSide<A> columns() const {
+    return {inputs_.y,        inputs_.x,           inputs_.scale, inputs_.col_bias,
+            inputs_.row_bias, masks_.transposed(), inputs_.bias,  statistics_.col_lse};
+  }
 
-// The sums over one pair of stripes.
-void add_exponentials(const SimilarityInputs& inputs, Range rows, Range columns, float* scratch,
-                      ExponentialSums& sums) {
-  const Index depth = inputs.x.columns, chunk = minimum(kChunk, round_up(rows.size(), kTileRows));
-  Carver carver(scratch);
-  float* packed_x = carver.take(packed_floats<kTileRows>(chunk, depth));
-  float* packed_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
-  float* block = carver.take(kBlockFloats);
-  SumExponentials epilogue{sums.a, block, {}, 0, inputs.target, sums.positive_product.data(), {}, {}, {}};
-  for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
-    Index chunk_end = minimum(begin + chunk, rows.end);
-    pack_rows<kTileRows>(inputs.x.rows_from(begin, chunk_end - begin), packed_x);
-    for (Index j = columns.begin; j < columns.end; j += kBlock) {
-      Index block_columns = minimum(kBlock, columns.end - j);
-      pack_rows<kTileColumns>(inputs.y.rows_from(j, block_columns), packed_y);
-      epilogue.first_column = j;
-      for (Index c = 0; c < kBlock; ++c)
-        epilogue.shifted_rounder[c] = c < block_columns ? kRounder - static_cast<float>(sums.shift) : -kInfinity;
-      for (Index i = begin; i < chunk_end; i += kBlock) {
-        epilogue.rows = {i, minimum(i + kBlock, chunk_end)};
-        std::memset(epilogue.row_partial, 0, sizeof(epilogue.row_partial));
-        std::memset(epilogue.col_partial, 0, sizeof(epilogue.col_partial));
-        multiply_block(PackedLhs{packed_x + (i - begin) * depth, depth * kTileRows},
-                       PackedRhs{packed_y, depth * kTileColumns}, epilogue.rows.size(), block_columns, depth, block,
-                       epilogue);
-        for (Index r = 0; r < epilogue.rows.size(); ++r)
-          sums.row_sum[i + r] += sum(load(epilogue.row_partial + r * kLanes));
-        for (Index c = 0; c < block_columns; ++c) sums.col_sum[j + c] += epilogue.col_partial[c];
+  void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
+    sum_blocks(row_factors, col_factors);
+    // E of the targets, in which the other side's bias is a factor as in the sums.
+    std::vector<double> of_rows(inputs_.x.rows), of_columns(has_columns_ ? inputs_.y.rows : 0);
+    const bool are_counted = masks_.has_targets() && inputs_.denominator != Denominator::kNegatives;
+    for (Index i = 0; are_counted && i < inputs_.x.rows; ++i) {
+      const Index j = inputs_.pairs.target[i];
+      if (j < 0) continue;
+      const double exponent = (targets_[i] - inputs_.bias) * kLog2E - shift_.shift;
+      of_rows[i] = std::exp2(exponent - row_bias(inputs_, i) * kLog2E - col_factors.largest);
+      if (has_columns_) of_columns[j] += std::exp2(exponent - col_bias(inputs_, j) * kLog2E - row_factors.largest);
+    }
+    rows().from_sums(sums_.row, of_rows, shift_, col_factors.largest, threads_);
+    if (has_columns_) columns().from_sums(sums_.col, of_columns, shift_, row_factors.largest, threads_);
+  }
+
+  void sum_blocks(const BiasFactors& row_factors, const BiasFactors& col_factors) {
+    const BlockGrid grid(inputs_, threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    kept.prepare();
+    Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, false), threads_);
+    grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, false);
+      SumExponentials epilogue{inputs_, shift_, masks_, row_factors, col_factors};
+      blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
+        float* place = kept.of(block);
+        epilogue.enter(block, place == nullptr ? blocks.numbers : place);
+        blocks.multiply(block, epilogue.numbers, epilogue);
+        epilogue.leave(sums_);
+      });
+    });
+  }
+
+  void with_running_maxima() {
+    LabelSums* labels = masks_.has_labels() ? &sums_.row_labels : nullptr;
+    rows().running(masks_, inputs_.x, statistics_.row_lse, labels).run(threads_);
+    if (!has_columns_) return;
+    const LogSumExpSide<A> side = columns();
+    labels = masks_.has_labels() ? &sums_.col_labels : nullptr;
+    side.running(side.masks, inputs_.y, statistics_.col_lse, labels).run(threads_);
+  }
+
+  // What targets name joins the log-sum-exps of the others, and makes up row_pos and col_pos.
+  void add_targets() {
+    const bool is_counted = inputs_.denominator != Denominator::kNegatives;
+    for (Index j = 0; inputs_.has_columns && j < inputs_.y.rows; ++j) statistics_.col_pos[j] = 0;
+    for (Index i = 0; i < inputs_.x.rows; ++i) {
+      const Index j = inputs_.pairs.target[i];
+      statistics_.row_pos[i] = targets_[i];
+      if (j < 0) continue;
+      if (inputs_.has_columns) statistics_.col_pos[j] += targets_[i];
+      if (!is_counted) continue;
+      statistics_.row_lse[i] = log_add_exp(statistics_.row_lse[i], targets_[i]);
+      if (has_columns_) statistics_.col_lse[j] = log_add_exp(statistics_.col_lse[j], targets_[i]);
+    }
+  }
+
+  void set_label_positives() {
+    if (masks_.has_targets()) return;
+    const auto set = [&](double* positive, const LabelSums& sums, const double* own_bias, Index count) {
+      for (Index i = 0; i < count; ++i) {
+        const bool has_any = masks_.has_labels() && sums.count[i] > 0;
+        const double own = inputs_.bias + (own_bias == nullptr ? 0 : own_bias[i]);
+        positive[i] = has_any ? sums.logit[i] + sums.count[i] * own : 0;
       }
-    }
-  }
-}
-
-Index exponential_sums_scratch(Index rows, Index depth) {
-  return packed_floats<kTileRows>(minimum(kChunk, round_up(rows, kTileRows)), depth) +
-         packed_floats<kTileColumns>(kBlock, depth) + kBlockFloats + 48;
-}
-
-// max_i ‖m_i‖; NaN if any number is.
-double largest_row_norm(ConstMatrix m, int threads) {
-  std::vector<double> largest_of_thread(threads, 0.0);
-  for_each_stripe(threads, m.rows, 1, [&](Range rows, int thread) {
-    double largest = 0;
-    for (Index i = rows.begin; i < rows.end; ++i) {
-      double square = dot(m.row(i), m.row(i), m.columns);
-      if (!(square <= largest)) largest = square;
-      if (largest != largest) break;
-    }
-    largest_of_thread[thread] = largest;
-  });
-  double result = 0;
-  for (double largest : largest_of_thread)
-    if (!(largest <= result)) result = largest;
-  return std::sqrt(result);
-}
-
-// The positives of one side, whose exponentials are kept apart from the sum of the others. Where several fall into one
-// column the largest is kept and the others join the sum.
-struct Positives {
-  std::vector<double> exponential, logit;  // E, and the logit without bias; E = 0 where there is none
-
-  explicit Positives(Index count) : exponential(count), logit(count) {}
-
-  void add(Index i, double e, double s, double& sum_of_others) {
-    if (e > exponential[i]) {
-      std::swap(e, exponential[i]);
-      logit[i] = s;
-    }
-    sum_of_others += e;
+    };
+    set(statistics_.row_pos, sums_.row_labels, inputs_.row_bias, inputs_.x.rows);
+    if (has_columns_) set(statistics_.col_pos, sums_.col_labels, inputs_.col_bias, inputs_.y.rows);
   }
 
-  // log(Σ E) + shift. Relative to a dominating positive, lse − pos keeps all its digits however small it is.
-  double log_sum(Index i, double sum_of_others, double shift) const {
-    if (exponential[i] >= sum_of_others && exponential[i] > 0)
-      return logit[i] + std::log1p(sum_of_others / exponential[i]);
-    return std::log(sum_of_others + exponential[i]) + shift * kLn2;
-  }
+  const SimilarityInputs& inputs_;
+  const SoftmaxStatistics& statistics_;
+  Kept kept_;
+  int threads_;
+  SharedShift shift_;
+  PairMasks masks_;
+  ExponentialSums sums_;
+  std::vector<double> targets_;
+  bool has_columns_;  // whether the columns have sums of their own
 };
 
-// Log-sum-exp with running maxima of those rows of x whose sum lost too many terms to underflow.
-void redo_untrusted(ConstMatrix x, ConstMatrix y, double scale, const std::vector<double>& sums,
-                    const Positives& positives, double smallest_trusted, double* row_lse, int threads) {
-  std::vector<Index> untrusted;
-  for (Index i = 0; i < x.rows; ++i)
-    if (!(sums[i] + positives.exponential[i] >= smallest_trusted)) untrusted.push_back(i);
-  if (untrusted.empty()) return;
-  std::vector<float> gathered(untrusted.size() * x.columns);
-  std::vector<double> lse(untrusted.size());
-  for (std::size_t i = 0; i < untrusted.size(); ++i)
-    std::memcpy(gathered.data() + i * x.columns, x.row(untrusted[i]), x.columns * sizeof(float));
-  ConstMatrix subset{gathered.data(), static_cast<Index>(untrusted.size()), x.columns, x.columns};
-  running_row_log_sum_exp(subset, y, scale, nullptr, lse.data(), nullptr, threads);
-  for (std::size_t i = 0; i < untrusted.size(); ++i) row_lse[untrusted[i]] = lse[i];
-}
-
-// Sets row_lse and col_lse, without the bias, and the products of the positives.
-void shared_shift_log_sum_exp(const SimilarityInputs& inputs, double bound, double* row_lse, double* col_lse,
-                              std::vector<float>& positive_product, int threads) {
-  const Index rows = inputs.x.rows, columns = inputs.y.rows;
-  ExponentialSums sums(inputs, bound);
-  Scratch scratch(exponential_sums_scratch(rows, inputs.x.columns), threads);
-  for_each_latin_square_pair(threads, rows, kTileRows, columns, kTileColumns, [&](Range r, Range c, int thread) {
-    add_exponentials(inputs, r, c, scratch.of_thread(thread), sums);
-  });
-  positive_product = std::move(sums.positive_product);
-  Positives row_positives(rows), col_positives(columns);
-  for (Index i = 0; i < rows; ++i) {
-    const Index j = inputs.target[i];
-    if (j < 0) continue;
-    double logit = inputs.scale * positive_product[i], e = std::exp2(logit * kLog2E - sums.shift);
-    row_positives.add(i, e, logit, sums.row_sum[i]);
-    col_positives.add(j, e, logit, sums.col_sum[j]);
-  }
-  for (Index i = 0; i < rows; ++i) row_lse[i] = row_positives.log_sum(i, sums.row_sum[i], sums.shift);
-  for (Index j = 0; j < columns; ++j) col_lse[j] = col_positives.log_sum(j, sums.col_sum[j], sums.shift);
-  redo_untrusted(inputs.x, inputs.y, inputs.scale, sums.row_sum, row_positives, sums.smallest_trusted(columns), row_lse,
-                 threads);
-  redo_untrusted(inputs.y, inputs.x, inputs.scale, sums.col_sum, col_positives, sums.smallest_trusted(rows), col_lse,
-                 threads);
-}
-
-void softmax_similarity_forward(SimilarityInputs inputs, SoftmaxStatistics statistics, int threads) {
-  const Index rows = inputs.x.rows, columns = inputs.y.rows;
-  std::vector<float> positive_product(rows);
-  double bound =
-      std::abs(inputs.scale) * kLog2E * largest_row_norm(inputs.x, threads) * largest_row_norm(inputs.y, threads);
-  if (bound <= kLargestSharedBound) {
-    shared_shift_log_sum_exp(inputs, bound, statistics.row_lse, statistics.col_lse, positive_product, threads);
+void softmax_similarity_forward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
+                                int threads) {
+  if (inputs.multiplies_bfloat16) {
+    SoftmaxForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run();
   } else {
-    running_row_log_sum_exp(inputs.x, inputs.y, inputs.scale, inputs.target, statistics.row_lse,
-                            positive_product.data(), threads);
-    running_row_log_sum_exp(inputs.y, inputs.x, inputs.scale, nullptr, statistics.col_lse, nullptr, threads);
-  }
-  for (Index i = 0; i < rows; ++i) statistics.row_lse[i] += inputs.bias;
-  for (Index j = 0; j < columns; ++j) statistics.col_lse[j] += inputs.bias;
-  for (Index j = 0; j < columns; ++j) statistics.col_pos[j] = 0;
-  for (Index i = 0; i < rows; ++i) {
-    const Index j = inputs.target[i];
-    statistics.row_pos[i] = j < 0 ? 0 : inputs.scale * positive_product[i] + inputs.bias;
-    if (j >= 0) statistics.col_pos[j] += statistics.row_pos[i];
+    SoftmaxForward<Float32>(inputs, statistics, kept, threads).run();
   }
 }
 

@@ -1,180 +1,277 @@
 // Statistics of the similarity matrix, backward.
 //
-//   G_ij = a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j) + [j = target(i)]·(c_i + d_j)
+//   G_ij = [counted]·(a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j)) + [positive]·(c_i + d_j)
 //   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩     grad_bias = Σ_ij G_ij
 //
-// with a, b, c, d the upstream gradients of row_lse, col_lse, row_pos, col_pos. Each softmax sums to 1, so grad_bias is
-// Σ a + Σ b + Σ_i (c_i + d_target(i)), without G.
+// with a, b, c, d the upstream gradients of row_lse, col_lse, row_pos, col_pos. Each softmax sums to 1, so with targets
+// grad_bias is Σ a + Σ b + Σ_i (c_i + d_target(i)), without G.
 // Never stored: G or the logits; one kBlock × kBlock block of G rests in scratch memory and is multiplied twice, once
-// as it stands into grad_x, once transposed into grad_y. Loop order: one Latin-square pair of stripes per thread and
-// step, so that no two threads ever add to the same rows of grad_x or of grad_y; in it row chunks, column blocks, row
-// blocks. Operands are packed per chunk and per block. Precision: as forward. Both exponents are at most 0, so nothing
-// overflows however far a row lies below the others. A positive's entry is formed in float64: where training has
-// converged it is the difference of equal numbers.
+// as it stands into grad_x, once transposed into grad_y. Loop order: similarity_blocks.h. Precision: as forward, where
+// kept blocks come from. With the shift of the forward one exp serves both terms, G = E·(R_i + C_j); a block in which a
+// row or column lies too far below the bound takes one exp each, with exponents of at most 0. A target's entry is
+// formed in float64: where training has converged it is the difference of equal numbers.
 #pragma once
 
-#include <vector>
-
-#include "running_log_sum_exp.h"
+#include "gradient_sums.h"
+#include "pairs.h"
+#include "shared_shift.h"
 
 namespace mmcore {
 namespace {
 
 // What G needs of one side of the matrix, per row or per column, padded to whole tiles.
 struct SideTerms {
-  std::vector<float> lse_high, lse_low, weight;  // log2(e)·(lse − bias) in two parts; the upstream gradient of lse
+  std::vector<double> lse, weight, positive;        // the upstream gradients of lse and of pos
+  std::vector<float> lse_high, lse_low;             // log2(e)·(lse − biases of the row) in two parts
+  std::vector<float> weight_float, positive_float;  // as above, in float32
+  std::vector<float> factor;                        // R or C
+  std::vector<char> is_trusted;                     // whether `factor` may be used
 
-  SideTerms(const double* lse, double bias, const double* upstream, Index count)
-      : lse_high(round_up(count, kBlock) + kBlock), lse_low(lse_high.size()), weight(lse_high.size()) {
+  // `biases` are those that the side's own logits share, `other_bias` the largest log2 bias of the other side, which E
+  // lacks. Where nothing is counted the weight becomes 0.
+  SideTerms(std::vector<double> lse_of, std::vector<double> weights, std::vector<double> positives, double bias,
+            const double* biases, double shift, double other_bias)
+      : lse(std::move(lse_of)), weight(std::move(weights)), positive(std::move(positives)), is_trusted(lse.size(), 1) {
+    const Index count = static_cast<Index>(lse.size()), padded = round_up(count, kBlock) + kBlock;
+    for (auto* terms : {&lse_high, &lse_low, &factor, &weight_float, &positive_float}) terms->resize(padded);
     for (Index i = 0; i < count; ++i) {
-      Split split((lse[i] - bias) * kLog2E);
+      positive_float[i] = static_cast<float>(positive[i]);
+      lse_high[i] = kInfinity;  // exp(−∞) = 0
+      if (lse[i] == kMinusInfinity) {
+        weight[i] = 0;
+        continue;
+      }
+      const double level = (lse[i] - bias - (biases == nullptr ? 0 : biases[i])) * kLog2E;
+      const Split split(level);
       lse_high[i] = split.high;
       lse_low[i] = split.low;
-      weight[i] = static_cast<float>(upstream[i]);
+      weight_float[i] = static_cast<float>(weight[i]);
+      if (weight[i] == 0) continue;
+      factor[i] = static_cast<float>(weight[i] * std::exp2(shift + other_bias - level));
+      // Entries whose E was flushed to 0 are then below 2⁻⁴⁰ of the row, and the factor has all its digits.
+      is_trusted[i] = shift + other_bias - level <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
     }
+  }
+
+  bool trusts(Range range) const {
+    for (Index i = range.begin; i < range.end; ++i)
+      if (!is_trusted[i]) return false;
+    return true;
   }
 };
 
-// Epilogue of one block: products in, G into scratch memory.
+// Epilogue of one block: products or kept exponentials in, G out.
 struct StoreGradient {
   const SimilarityInputs& inputs;
-  const SoftmaxStatistics& statistics;
-  const SoftmaxStatistics& upstream;
-  const SideTerms& row_terms;
-  const SideTerms& col_terms;
-  Split a;
-  float* block;
-  Range rows;
-  Index first_column;
+  const PairMasks& masks;
+  const SharedShift& shift;
+  const BiasFactors &row_factors, &col_factors;
+  const SideTerms &row_terms, &col_terms;
+  const std::vector<double>& targets;
+  bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
+  Block block{};
+  const float* source = nullptr;
+  float* out = nullptr;
+  bool is_kept = false, is_exact = false;
 
   void operator()(Index row, Index column) const {
-    const Index valid = minimum(kTileRows, rows.size() - row);
-    float* tile = block + row * kBlockStride + column;
-    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
-      const Index i = rows.begin + row + r, lane = inputs.target[i] - first_column - column;
-      const bool has_positive = lane >= 0 && lane < kTileColumns;
-      const float at_positive = has_positive ? positive_gradient(i, tile[lane]) : 0.0f;
-      for (int v = 0; v < kTileVectors; ++v) {
-        float* p = tile + v * kLanes;
-        store(p, gradient(load(p), i, first_column + column + v * kLanes));
-      }
-      if (has_positive) tile[lane] = at_positive;
+    if (is_plain) {
+      is_exact ? store_tile<true, true>(row, column) : store_tile<true, false>(row, column);
+    } else {
+      is_exact ? store_tile<false, true>(row, column) : store_tile<false, false>(row, column);
     }
   }
 
  private:
-  float positive_gradient(Index i, float product) const {
-    const Index j = inputs.target[i];
-    const double logit = inputs.scale * product + inputs.bias;
-    return static_cast<float>(upstream.row_lse[i] * std::exp(logit - statistics.row_lse[i]) + upstream.row_pos[i] +
-                              upstream.col_lse[j] * std::exp(logit - statistics.col_lse[j]) + upstream.col_pos[j]);
-  }
-
-  // a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j) for kLanes columns from j.
-  Vec gradient(Vec product, Index i, Index j) const {
-    const Vec low = product * a.low;
-    const Vec p = exp2((product * a.high - row_terms.lse_high[i]) + (low - row_terms.lse_low[i]));
-    const Vec q =
-        exp2((product * a.high - load(col_terms.lse_high.data() + j)) + (low - load(col_terms.lse_low.data() + j)));
-    return p * row_terms.weight[i] + q * load(col_terms.weight.data() + j);
-  }
-};
-
-// Where one thread keeps its packed operands.
-struct GradientScratch {
-  float *rows_of_x, *columns_of_x, *rows_of_y, *columns_of_y, *block, *rows_of_block, *columns_of_block;
-
-  static Index chunk(Index rows) { return minimum(kChunk, round_up(rows, kTileRows)); }
-  static Index floats(Index rows, Index depth) {
-    return packed_floats<kTileRows>(chunk(rows), depth) + packed_floats<kTileColumns>(depth, chunk(rows)) +
-           packed_floats<kTileColumns>(kBlock, depth) + packed_floats<kTileColumns>(depth, kBlock) + kBlockFloats +
-           2 * packed_floats<kTileRows>(kBlock, kBlock) + 112;
-  }
-  GradientScratch(float* data, Index rows, Index depth) {
-    Carver carver(data);
-    rows_of_x = carver.take(packed_floats<kTileRows>(chunk(rows), depth));
-    columns_of_x = carver.take(packed_floats<kTileColumns>(depth, chunk(rows)));
-    rows_of_y = carver.take(packed_floats<kTileColumns>(kBlock, depth));
-    columns_of_y = carver.take(packed_floats<kTileColumns>(depth, kBlock));
-    block = carver.take(kBlockFloats);
-    rows_of_block = carver.take(packed_floats<kTileRows>(kBlock, kBlock));
-    columns_of_block = carver.take(packed_floats<kTileRows>(kBlock, kBlock));
-  }
-};
-
-// Adds G·y to grad_x and Gᵀ·x to grad_y over one pair of stripes.
-void add_gradients(StoreGradient epilogue, Range rows, Range columns, const GradientScratch& scratch,
-                   MutableMatrix grad_x, MutableMatrix grad_y) {
-  const ConstMatrix x = epilogue.inputs.x, y = epilogue.inputs.y;
-  const Index depth = x.columns, chunk = GradientScratch::chunk(rows.size());
-  epilogue.block = scratch.block;
-  for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
-    const Index chunk_rows = minimum(chunk, rows.end - begin);
-    pack_rows<kTileRows>(x.rows_from(begin, chunk_rows), scratch.rows_of_x);
-    pack_columns<kTileColumns>(x.rows_from(begin, chunk_rows), scratch.columns_of_x);
-    for (Index j = columns.begin; j < columns.end; j += kBlock) {
-      const Index block_columns = minimum(kBlock, columns.end - j);
-      pack_rows<kTileColumns>(y.rows_from(j, block_columns), scratch.rows_of_y);
-      pack_columns<kTileColumns>(y.rows_from(j, block_columns), scratch.columns_of_y);
-      epilogue.first_column = j;
-      for (Index i = 0; i < chunk_rows; i += kBlock) {
-        const Index block_rows = minimum(kBlock, chunk_rows - i);
-        epilogue.rows = {begin + i, begin + i + block_rows};
-        multiply_block(PackedLhs{scratch.rows_of_x + i * depth, depth * kTileRows},
-                       PackedRhs{scratch.rows_of_y, depth * kTileColumns}, block_rows, block_columns, depth,
-                       scratch.block, epilogue);
-        const ConstMatrix g{scratch.block, block_rows, block_columns, kBlockStride};
-        pack_rows<kTileRows>(g, scratch.rows_of_block);
-        pack_columns<kTileRows>(g, scratch.columns_of_block);
-        multiply_into(PackedLhs{scratch.rows_of_block, block_columns * kTileRows},
-                      PackedRhs{scratch.columns_of_y, block_columns * kTileColumns}, block_columns,
-                      grad_x.rows_from(begin + i, block_rows));
-        multiply_into(PackedLhs{scratch.columns_of_block, block_rows * kTileRows},
-                      PackedRhs{scratch.columns_of_x + i * kTileColumns, chunk_rows * kTileColumns}, block_rows,
-                      grad_y.rows_from(j, block_columns));
+  template <bool kIsPlain, bool kIsExact>
+  void store_tile(Index row, Index column) const {
+    const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    const float* from = source + row * kBlockStride + column;
+    float* tile = out + row * kBlockStride + column;
+    for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
+      const Index i = block.rows.begin + row + r;
+      IntVec mirrored[kTileVectors] = {};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index j = first + v * kLanes;
+        store(tile + v * kLanes, gradient<kIsPlain, kIsExact>(load(from + v * kLanes), i, j));
+        if (!kIsPlain && masks.is_mirrored()) mirrored[v] = masks.mirrored_target(i, j);
       }
+      const Index lane = masks.target_lane(i, first);
+      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
+      for (int v = 0; !kIsPlain && v < kTileVectors; ++v)
+        for (int l = 0; any(mirrored[v]) && l < kLanes; ++l)
+          if (mirrored[v][l] != 0) tile[v * kLanes + l] = target_gradient(i, first + v * kLanes + l);
     }
   }
-}
 
-// gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before.
-double scale_gradient(MutableMatrix gradient, ConstMatrix m, double scale, int threads) {
-  std::vector<double> total_of_thread(threads, 0.0);
-  for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int thread) {
-    for (Index i = rows.begin; i < rows.end; ++i) {
-      total_of_thread[thread] += dot(m.row(i), gradient.row(i), m.columns);
-      scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale));
+  template <bool kIsPlain, bool kIsExact>
+  Vec gradient(Vec from, Index i, Index j) const {
+    Vec of_row, of_col;
+    if constexpr (kIsExact) {
+      of_row = softmax(from, broadcast(row_terms.lse_high[i]), broadcast(row_terms.lse_low[i]), col_factors, j, -1);
+      of_col =
+          softmax(from, load(col_terms.lse_high.data() + j), load(col_terms.lse_low.data() + j), row_factors, -1, i);
+      of_row *= row_terms.weight_float[i];
+      of_col *= load(col_terms.weight_float.data() + j);
+    } else {
+      const Vec e = is_kept ? from : shift.exponential(from, broadcast(shift.shifted_rounder()));
+      const float row_factor = row_terms.factor[i];
+      const Vec col_factor = load(col_terms.factor.data() + j);
+      if constexpr (kIsPlain) return e * (col_factor + row_factor);
+      of_row = col_factors.empty() ? e * row_factor : e * load(col_factors.from(j)) * row_factor;
+      of_col = row_factors.empty() ? e * col_factor : e * *row_factors.from(i) * col_factor;
     }
-  });
-  double total = 0;
-  for (double of_thread : total_of_thread) total += of_thread;
-  return total;
-}
-
-double sum_of_gradients(const SimilarityInputs& inputs, const SoftmaxStatistics& upstream) {
-  double total = 0;
-  for (Index i = 0; i < inputs.x.rows; ++i) {
-    total += upstream.row_lse[i];
-    if (inputs.target[i] >= 0) total += upstream.row_pos[i] + upstream.col_pos[inputs.target[i]];
+    if constexpr (kIsPlain) return of_row + of_col;
+    const Masks mask = masks.at(i, j);
+    const Vec of_positive = load(col_terms.positive_float.data() + j) + row_terms.positive_float[i];
+    return (mask.keep ? of_row : Vec{}) + (mask.keep_col ? of_col : Vec{}) + (mask.positive ? of_positive : Vec{});
   }
-  for (Index j = 0; j < inputs.y.rows; ++j) total += upstream.col_lse[j];
-  return total;
-}
 
-ScalarGradients softmax_similarity_backward(SimilarityInputs inputs, SoftmaxStatistics statistics,
-                                            SoftmaxStatistics upstream, MutableMatrix grad_x, MutableMatrix grad_y,
-                                            int threads) {
-  const Index rows = inputs.x.rows, columns = inputs.y.rows, depth = inputs.x.columns;
-  const SideTerms row_terms(statistics.row_lse, inputs.bias, upstream.row_lse, rows),
-      col_terms(statistics.col_lse, inputs.bias, upstream.col_lse, columns);
-  const StoreGradient epilogue{inputs,  statistics, upstream, row_terms, col_terms, Split(inputs.scale * kLog2E),
-                               nullptr, {},         0};
-  Scratch scratch(GradientScratch::floats(rows, depth), threads);
-  for_each_latin_square_pair(threads, rows, kTileRows, columns, kTileColumns, [&](Range r, Range c, int thread) {
-    add_gradients(epilogue, r, c, GradientScratch(scratch.of_thread(thread), rows, depth), grad_x, grad_y);
-  });
-  scale_gradient(grad_y, inputs.y, inputs.scale, threads);
-  return {scale_gradient(grad_x, inputs.x, inputs.scale, threads), sum_of_gradients(inputs, upstream)};
+  // exp(s − lse) with the biases of the other side, of columns from j or of row i.
+  Vec softmax(Vec product, Vec high, Vec low, const BiasFactors& other, Index j, Index i) const {
+    Vec exponent =
+        multiply_add(product, broadcast(shift.a.high), -high) + multiply_add(product, broadcast(shift.a.low), -low);
+    if (!other.empty())
+      exponent += (j >= 0 ? load(other.value.data() + j) : broadcast(other.value[i])) * static_cast<float>(kLog2E);
+    return exp2(exponent);
+  }
+
+  // G where j is the target of i, or i that of j in a symmetric matrix.
+  float target_gradient(Index i, Index j) const {
+    const bool is_of_row = masks.target(i) == j, is_of_col = inputs.is_symmetric && masks.target(j) == i;
+    const bool is_excluded = masks.is_excluded(i, j);
+    const bool keep = is_counted(is_of_row, is_excluded);
+    const bool keep_col = inputs.is_symmetric ? is_counted(is_of_col, is_excluded) : keep;
+    const double logit = is_of_row ? targets[i] : targets[j];
+    double result = 0;
+    if (keep && row_terms.weight[i] != 0) result += row_terms.weight[i] * std::exp(logit - row_terms.lse[i]);
+    if (keep_col && col_terms.weight[j] != 0) result += col_terms.weight[j] * std::exp(logit - col_terms.lse[j]);
+    if (is_of_row) result += row_terms.positive[i] + col_terms.positive[j];
+    if (is_of_col) result += row_terms.positive[j] + col_terms.positive[i];
+    return static_cast<float>(result);
+  }
+
+  bool is_counted(bool is_positive, bool is_excluded) const {
+    if (inputs.denominator == Denominator::kPositives) return is_positive;
+    if (inputs.denominator == Denominator::kNegatives) return !is_positive && !is_excluded;
+    return is_positive || !is_excluded;
+  }
+};
+
+template <class A>
+class SoftmaxBackward {
+ public:
+  SoftmaxBackward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
+                  const SoftmaxStatistics& upstream, Kept kept, int threads)
+      : inputs_(inputs),
+        kept_(kept),
+        threads_(threads),
+        shift_(inputs, threads),
+        masks_(inputs),
+        row_factors_(inputs.row_bias, inputs.x.rows),
+        col_factors_(inputs.col_bias, inputs.y.rows),
+        targets_(target_logits(inputs, threads)),
+        row_terms_(terms(true, statistics, upstream)),
+        col_terms_(terms(false, statistics, upstream)) {}
+
+  void run(SimilarityGradients& gradients) {
+    const bool sums_bias = gradients.needs_bias && !masks_.has_targets();
+    GradientSums sums(inputs_.x.rows, inputs_.y.rows, gradients.row_bias != nullptr || sums_bias,
+                      gradients.col_bias != nullptr);
+    const BlockGrid grid(inputs_, threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    const bool has_kept = is_shared() && kept.are_there();
+    Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, true), threads_);
+    grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, true);
+      StoreGradient epilogue{inputs_, masks_, shift_, row_factors_, col_factors_, row_terms_, col_terms_, targets_};
+      blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
+        form_gradient(block, has_kept ? kept.of(block) : nullptr, blocks, epilogue);
+        sums.add(block, blocks.numbers);
+        blocks.add_gradients(block, blocks.numbers, gradients);
+      });
+    });
+    finish_gradients(inputs_, gradients, threads_);
+    if (gradients.needs_bias) gradients.bias = sums_bias ? sums.total() : bias_gradient();
+    if (gradients.row_bias != nullptr) std::copy(sums.rows.begin(), sums.rows.end(), gradients.row_bias);
+    if (gradients.col_bias != nullptr) std::copy(sums.columns.begin(), sums.columns.end(), gradients.col_bias);
+  }
+
+ private:
+  // Where the matrix is symmetric an entry off the diagonal carries the gradients of (i, j) and of (j, i), so both
+  // sides weigh a row's softmax with both its upstream gradients.
+  SideTerms terms(bool is_rows, const SoftmaxStatistics& statistics, const SoftmaxStatistics& upstream) const {
+    const bool is_symmetric = inputs_.is_symmetric, of_rows = is_rows || is_symmetric;
+    const Index count = is_rows ? inputs_.x.rows : inputs_.y.rows;
+    const auto copy = [&](const double* values) {
+      return values == nullptr ? std::vector<double>(count) : std::vector<double>(values, values + count);
+    };
+    const auto add = [&](std::vector<double> values, const double* others) {
+      for (Index i = 0; others != nullptr && i < count; ++i) values[i] += others[i];
+      return values;
+    };
+    const bool exists = of_rows || inputs_.has_columns;
+    std::vector<double> lse =
+        exists ? copy(of_rows ? statistics.row_lse : statistics.col_lse) : std::vector<double>(count, kMinusInfinity);
+    std::vector<double> weight = copy(of_rows ? upstream.row_lse : upstream.col_lse);
+    std::vector<double> positive = copy(is_rows ? upstream.row_pos : upstream.col_pos);
+    if (is_symmetric) weight = add(std::move(weight), upstream.col_lse);
+    if (is_symmetric && !masks_.has_targets())
+      positive = add(std::move(positive), is_rows ? upstream.col_pos : upstream.row_pos);
+    return SideTerms(std::move(lse), std::move(weight), std::move(positive), inputs_.bias,
+                     is_rows ? inputs_.row_bias : inputs_.col_bias, shift_.shift,
+                     is_rows ? col_factors_.largest : row_factors_.largest);
+  }
+
+  // As the forward decided.
+  bool is_shared() const { return shift_.is_usable() && row_factors_.are_normal && col_factors_.are_normal; }
+
+  void form_gradient(const Block& block, const float* kept, const BlockScratch<A>& blocks,
+                     StoreGradient& epilogue) const {
+    epilogue.block = block;
+    epilogue.out = blocks.numbers;
+    epilogue.is_exact = !(is_shared() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns));
+    epilogue.is_kept = kept != nullptr && !epilogue.is_exact;
+    epilogue.source = epilogue.is_kept ? kept : blocks.numbers;
+    if (epilogue.is_kept) {
+      for (Index column = 0; column < block.columns.size(); column += kTileColumns)
+        for (Index row = 0; row < block.rows.size(); row += kTileRows) epilogue(row, column);
+    } else {
+      blocks.multiply(block, blocks.numbers, epilogue);
+    }
+  }
+
+  // Σ G without G: each softmax sums to 1.
+  double bias_gradient() const {
+    double total = 0;
+    const Index rows = inputs_.x.rows, columns = inputs_.y.rows;
+    for (Index i = 0; i < rows; ++i) {
+      total += row_terms_.weight[i] + (row_terms_.lse[i] != row_terms_.lse[i] ? row_terms_.lse[i] : 0);
+      if (masks_.target(i) >= 0) total += row_terms_.positive[i] + col_terms_.positive[masks_.target(i)];
+    }
+    // In a symmetric matrix the rows' weights are those of both sides.
+    for (Index j = 0; !inputs_.is_symmetric && j < columns; ++j) total += col_terms_.weight[j];
+    return total;
+  }
+
+  const SimilarityInputs& inputs_;
+  Kept kept_;
+  int threads_;
+  SharedShift shift_;
+  PairMasks masks_;
+  BiasFactors row_factors_, col_factors_;
+  std::vector<double> targets_;
+  SideTerms row_terms_, col_terms_;
+};
+
+void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
+                                 const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
+                                 int threads) {
+  if (inputs.multiplies_bfloat16) {
+    SoftmaxBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
+  } else {
+    SoftmaxBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);
+  }
 }
 
 }  // namespace

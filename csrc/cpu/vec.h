@@ -1,9 +1,13 @@
 // Vectors of float32 and the few functions every kernel shares. kLanes is set per instruction set by the build.
 //
-// Written with the compiler's vector extensions instead of intrinsics: one source serves SSE2, AVX2 and AVX-512, `a * b
-// + c` contracts to one FMA where the instruction set has it (-ffp-contract=fast), and a wide vector still compiles,
-// and can be tested, on a narrow machine.
+// Written with the compiler's vector extensions, and intrinsics only where they fail: one source serves SSE2, AVX2 and
+// AVX-512, `a * b + c` contracts to one FMA where the instruction set has it (-ffp-contract=fast), and a wide vector
+// still compiles, and can be tested, on a narrow machine.
 #pragma once
+
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
 
 #include <cstdint>
 #include <cstring>
@@ -18,6 +22,15 @@ constexpr int kLanes = MMCORE_LANES;
 
 using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
 using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+
+using BitsVec = std::uint32_t __attribute__((vector_size(kLanes * sizeof(float))));
+
+// Whether the build may multiply pairs of bfloat16: by their own instruction, or emulated for the tests.
+#ifdef MMCORE_BFLOAT16_PRODUCTS
+constexpr bool kHasBfloat16Products = true;
+#else
+constexpr bool kHasBfloat16Products = false;
+#endif
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -42,9 +55,48 @@ inline void store_first(float* p, Vec v, Index count) {
   std::memcpy(p, &v, count * sizeof(float));
 }
 
+inline IntVec load(const std::int32_t* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
 inline Vec broadcast(float value) { return value - Vec{}; }
 
-// sum += a · b, in place. The one instruction that is spelled out: left to itself GCC 12 picks FMA forms that move sums
+// Every lane the 32 bits of `*unit`, which need not be a float.
+inline Vec broadcast_bits(const float* unit) {
+  std::uint32_t bits;
+  std::memcpy(&bits, unit, sizeof(bits));
+  return reinterpret_cast<Vec>(bits - BitsVec{});
+}
+
+inline bool any(IntVec mask) {
+#if defined(__AVX512F__) && MMCORE_LANES == 16
+  return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(mask), reinterpret_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX2__) && MMCORE_LANES == 8
+  return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0;
+#else
+  std::int32_t bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= mask[lane];
+  return bits != 0;
+#endif
+}
+
+// a · b + c, rounded once where the instruction set can. For where contraction must not be left to the compiler's mood:
+// a forward and its backward have to compute the same bits.
+inline Vec multiply_add(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__) && MMCORE_LANES == 16
+  return reinterpret_cast<Vec>(
+      _mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(c)));
+#elif defined(__FMA__) && MMCORE_LANES == 8
+  return reinterpret_cast<Vec>(
+      _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
+#else
+  return a * b + c;
+#endif
+}
+
+// sum += a · b, in place. Spelled out: left to itself GCC 12 picks FMA forms that move sums
 // between registers, and in an unrolled loop spills them, or reloads an operand for every use.
 inline void add_product(Vec& sum, Vec a, Vec b) {
 #if defined(__AVX512F__) && MMCORE_LANES == 16
@@ -53,6 +105,18 @@ inline void add_product(Vec& sum, Vec a, Vec b) {
   asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
 #else
   sum += a * b;
+#endif
+}
+
+// sum += low(a)·low(b) + high(a)·high(b), each lane holding two bfloat16 numbers.
+inline void add_pair_product(Vec& sum, Vec a, Vec b) {
+#if defined(__AVX512BF16__) && MMCORE_LANES == 16
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+#else
+  const BitsVec bits_a = reinterpret_cast<BitsVec>(a), bits_b = reinterpret_cast<BitsVec>(b);
+  const BitsVec high = BitsVec{} + 0xffff0000u;
+  sum += reinterpret_cast<Vec>(bits_a & high) * reinterpret_cast<Vec>(bits_b & high);
+  sum += reinterpret_cast<Vec>(bits_a << 16) * reinterpret_cast<Vec>(bits_b << 16);
 #endif
 }
 
@@ -74,6 +138,68 @@ inline Vec first_lanes(Vec v, Index count, Vec other) {
   for (int i = 0; i < kLanes; ++i) lane[i] = i;
   return lane < static_cast<std::int32_t>(count) ? v : other;
 }
+
+// ---- 16-bit storage
+
+inline float widen(float value) { return value; }
+inline float widen(Bfloat16 value) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+inline float widen(Float16 value) {
+  // The exponent's bias moves by a multiplication, which also normalises subnormal numbers.
+  std::uint32_t bits = static_cast<std::uint32_t>(value.bits & 0x7fff) << 13;
+  float magnitude;
+  std::memcpy(&magnitude, &bits, sizeof(magnitude));
+  magnitude *= 5.192296858534828e33f;  // 2¹¹²
+  std::memcpy(&bits, &magnitude, sizeof(bits));
+  if (magnitude >= 65536.0f) bits |= 0x7f800000u;  // inf and NaN
+  bits |= static_cast<std::uint32_t>(value.bits & 0x8000) << 16;
+  float result;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+
+// To nearest, ties to even; a NaN stays one.
+inline std::uint32_t bfloat16_bits(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const std::uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return value != value ? 0x7fc0u : rounded;
+}
+
+// Two vectors as one of bfloat16 pairs: (a₀, a₁), (a₂, a₃), …, (b₀, b₁), …
+inline Vec neighbours_in_bfloat16(Vec a, Vec b) {
+#if defined(__AVX512BF16__) && MMCORE_LANES == 16
+  return reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(a)));
+#else
+  BitsVec pairs;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const Vec& from = 2 * lane < kLanes ? a : b;
+    const int first = 2 * lane % kLanes;
+    pairs[lane] = bfloat16_bits(from[first]) | bfloat16_bits(from[first + 1]) << 16;
+  }
+  return reinterpret_cast<Vec>(pairs);
+#endif
+}
+
+// Two vectors as one of bfloat16 pairs: (a₀, b₀), (a₁, b₁), …
+inline Vec interleaved_in_bfloat16(Vec a, Vec b) {
+#if defined(__AVX512BF16__) && MMCORE_LANES == 16
+  using HalfVec = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
+  const auto low = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(a))),
+             high = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(b)));
+  return reinterpret_cast<Vec>(__builtin_convertvector(low, BitsVec) | __builtin_convertvector(high, BitsVec) << 16);
+#else
+  BitsVec pairs;
+  for (int lane = 0; lane < kLanes; ++lane) pairs[lane] = bfloat16_bits(a[lane]) | bfloat16_bits(b[lane]) << 16;
+  return reinterpret_cast<Vec>(pairs);
+#endif
+}
+
+// ---- exponentials
 
 // Adding kRounder to a float32 of magnitude below 2²² rounds it to an integer n and leaves n + 127, the exponent field
 // of 2ⁿ, in the low bits of the sum.
@@ -102,7 +228,8 @@ inline Vec exp2(Vec v) {
 // A number to about twice float32's precision. Logits near 100 need it: float32 alone leaves 4·10⁻⁶ in every exp.
 struct Split {
   float high, low;
-  explicit Split(double value) : high(static_cast<float>(value)), low(static_cast<float>(value - high)) {}
+  explicit Split(double value)
+      : high(static_cast<float>(value)), low(high - high == 0 ? static_cast<float>(value - high) : 0.0f) {}
 };
 
 }  // namespace

@@ -105,24 +105,24 @@ def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=x.device)
 
 
-def as_target(target: Tensor | None, rows: int, columns: int, x: Tensor) -> Tensor:
-    """The column of each row's positive; without `target`, the diagonal."""
-    if target is None:
-        if rows > columns:
-            raise ValueError(
-                f"target must be given where x has more rows than y: got {rows} and {columns}"
-            )
-        return torch.arange(rows, device=x.device)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
-    if target.dtype != torch.int64:
-        raise TypeError(f"target must have dtype int64, got {_short(target.dtype)}")
-    if target.shape != (rows,):
+def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> None:
+    """`value` is an int64 vector with one number for each row of `of`, on the device of `x`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{name} must have dtype int64, got {_short(value.dtype)}")
+    if value.shape != (size,):
         raise ValueError(
-            f"target must have shape ({rows},) to match the rows of x, got {tuple(target.shape)}"
+            f"{name} must have shape ({size},) to match the rows of {of}, got {tuple(value.shape)}"
         )
-    check_device("target", target, x)
-    return target
+    check_device(name, value, x)
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """`value` is one of `choices`."""
+    if value not in choices:
+        names = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {names}, got {value!r}")
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

@@ -1,4 +1,4 @@
-"""The streaming primitive under every softmax objective."""
+"""The streaming primitives under every contrastive objective."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends import selected
+from mmcore.backends import choose, selected
+from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
+from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.ops.pairs import DENOMINATORS, Pairs
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -17,15 +20,31 @@ class SoftmaxStatistics(NamedTuple):
     Example:
         >>> import torch, mmcore
         >>> x = mmcore.functional.l2_normalize(torch.randn(4, 8))
-        >>> statistics = mmcore.functional.softmax_similarity(x, x)
+        >>> y = mmcore.functional.l2_normalize(torch.randn(6, 8))
+        >>> statistics = mmcore.functional.softmax_similarity(x, y)
         >>> [tuple(part.shape) for part in statistics]
-        [(4,), (4,), (4,), (4,)]
+        [(4,), (6,), (4,), (6,)]
     """
 
     row_lse: Tensor  # (N,)
     col_lse: Tensor  # (M,)
     row_pos: Tensor  # (N,)
     col_pos: Tensor  # (M,)
+
+
+class SigmoidSums(NamedTuple):
+    """What `sigmoid_similarity` returns, both 0-D float64.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> total, positive = mmcore.functional.sigmoid_similarity(x, x.clone(), 10.0, -10.0)
+        >>> total.shape, positive.dtype
+        (torch.Size([]), torch.float64)
+    """
+
+    total: Tensor
+    positive: Tensor
 
 
 def softmax_similarity(
@@ -35,40 +54,75 @@ def softmax_similarity(
     bias: float | Tensor | None = None,
     *,
     target: Tensor | None = None,
+    row_label: Tensor | None = None,
+    col_label: Tensor | None = None,
+    row_group: Tensor | None = None,
+    col_group: Tensor | None = None,
+    row_bias: Tensor | None = None,
+    col_bias: Tensor | None = None,
+    denominator: str = "all",
+    columns: bool = True,
     backend: str | None = None,
 ) -> SoftmaxStatistics:
     """Log-sum-exp of every row and column of the similarity matrix, and the logits of positives.
 
     Equivalent, without ever storing the (N, M) logits, to ::
 
-        logits = scale * x @ y.T + bias
-        row_lse, col_lse = logits.logsumexp(1), logits.logsumexp(0)
-        row_pos = logits[torch.arange(N), target]                  # 0 where target is -1
-        col_pos = torch.zeros(M).index_add(0, target, row_pos)
+        logits = scale * x @ y.T + bias + row_bias[:, None] + col_bias
+        same_group = (row_group[:, None] == col_group) & (row_group[:, None] != -1)
+        if target is not None:
+            positive = target[:, None] == torch.arange(M)
+        else:
+            positive = (row_label[:, None] == col_label) & (row_label[:, None] != -1) & ~same_group
+        counted = {
+            "all": positive | ~same_group,
+            "negatives": ~positive & ~same_group,
+            "positives": positive,
+        }[denominator]
+        row_lse = logits.masked_fill(~counted, -inf).logsumexp(1)
+        col_lse = logits.masked_fill(~counted, -inf).logsumexp(0)
+        row_pos = (logits * positive).sum(1)
+        col_pos = (logits * positive).sum(0)
+
+    Positives are named by `target` or by labels, and without either are the diagonal. Groups leave
+    pairs out: a pair of equal groups is no negative, and no positive by label either; a target's
+    pair stays. docs/pairs.md works this out on 4×4 matrices.
 
     Args:
         x: (N, D), any floating-point dtype, normalised or not.
-        y: (M, D), in the dtype of `x`.
+        y: (M, D), in the dtype of `x`. The same tensor as `x` costs half the work.
         scale: a number or a one-element tensor: the inverse temperature.
         bias: a number, a one-element tensor or None, added to every logit.
         target: (N,) int64, the column of each row's positive, -1 for none; default the diagonal.
+        row_label, col_label: (N,) and (M,) int64: pairs of equal labels are positives; -1 is
+            equal to nothing. Where `y` is `x`, `col_label` may be left out.
+        row_group, col_group: (N,) and (M,) int64: pairs of equal groups are left out; -1 is equal
+            to nothing. Where `y` is `x`, `col_group` may be left out.
+        row_bias, col_bias: (N,) and (M,), in the dtype of `x` or float32, added to the logits of a
+            row or column; -inf takes it out.
+        denominator: what the log-sum-exps run over: ``"all"``, ``"negatives"`` or ``"positives"``.
+        columns: False where the columns' statistics are not needed: they come back empty.
         backend: see `mmcore.backend`.
 
     Returns:
         `SoftmaxStatistics`, float64 whatever the inputs' dtype: objectives are differences of
         these numbers, and float32 would leave an error of 4e-6 in each at scale 100. All four are
-        differentiable with respect to `x`, `y`, `scale` and `bias`.
+        differentiable with respect to `x`, `y`, `scale` and the biases. The log-sum-exp of nothing
+        is -inf, and sends no gradient.
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together; `x` or `y` has no
             rows; `scale` or `bias` is no scalar, or a number that is not finite; a target is out of
-            range.
+            range; a target and labels, or one side of labels or groups without the other.
 
     Memory:
-        O(N + M), and per thread 1536 packed rows of `x` and 192 of `y`. Under autocast, float32
-        features are rounded to autocast's dtype first, as a matrix product would round them.
+        O(N + M), per thread 1536 packed rows of `x` and 192 of `y`, and what `mmcore.workspace`
+        allows to be kept for the backward.
 
-    NaN or inf in the features or in a tensor `scale` gives NaN.
+    bfloat16 features, and float32 ones where ``torch.get_float32_matmul_precision()`` is "medium",
+    are multiplied as bfloat16, with float32 sums; under autocast float32 features are rounded to
+    its dtype first, as a matrix product would round them. Logits are float32 in any case. NaN or
+    inf in the features or in a tensor `scale` gives NaN.
 
     Example:
         >>> import torch, mmcore
@@ -82,18 +136,150 @@ def softmax_similarity(
         ... )
         True
     """
+    _check_features(x, y)
+    scale, bias = _scalars(x, scale, bias)
+    check.check_parameter("row_bias", row_bias, x.shape[0], x)
+    check.check_parameter("col_bias", col_bias, y.shape[0], x)
+    check.check_choice("denominator", denominator, DENOMINATORS)
+    check.check_flag("columns", columns)
+    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
+    backend = selected(backend)
+    keys, pairs = _mirror(y, pairs, y is x)
+    workspace = _workspace(backend, x, y, scale, bias, row_bias, col_bias)
+    kept_size = _tiles_within(workspace, x, y)
+    queries, keys = _as_multiplied(x, keys)
+    statistics = torch.ops.mmcore.softmax_similarity(
+        queries, keys, scale, bias, row_bias, col_bias, *pairs, denominator, columns,
+        _multiplies_bfloat16(queries), kept_size, backend,
+    )  # fmt: skip
+    return SoftmaxStatistics(*statistics[:4])
+
+
+def sigmoid_similarity(
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor = 1.0,
+    bias: float | Tensor | None = None,
+    *,
+    target: Tensor | None = None,
+    row_label: Tensor | None = None,
+    col_label: Tensor | None = None,
+    row_group: Tensor | None = None,
+    col_group: Tensor | None = None,
+    backend: str | None = None,
+) -> SigmoidSums:
+    """Sum of softplus over the similarity matrix, and sum of the logits of positives.
+
+    Equivalent, without ever storing the (N, M) logits, to ::
+
+        logits = scale * x @ y.T + bias
+        total = F.softplus(logits)[counted].sum()
+        positive = logits[positive].sum()
+
+    where `positive` and `counted` (``denominator="all"``) are as in `softmax_similarity`. Since
+    −log σ(s) = softplus(s) − s, the loss of SigLIP is ``(total - positive) / N``.
+
+    Args:
+        x: (N, D), any floating-point dtype, normalised or not.
+        y: (M, D), in the dtype of `x`. The same tensor as `x` costs half the work.
+        scale: a number or a one-element tensor: the inverse temperature.
+        bias: a number, a one-element tensor or None, added to every logit.
+        target, row_label, col_label, row_group, col_group: as in `softmax_similarity`.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        `SigmoidSums`, float64, differentiable with respect to `x`, `y`, `scale` and `bias`.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`.
+
+    Memory:
+        O(N + M) and per thread 1536 packed rows of `x` and 192 of `y`. Where gradients are wanted
+        and `mmcore.workspace` holds them, the forward forms them in the same pass and keeps them:
+        4·(N + M)·D bytes; otherwise the backward computes the matrix anew.
+
+    Reference:
+        Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023,
+        https://arxiv.org/abs/2303.15343
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> y = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> s = mmcore.functional.sigmoid_similarity(x, y, 10.0, -10.0)
+        >>> siglip = (s.total - s.positive) / 4
+        >>> signs = 2 * torch.eye(4) - 1
+        >>> expected = -torch.nn.functional.logsigmoid(signs * (10 * x @ y.T - 10)).sum() / 4
+        >>> torch.allclose(siglip.float(), expected)
+        True
+    """
+    _check_features(x, y)
+    scale, bias = _scalars(x, scale, bias)
+    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
+    backend = selected(backend)
+    keys, pairs = _mirror(y, pairs, y is x)
+    numbers = x.numel() + (0 if keys is None else y.numel())
+    keeps_gradients = bool(4 * numbers <= _workspace(backend, x, y, scale, bias))
+    queries, keys = _as_multiplied(x, keys)
+    sums = torch.ops.mmcore.sigmoid_similarity(
+        queries, keys, scale, bias, *pairs, _multiplies_bfloat16(queries), keeps_gradients, backend
+    )
+    return SigmoidSums(*sums[:2])
+
+
+def _check_features(x: Tensor, y: Tensor) -> None:
     check.check_matrix("x", x)
     check.check_matrix("y", y)
     check.check_rows("x", x)
     check.check_rows("y", y)
     check.check_columns("y", y, x.shape[1])
     check.check_matches("y", y, x)
-    scale = check.as_scalar("scale", scale, x)
-    bias = None if bias is None else check.as_scalar("bias", bias, x)
-    target = check.as_target(target, x.shape[0], y.shape[0], x)
-    dtype = check.autocast_dtype(x)
-    if dtype is not None:
-        x, y = x.to(dtype), y.to(dtype)
-    return SoftmaxStatistics(
-        *torch.ops.mmcore.softmax_similarity(x, y, scale, bias, target, selected(backend))
+
+
+def _scalars(
+    x: Tensor, scale: float | Tensor, bias: float | Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    return (
+        check.as_scalar("scale", scale, x),
+        None if bias is None else check.as_scalar("bias", bias, x),
     )
+
+
+def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None, Pairs]:
+    """What the ops are given for y: None where the matrix is its own transpose."""
+    of_symmetric = mirrored(pairs) if is_symmetric else None
+    return (y, pairs) if of_symmetric is None else (None, of_symmetric)
+
+
+def _workspace(backend: str, x: Tensor, *others: Tensor | None) -> int:
+    """Bytes to keep for a backward: none where there will be none, or where nobody uses them."""
+    needs_gradient = any(value is not None and value.requires_grad for value in (x, *others))
+    if not (torch.is_grad_enabled() and needs_gradient) or choose(backend, x) == "reference":
+        return 0
+    return current()
+
+
+def _multiplies_bfloat16(x: Tensor) -> bool:
+    """bfloat16 features are; float32 ones where torch's float32 precision is "medium"."""
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_precision_medium() -> bool:
+    # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
+    return torch.get_float32_matmul_precision() == "medium"
+
+
+def _tiles_within(workspace: int, x: Tensor, y: Tensor) -> int:
+    """Float32 numbers of tiles to keep: the workspace, or the matrix in whole blocks."""
+    margin = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
+    whole = (x.shape[0] + margin) * (y.shape[0] + margin)
+    size: int = torch.sym_min(workspace // 4, whole)
+    return size
+
+
+def _as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    dtype = check.autocast_dtype(x)
+    if dtype is None:
+        return x, y
+    return x.to(dtype), None if y is None else y.to(dtype)

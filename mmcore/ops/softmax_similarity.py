@@ -1,103 +1,137 @@
 """Statistics of the similarity matrix that softmax objectives are made of.
 
-    s_ij = scale·⟨x_i, y_j⟩ + bias
-    row_lse_i = log Σ_j exp s_ij        row_pos_i = s_i,target(i)
-    col_lse_j = log Σ_i exp s_ij        col_pos_j = Σ_{i: target(i) = j} s_ij
+    s_ij = scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j
+    row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j: (i, j) ∈ P} s_ij
+    col_lse_j = log Σ_{i counted} exp s_ij      col_pos_j = Σ_{i: (i, j) ∈ P} s_ij
 
+What P is and which pairs are counted: pairs.py. An empty denominator is −inf, with gradient 0.
 With a, b, c, d the upstream gradients of row_lse, col_lse, row_pos and col_pos:
 
-    G_ij = a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j) + [j = target(i)]·(c_i + d_j)
+    G_ij = [counted]·(a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j)) + [P]·(c_i + d_j)
     grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩
-    grad_bias = Σ_ij G_ij
+    grad_bias = Σ_ij G_ij     grad_row_bias_i = Σ_j G_ij     grad_col_bias_j = Σ_i G_ij
 
 The positive is subtracted inside G, before anything is rounded: as training converges
 exp(s − lse) → 1 and the gradient is the small difference.
 
-x: (N, D); y: (M, D); scale, bias: 0-D; target: (N,) int64 in [-1, M), -1 meaning no positive.
-The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100 the
-rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model. They are O(N + M).
+x: (N, D); y: (M, D), or None where it is x itself (S = Sᵀ, half the work; no vector of the columns
+then); scale, bias: 0-D; row_bias: (N,); col_bias: (M,); without `has_columns` col_lse and col_pos
+are empty. The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100
+the rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model.
+
+With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the sums
+of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the backward some recomputation; what they are
+is the backend's business. `wanted` says which of the six gradients are: x, y, scale,
+bias, row_bias, col_bias; the others come back empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcore.backends import cpu
+from mmcore.ops import pairs
 from mmcore.ops.define import define
+from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
 
 # Reference
 
 
 def reference_forward(
-    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, target: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    _check_target(target, y.shape[0])
-    logits = _logits(_products(x, y), scale, bias)
-    has_positive, column = target >= 0, target.clamp_min(0)
-    positive = logits.gather(1, column[:, None])[:, 0].double()
-    row_pos = torch.where(has_positive, positive, 0)
-    col_pos = row_pos.new_zeros(y.shape[0]).index_add(0, column, row_pos)
-    return _log_sum_exp(logits, 1), _log_sum_exp(logits, 0), row_pos, col_pos
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    row_bias: Tensor | None,
+    col_bias: Tensor | None,
+    *arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *vectors, denominator, has_columns, _, kept_size = arguments
+    logits = _logits(_products(x, y), scale, bias, row_bias, col_bias)
+    positive, counted = _masks(Pairs(*vectors), denominator, logits)
+    at_counted = logits.masked_fill(~counted, -torch.inf)
+    at_positive = logits.double().masked_fill(~positive, 0)
+    return (
+        _log_sum_exp(at_counted, 1),
+        _log_sum_exp(at_counted, 0) if has_columns else at_positive.new_empty(0),
+        at_positive.sum(1),
+        at_positive.sum(0) if has_columns else at_positive.new_empty(0),
+        x.new_empty(kept_size, dtype=torch.float32),
+    )
 
 
 def reference_backward(
     x: Tensor,
-    y: Tensor,
+    y: Tensor | None,
     scale: Tensor,
     bias: Tensor | None,
-    target: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor,
-    grad_row_lse: Tensor,
-    grad_col_lse: Tensor,
-    grad_row_pos: Tensor,
-    grad_col_pos: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row_bias: Tensor | None,
+    col_bias: Tensor | None,
+    *arguments: Any,
+) -> tuple[Tensor, ...]:
+    *vectors, denominator, has_columns, _, row_lse, col_lse, _ = arguments[:11]
+    *upstream, wanted = arguments[11:]
     products = _products(x, y)
-    logits = _logits(products, scale, bias)
+    logits = _logits(products, scale, bias, row_bias, col_bias)
+    positive, counted = _masks(Pairs(*vectors), denominator, logits)
+    grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = upstream
     gradient = _weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
-    gradient += _weighted_softmax(logits, col_lse[None], grad_col_lse[None])
+    of_positive = grad_row_pos[:, None]
+    if has_columns:
+        gradient += _weighted_softmax(logits, col_lse[None], grad_col_lse[None])
+        of_positive = of_positive + grad_col_pos
+    gradient.masked_fill_(~counted, 0)
     # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
-    row = torch.nonzero(target >= 0)[:, 0]
-    column = target[row]
-    positive = logits[row, column].double()
-    gradient[row, column] = (
-        grad_row_lse[row] * (positive - row_lse[row]).exp() + grad_row_pos[row]
-        + grad_col_lse[column] * (positive - col_lse[column]).exp() + grad_col_pos[column]
-    ).to(gradient.dtype)  # fmt: skip
+    row, column = torch.nonzero(positive, as_tuple=True)
+    at_positive = of_positive.expand(logits.shape)[row, column]
+    if denominator != "negatives":
+        logit = logits[row, column].double()
+        at_positive = at_positive + _softmax(logit, row_lse[row], grad_row_lse[row])
+        if has_columns:
+            at_positive = at_positive + _softmax(logit, col_lse[column], grad_col_lse[column])
+    gradient[row, column] = at_positive.to(gradient.dtype)
     grad_products = scale.to(logits.dtype) * gradient
-    return (
-        (grad_products @ y.to(logits.dtype)).to(x.dtype),
-        (grad_products.T @ x.to(logits.dtype)).to(y.dtype),
-        (gradient * products).sum().to(scale.dtype),
-        gradient.sum().to(scale.dtype if bias is None else bias.dtype),
+    grad_x = grad_products @ (x if y is None else y).to(logits.dtype)
+    grad_y = grad_products.T @ x.to(logits.dtype)
+    if y is None:
+        grad_x = grad_x + grad_y
+    per_row, per_column = gradient.double().sum(1), gradient.double().sum(0)
+    gradients = (grad_x, grad_y, (gradient * products).sum(), per_row.sum(), per_row, per_column)
+    likes = (x, y, scale, bias, row_bias, col_bias)
+    return tuple(
+        x.new_empty(0) if like is None or not is_wanted else value.to(like.dtype)
+        for value, like, is_wanted in zip(gradients, likes, wanted, strict=True)
     )
 
 
-def _check_target(target: Tensor, columns: int) -> None:
-    lowest, highest = target.min().item(), target.max().item()
-    if lowest < -1 or highest >= columns:
-        outside = lowest if lowest < -1 else highest
-        raise ValueError(f"target must be in [-1, {columns}), got {outside}")
-
-
-def _products(x: Tensor, y: Tensor) -> Tensor:
+def _products(x: Tensor, y: Tensor | None) -> Tensor:
     dtype = arithmetic_dtype(x.dtype)
-    return x.to(dtype) @ y.to(dtype).T
+    return x.to(dtype) @ (x if y is None else y).to(dtype).T
 
 
-def _logits(products: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def _logits(products: Tensor, scale: Tensor, *biases: Tensor | None) -> Tensor:
+    bias, row_bias, col_bias = (None if b is None else b.to(products.dtype) for b in biases)
     logits = scale.to(products.dtype) * products
-    return logits if bias is None else logits + bias.to(products.dtype)
+    logits = logits if bias is None else logits + bias
+    logits = logits if row_bias is None else logits + row_bias[:, None]
+    return logits if col_bias is None else logits + col_bias
+
+
+def _masks(which: Pairs, denominator: str, logits: Tensor) -> tuple[Tensor, Tensor]:
+    which.check_target(logits.shape[1])
+    positive, excluded = which.masks(logits)
+    return positive, pairs.counted(denominator, positive, excluded)
 
 
 def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
     # Summed in float64, where 1 + tiny is not 1: lse − pos keeps its digits near convergence.
     maximum = logits.amax(dim, keepdim=True)
+    maximum = maximum.masked_fill(maximum == -torch.inf, 0)
     total = (logits - maximum).exp_().sum(dim, dtype=torch.float64)
     return maximum.squeeze(dim).double() + total.log()
 
@@ -105,35 +139,47 @@ def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
 def _weighted_softmax(logits: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
     # exp(logits − lse) with a float64 lse in the logits' dtype: its rounding moves into the weight.
     rounded = lse.to(logits.dtype)
-    return (logits - rounded).exp_() * (weight * (rounded.double() - lse).exp()).to(logits.dtype)
+    rest = (weight * (rounded.double() - lse).exp()).to(logits.dtype)
+    return ((logits - rounded).exp_() * rest).masked_fill_(lse == -torch.inf, 0)
+
+
+def _softmax(logit: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
+    return (weight * (logit - lse).exp()).masked_fill_(lse == -torch.inf, 0)
 
 
 # Contract
 
-_INPUTS = "Tensor x, Tensor y, Tensor scale, Tensor? bias, Tensor target"
+_INPUTS = (
+    "Tensor x, Tensor? y, Tensor scale, Tensor? bias, Tensor? row_bias, Tensor? col_bias, "
+    f"{pairs.SCHEMA}, str denominator, bool has_columns, "
+    "bool multiplies_bfloat16"
+)
 SCHEMA = (
-    f"({_INPUTS}, str backend) -> (Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos)"
+    f"({_INPUTS}, SymInt kept_size, str backend) -> "
+    "(Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos, Tensor kept)"
 )
 BACKWARD_SCHEMA = (
-    f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor grad_row_lse, Tensor grad_col_lse, "
-    "Tensor grad_row_pos, Tensor grad_col_pos, str backend) "
-    "-> (Tensor grad_x, Tensor grad_y, Tensor grad_scale, Tensor grad_bias)"
+    f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor kept, Tensor grad_row_lse, "
+    "Tensor grad_col_lse, Tensor grad_row_pos, Tensor grad_col_pos, bool[] wanted, str backend) "
+    "-> (Tensor grad_x, Tensor grad_y, Tensor grad_scale, Tensor grad_bias, "
+    "Tensor grad_row_bias, Tensor grad_col_bias)"
 )
 
 
-def fake_forward(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    shapes = (x.shape[0], y.shape[0]) * 2
-    return tuple(x.new_empty(rows, dtype=torch.float64) for rows in shapes)
-
-
-def fake_backward(
-    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor | None, *arguments: Any
-) -> tuple[Tensor, ...]:
+def fake_forward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
+    has_columns, _, kept_size, _ = arguments[-4:]
+    per_side = (x.shape[0], (x if y is None else y).shape[0] if has_columns else 0) * 2
     return (
-        x.new_empty(x.shape),
-        y.new_empty(y.shape),
-        scale.new_empty(()),
-        (scale if bias is None else bias).new_empty(()),
+        *(x.new_empty(size, dtype=torch.float64) for size in per_side),
+        x.new_empty(kept_size, dtype=torch.float32),
+    )
+
+
+def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    x, wanted = arguments[0], arguments[-2]
+    return tuple(
+        x.new_empty(0) if like is None or not is_wanted else like.new_empty(like.shape)
+        for like, is_wanted in zip(arguments[:6], wanted, strict=True)
     )
 
 
@@ -141,17 +187,30 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.backend = inputs
-    row_lse, col_lse, _, _ = output
-    ctx.save_for_backward(*tensors, row_lse, col_lse)
+    *tensors, denominator, has_columns, multiplies_bfloat16, _, ctx.backend = inputs
+    ctx.settings = (denominator, has_columns, multiplies_bfloat16)
+    row_lse, col_lse, _, _, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
+    ctx.save_for_backward(*tensors, row_lse, col_lse, kept)
 
 
-def backward(ctx: Any, *grad_statistics: Tensor) -> tuple[Tensor | None, ...]:
-    has_bias = ctx.saved_tensors[3] is not None
-    grad_x, grad_y, grad_scale, grad_bias = torch.ops.mmcore.softmax_similarity_backward(
-        *ctx.saved_tensors, *grad_statistics, ctx.backend
+def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, row_lse, col_lse, kept = ctx.saved_tensors
+    statistics = (row_lse, col_lse, row_lse, col_lse)
+    grad_statistics = (
+        torch.zeros_like(like) if gradient is None else gradient
+        for like, gradient in zip(statistics, upstream[:4], strict=True)
     )
-    return grad_x, grad_y, grad_scale, grad_bias if has_bias else None, None, None
+    wanted = list(ctx.needs_input_grad[:6])
+    gradients: Sequence[Tensor] = torch.ops.mmcore.softmax_similarity_backward(
+        *tensors, *ctx.settings, row_lse, col_lse, kept, *grad_statistics, wanted, ctx.backend,
+    )  # fmt: skip
+    wanted_gradients = (
+        gradient if is_wanted else None
+        for gradient, is_wanted in zip(gradients, wanted, strict=True)
+    )
+    return (*wanted_gradients, *(None for _ in range(10)))
 
 
 # Backends

@@ -1,0 +1,29 @@
+// The module mmcore._C: NumPy arrays in and out of the kernels. The only folder that knows Python.
+//
+// Outputs are arrays of the caller's. torch tensors come in through Tensor.numpy(), which shares their memory; NumPy
+// has no bfloat16, whose bits come as uint16.
+#include "arrays.h"
+
+namespace mmcore {
+namespace {
+
+double measure_peak(bool of_bfloat16, int threads) {
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  return kernels().measure_peak(of_bfloat16, threads);
+}
+
+}  // namespace
+}  // namespace mmcore
+
+PYBIND11_MODULE(_C, module) {
+  using namespace pybind11::literals;
+  module.doc() = "Compiled kernels of mmcore over NumPy arrays; shapes and units in csrc/kernels.h.";
+  module.def("instruction_set", [] { return mmcore::kernels().instruction_set; });
+  module.def("instruction_sets", &mmcore::instruction_sets);
+  module.def("select_instruction_set", &mmcore::select_instruction_set, "name"_a);
+  module.def("has_bfloat16_products", [] { return mmcore::kernels().has_bfloat16_products; });
+  module.def("measure_peak", &mmcore::measure_peak, "of_bfloat16"_a, "threads"_a);
+  mmcore::bind_projection(module);
+  mmcore::bind_similarity(module);
+}

@@ -1,0 +1,156 @@
+// Sums of E by rows and by columns: the epilogue of the forward.
+//
+//   row_i = Σ_{j kept} E_ij·2^(col_bias_j)      col_j = Σ_{i kept} E_ij·2^(row_bias_i)      biases less their largest
+//
+// A tile of products is exponentiated in place while it is in L1, added up by rows and by columns, and left there: as
+// exponentials, it may be kept for the backward. Precision: float32 inside a block, float64 beyond.
+#pragma once
+
+#include "pairs.h"
+#include "shared_shift.h"
+#include "similarity_blocks.h"
+
+namespace mmcore {
+namespace {
+
+// What one side of the matrix adds up to besides its log-sum-exp: positives by label.
+struct LabelSums {
+  std::vector<double> logit, count;  // Σ scale·⟨x_i, y_j⟩ + col_bias_j, and how many
+  explicit LabelSums(Index size) : logit(size), count(size) {}
+};
+
+// Where the sums over E are collected. In a symmetric matrix the columns' are the rows'.
+struct ExponentialSums {
+  std::vector<double> row, col;
+  LabelSums row_labels, col_labels;
+  bool is_symmetric;
+
+  explicit ExponentialSums(const SimilarityInputs& inputs, bool has_labels)
+      : row(inputs.x.rows),
+        col(inputs.is_symmetric ? 0 : inputs.y.rows),
+        row_labels(has_labels ? inputs.x.rows : 0),
+        col_labels(has_labels && !inputs.is_symmetric ? inputs.y.rows : 0),
+        is_symmetric(inputs.is_symmetric) {}
+
+  std::vector<double>& columns() { return is_symmetric ? row : col; }
+  LabelSums& labels_of_columns() { return is_symmetric ? row_labels : col_labels; }
+};
+
+// Partial sums of one block by rows (kLanes each) and by columns.
+struct BlockSums {
+  float row[kBlock * kLanes];
+  float col[kBlock];
+
+  static void add(float* partial, Vec v) { store(partial, load(partial) + v); }
+  void clear() { std::memset(this, 0, sizeof(*this)); }
+  void flush(const Block& block, std::vector<double>& rows, std::vector<double>* columns) const {
+    for (Index r = 0; r < block.rows.size(); ++r) rows[block.rows.begin + r] += sum(load(row + r * kLanes));
+    for (Index c = 0; columns != nullptr && c < block.columns.size(); ++c)
+      (*columns)[block.columns.begin + c] += col[c];
+  }
+};
+
+// Epilogue of one block: exponentiates tiles and adds up rows and columns.
+struct SumExponentials {
+  const SimilarityInputs& inputs;
+  const SharedShift& shift;
+  const PairMasks& masks;
+  const BiasFactors &row_factors, &col_factors;
+  Block block{};
+  float* numbers = nullptr;    // products in, exponentials out
+  float rounder[kBlock] = {};  // per column, and −inf in the padding, so that E = 0 there
+  BlockSums exponentials{}, label_logits{}, label_counts{};
+
+  void enter(const Block& next, float* target) {
+    block = next;
+    numbers = target;
+    for (Index c = 0; c < kBlock; ++c) rounder[c] = c < block.columns.size() ? shift.shifted_rounder() : -kInfinity;
+    exponentials.clear();
+    if (!masks.has_labels()) return;
+    label_logits.clear();
+    label_counts.clear();
+  }
+
+  void leave(ExponentialSums& sums) const {
+    const bool has_mirror = !block.is_diagonal;
+    exponentials.flush(block, sums.row, has_mirror ? &sums.columns() : nullptr);
+    if (!masks.has_labels()) return;
+    LabelSums& of_columns = sums.labels_of_columns();
+    label_logits.flush(block, sums.row_labels.logit, has_mirror ? &of_columns.logit : nullptr);
+    label_counts.flush(block, sums.row_labels.count, has_mirror ? &of_columns.count : nullptr);
+  }
+
+  void operator()(Index row, Index column) {
+    const Index valid = minimum(kTileRows, block.rows.size() - row);
+    float* tile = numbers + row * kBlockStride + column;
+    if (masks.is_plain() && row_factors.empty() && col_factors.empty()) {
+      add_plain_tile(row, column, valid, tile);
+    } else {
+      if (masks.has_labels()) add_label_logits(row, column, valid, tile);
+      add_masked_tile(row, column, valid, tile);
+    }
+  }
+
+ private:
+  void add_plain_tile(Index row, Index column, Index valid, float* tile) {
+    Vec col_total[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      for (int v = 0; v < kTileVectors; ++v)
+        store(tile + v * kLanes, shift.exponential(load(tile + v * kLanes), load(rounder + column + v * kLanes)));
+      const Index lane = masks.target_lane(block.rows.begin + row + r, block.columns.begin + column);
+      if (lane >= 0 && lane < kTileColumns) tile[lane] = 0;
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        row_total += load(tile + v * kLanes);
+        col_total[v] += load(tile + v * kLanes);
+      }
+      BlockSums::add(exponentials.row + (row + r) * kLanes, row_total);
+    }
+    for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
+  }
+
+  void add_masked_tile(Index row, Index column, Index valid, float* tile) {
+    Vec col_total[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      const Index i = block.rows.begin + row + r;
+      const float row_factor = row_factors.empty() ? 1.0f : *row_factors.from(i);
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index c = column + v * kLanes, j = block.columns.begin + c;
+        const Vec e = shift.exponential(load(tile + v * kLanes), load(rounder + c));
+        store(tile + v * kLanes, e);
+        const Masks mask = masks.at(i, j);
+        const Vec col_factor = col_factors.empty() ? broadcast(1) : load(col_factors.from(j));
+        row_total += mask.keep ? e * col_factor : Vec{};
+        col_total[v] += mask.keep_col ? e * row_factor : Vec{};
+      }
+      BlockSums::add(exponentials.row + (row + r) * kLanes, row_total);
+    }
+    for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
+  }
+
+  // Logits of positives by label, less the biases that are the same along the row or column.
+  void add_label_logits(Index row, Index column, Index valid, const float* tile) {
+    const float scale = static_cast<float>(inputs.scale);
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      const Index i = block.rows.begin + row + r;
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index c = column + v * kLanes;
+        // Beyond the block lie columns of another one.
+        const IntVec positive = masks.at(i, block.columns.begin + c).positive & (load(rounder + c) > -kInfinity);
+        if (!any(positive)) continue;
+        const Vec logit = load(tile + v * kLanes) * scale, one = positive ? broadcast(1) : Vec{};
+        const Vec in_row =
+            col_factors.empty() ? logit : logit + load(col_factors.value.data() + block.columns.begin + c);
+        const Vec in_col = row_factors.empty() ? logit : logit + row_factors.value[i];
+        BlockSums::add(label_logits.row + (row + r) * kLanes, positive ? in_row : Vec{});
+        BlockSums::add(label_logits.col + c, positive ? in_col : Vec{});
+        BlockSums::add(label_counts.row + (row + r) * kLanes, one);
+        BlockSums::add(label_counts.col + c, one);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace mmcore

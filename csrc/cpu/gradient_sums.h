@@ -1,0 +1,68 @@
+// What is left to do when the products with G are complete: the scale, and sums of G for the biases.
+#pragma once
+
+#include "normalize.h"
+#include "positives.h"
+#include "similarity_blocks.h"
+
+namespace mmcore {
+namespace {
+
+// gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before.
+double scale_gradient(MutableMatrix gradient, const Features& features, double scale, int threads) {
+  std::vector<double> of_row(gradient.rows);
+  visit_features(features, [&](auto m) {
+    for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int) {
+      for (Index i = rows.begin; i < rows.end; ++i) {
+        of_row[i] = exact_dot(m.row(i), gradient.row(i), m.columns);
+        scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale));
+      }
+    });
+  });
+  double total = 0;
+  for (double of_one : of_row) total += of_one;
+  return total;
+}
+
+// Scales the gradients of x and y and sets that of the scale. In a symmetric matrix x holds both, so every ⟨x_i, x_j⟩
+// was counted twice.
+void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradients, int threads) {
+  if (gradients.y.data != nullptr) gradients.scale = scale_gradient(gradients.y, inputs.y, inputs.scale, threads);
+  if (gradients.x.data != nullptr) gradients.scale = scale_gradient(gradients.x, inputs.x, inputs.scale, threads);
+  if (inputs.is_symmetric) gradients.scale /= 2;
+}
+
+// Sums of G by rows and by columns, where biases want them.
+class GradientSums {
+ public:
+  GradientSums(Index rows, Index columns, bool has_rows, bool has_columns)
+      : rows(has_rows ? rows : 0), columns(has_columns ? columns : 0) {}
+
+  void add(const Block& block, const float* g) {
+    if (!rows.empty()) {
+      for (Index r = 0; r < block.rows.size(); ++r) {
+        Vec total{};
+        for_each_vector(block.columns.size(),
+                        [&](Index c, Index count) { total += load_first(g + r * kBlockStride + c, count); });
+        // Off the diagonal blocks of a symmetric matrix one entry stands for two, and holds what both add up to.
+        rows[block.rows.begin + r] += block.is_diagonal ? sum(total) / 2 : sum(total);
+      }
+    }
+    for (Index c = 0; !columns.empty() && c < block.columns.size(); ++c) {
+      double total = 0;
+      for (Index r = 0; r < block.rows.size(); ++r) total += g[r * kBlockStride + c];
+      columns[block.columns.begin + c] += total;
+    }
+  }
+
+  double total() const {
+    double result = 0;
+    for (double of_row : rows) result += of_row;
+    return result;
+  }
+
+  std::vector<double> rows, columns;
+};
+
+}  // namespace
+}  // namespace mmcore

@@ -1,0 +1,178 @@
+// Sums over the similarity matrix for sigmoid objectives, with their gradients in the same pass.
+//
+//   total = Σ_{counted} softplus(s_ij)     positive = Σ_{positive} s_ij     s_ij = scale·⟨x_i, y_j⟩ + bias
+//   G_ij = a·[counted]·σ(s_ij) + c·[positive]     grad_x = scale·G·y     grad_y = scale·Gᵀ·x
+//
+// with a, c the upstream gradients of total and positive. Never stored: G or the logits; a block of G rests in scratch
+// memory and is multiplied twice. No statistic of the matrix is needed, so one pass does everything. Loop order:
+// similarity_blocks.h. Precision: float32 logits; with z = e^−|s|, softplus(s) = max(s, 0) + log1p(z) and σ(s) is
+// 1 / (1 + z) or z / (1 + z), each to float32's relative precision; sums in float32 inside a tile, float64 beyond. At a
+// positive G = (a + c) − a·σ(−s): where a = −c nothing cancels as σ → 1. Positives that targets name are float64.
+#pragma once
+
+#include "gradient_sums.h"
+#include "pairs.h"
+
+namespace mmcore {
+namespace {
+
+// log(1 + z) for z in [0, 1]: z times a minimax polynomial, relative error 5·10⁻⁹ before rounding.
+inline Vec log1p_of_unit(Vec z) {
+  Vec p = z * -0.0032440233f + 0.0198514536f;
+  p = p * z - 0.0569595173f;
+  p = p * z + 0.106036536f;
+  p = p * z - 0.153055921f;
+  p = p * z + 0.196759388f;
+  p = p * z - 0.249541342f;
+  p = p * z + 0.333299637f;
+  p = p * z - 0.499999017f;
+  p = p * z + 1.0f;
+  return p * z;
+}
+
+// Epilogue of one block: products in; adds softplus and positives up; G out where gradients are wanted.
+struct SigmoidTile {
+  const SimilarityInputs& inputs;
+  const PairMasks& masks;
+  const std::vector<double>& targets;
+  SigmoidSums upstream;
+  bool has_gradients;
+  Split a{inputs.scale * kLog2E}, b{inputs.bias * kLog2E};
+  Block block{};
+  float* numbers = nullptr;
+  double total = 0, positive = 0;  // of the block
+
+  void enter(const Block& next, float* target) {
+    block = next;
+    numbers = target;
+    total = positive = 0;
+  }
+
+  void operator()(Index row, Index column) {
+    const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    float* tile = numbers + row * kBlockStride + column;
+    Vec tile_total{}, tile_positive{};
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      const Index i = block.rows.begin + row + r, lane = masks.target_lane(i, first);
+      IntVec mirrored[kTileVectors] = {};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index j = first + v * kLanes;
+        add_vector(tile + v * kLanes, i, j, block.columns.end - j, tile_total, tile_positive);
+        if (masks.is_mirrored()) mirrored[v] = masks.mirrored_target(i, j);
+      }
+      if (!has_gradients) continue;
+      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
+      for (int v = 0; v < kTileVectors; ++v)
+        for (int l = 0; any(mirrored[v]) && l < kLanes; ++l)
+          if (mirrored[v][l] != 0) tile[v * kLanes + l] = target_gradient(i, first + v * kLanes + l);
+    }
+    total += sum(tile_total);
+    positive += sum(tile_positive);
+  }
+
+ private:
+  void add_vector(float* place, Index i, Index j, Index count, Vec& tile_total, Vec& tile_positive) const {
+    const Vec product = load(place);
+    const Vec logit =
+        multiply_add(product, broadcast(static_cast<float>(inputs.scale)), broadcast(static_cast<float>(inputs.bias)));
+    const IntVec is_negative = logit < 0.0f;
+    // −|s|·log2(e), with what float32 leaves of scale and bias apart.
+    const Vec high = multiply_add(product, broadcast(a.high), broadcast(b.high));
+    const Vec low = multiply_add(product, broadcast(a.low), broadcast(b.low));
+    const Vec z = exp2((is_negative ? high : -high) + (is_negative ? low : -low));
+    Masks mask = masks.at(i, j);
+    if (count < kLanes) limit(mask, count);
+    // At positives softplus(−s); the s that is missing joins in float64, where total − positive keeps its digits.
+    const Vec rest = log1p_of_unit(z), of_positive = (is_negative ? -logit : Vec{}) + rest;
+    const Vec softplus = mask.positive ? of_positive : (is_negative ? Vec{} : logit) + rest;
+    tile_total += mask.keep ? softplus : Vec{};
+    if (stands_for_two()) tile_total += mask.keep_col ? softplus : Vec{};
+    if (masks.has_labels()) tile_positive += (mask.positive ? logit : Vec{}) * (stands_for_two() ? 2.0f : 1.0f);
+    if (has_gradients) store(place, gradient(z, is_negative, mask));
+  }
+
+  Vec gradient(Vec z, IntVec is_negative, const Masks& mask) const {
+    const float of_total = static_cast<float>(upstream.total);
+    const Vec one = broadcast(1), larger = of_total / (z + 1.0f), smaller = z * larger;
+    const Vec sigma = is_negative ? smaller : larger;  // times a, as is σ(−s) below
+    Vec g = mask.keep ? sigma : Vec{};
+    if (masks.has_labels()) {
+      const Vec both = one * static_cast<float>(upstream.total + upstream.positive);
+      g = mask.positive ? both - (is_negative ? larger : smaller) : g;
+      return inputs.is_symmetric ? g + g : g;
+    }
+    return inputs.is_symmetric ? g + (mask.keep_col ? sigma : Vec{}) : g;
+  }
+
+  // An entry off the diagonal blocks of a symmetric matrix is (i, j) and (j, i).
+  bool stands_for_two() const { return inputs.is_symmetric && !block.is_diagonal; }
+
+  static void limit(Masks& mask, Index count) {
+    for (IntVec* part : {&mask.positive, &mask.keep, &mask.keep_col})
+      for (Index lane = maximum(0, count); lane < kLanes; ++lane) (*part)[lane] = 0;
+  }
+
+  // G where j is the target of i, or i that of j in a symmetric matrix.
+  float target_gradient(Index i, Index j) const {
+    const bool is_of_row = masks.target(i) == j, is_of_col = inputs.is_symmetric && masks.target(j) == i;
+    const bool is_excluded = masks.is_excluded(i, j);
+    const double logit = is_of_row ? targets[i] : targets[j], z = std::exp(-std::abs(logit));
+    const double of_total =
+        upstream.total * ((is_of_row || !is_excluded) + (inputs.is_symmetric && (is_of_col || !is_excluded)));
+    const double of_positive = upstream.positive * (is_of_row + is_of_col);
+    if (logit < 0) return static_cast<float>(of_total * z / (1 + z) + of_positive);
+    return static_cast<float>((of_total + of_positive) - of_total * z / (1 + z));
+  }
+};
+
+template <class A>
+SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, SimilarityGradients* gradients,
+                         int threads) {
+  const bool has_gradients = gradients != nullptr;
+  const PairMasks masks(inputs);
+  const std::vector<double> targets = target_logits(inputs, threads);
+  const BlockGrid grid(inputs, threads);
+  GradientSums sums(inputs.x.rows, inputs.y.rows, has_gradients && gradients->needs_bias, false);
+  std::vector<SigmoidSums> of_block(grid.block_count());  // added up in this order, whoever computed them
+  Scratch scratch(BlockScratch<A>::floats(grid, inputs.x.columns, has_gradients), threads);
+  grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+    BlockScratch<A> blocks(scratch.of_thread(thread), inputs, grid, has_gradients);
+    SigmoidTile epilogue{inputs, masks, targets, upstream, has_gradients};
+    blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
+      epilogue.enter(block, blocks.numbers);
+      blocks.multiply(block, blocks.numbers, epilogue);
+      of_block[block.number] = {epilogue.total, epilogue.positive};
+      if (!has_gradients) return;
+      sums.add(block, blocks.numbers);
+      blocks.add_gradients(block, blocks.numbers, *gradients);
+    });
+  });
+  SigmoidSums result;
+  for (const SigmoidSums& part : of_block) {
+    result.total += part.total + part.positive;
+    result.positive += part.positive;
+  }
+  for (Index i = 0; masks.has_targets() && i < inputs.x.rows; ++i) {
+    if (inputs.pairs.target[i] < 0) continue;
+    result.total += log_add_exp(0, targets[i]);
+    result.positive += targets[i];
+  }
+  if (!has_gradients) return result;
+  finish_gradients(inputs, *gradients, threads);
+  gradients->bias = sums.total();
+  return result;
+}
+
+SigmoidSums sigmoid_similarity_forward(const SimilarityInputs& inputs, int threads) {
+  return inputs.multiplies_bfloat16 ? sigmoid_pass<Bfloat16Pairs>(inputs, {}, nullptr, threads)
+                                    : sigmoid_pass<Float32>(inputs, {}, nullptr, threads);
+}
+
+SigmoidSums sigmoid_similarity_gradients(const SimilarityInputs& inputs, SigmoidSums upstream,
+                                         SimilarityGradients& gradients, int threads) {
+  return inputs.multiplies_bfloat16 ? sigmoid_pass<Bfloat16Pairs>(inputs, upstream, &gradients, threads)
+                                    : sigmoid_pass<Float32>(inputs, upstream, &gradients, threads);
+}
+
+}  // namespace
+}  // namespace mmcore

@@ -1,0 +1,216 @@
+// The walk over the blocks of the similarity matrix that its kernels share, forward and backward.
+//
+//   S = x·yᵀ in blocks of kBlock × kBlock;     grad_x += G·y,  grad_y += Gᵀ·x  block by block
+//
+// Loop order: pairs of stripes by the schedules of parallel.h; in a pair row chunks, column blocks, row blocks.
+// Operands are packed per chunk and per block, never whole. A symmetric matrix is walked over its upper triangle: an
+// entry off the diagonal blocks stands for (i, j) and for (j, i), G holds the sum of both gradients there, and grad_x
+// receives G·x and Gᵀ·x.
+#pragma once
+
+#include <sys/mman.h>
+
+#include "../kernels.h"
+#include "matmul.h"
+#include "pack.h"
+
+namespace mmcore {
+namespace {
+
+// Rows of x that are packed at a time. Packing y once per chunk then costs 1/kChunk of the multiply-adds.
+constexpr Index kChunk = 8 * kBlock;
+
+struct Block {
+  Range rows, columns;
+  bool is_diagonal;  // of a symmetric matrix
+  Index number;      // among all blocks, for a given number of threads
+
+  ConstMatrix view(const float* numbers) const { return {numbers, rows.size(), columns.size(), kBlockStride}; }
+};
+
+// How the matrix is cut: into stripes for the threads, and these into blocks.
+class BlockGrid {
+ public:
+  BlockGrid(const SimilarityInputs& inputs, int threads)
+      : is_symmetric_(inputs.is_symmetric),
+        threads_(threads),
+        row_stripes_(stripes(inputs.x.rows, kTileRows)),
+        column_stripes_(is_symmetric_ ? row_stripes_ : stripes(inputs.y.rows, kTileColumns)) {}
+
+  // body(row stripe, column stripe, thread); the indices name stripes.
+  template <class Body>
+  void for_each_pair(Body body) const {
+    is_symmetric_ ? for_each_tournament_pair(threads_, body) : for_each_latin_square_pair(threads_, body);
+  }
+
+  bool is_symmetric() const { return is_symmetric_; }
+  Range rows(int stripe) const { return row_stripes_[stripe]; }
+  Range columns(int stripe) const { return column_stripes_[stripe]; }
+  Index largest_row_stripe() const {
+    Index largest = 0;
+    for (const Range& rows : row_stripes_) largest = maximum(largest, rows.size());
+    return largest;
+  }
+
+  Index block_count() const {
+    const Index rows = blocks_before(row_stripes_, row_stripes_.size()),
+                columns = blocks_before(column_stripes_, column_stripes_.size());
+    return is_symmetric_ ? rows * (rows + 1) / 2 : rows * columns;
+  }
+  Index number(int row_stripe, Index i, int column_stripe, Index j) const {
+    const Index row = blocks_before(row_stripes_, row_stripe) + (i - rows(row_stripe).begin) / kBlock,
+                column = blocks_before(column_stripes_, column_stripe) + (j - columns(column_stripe).begin) / kBlock;
+    if (is_symmetric_) return column * (column + 1) / 2 + row;
+    return row * blocks_before(column_stripes_, column_stripes_.size()) + column;
+  }
+
+ private:
+  std::vector<Range> stripes(Index total, Index unit) const {
+    const int count = is_symmetric_ ? 2 * threads_ : threads_;
+    std::vector<Range> result;
+    for (int part = 0; part < count; ++part) result.push_back(stripe(total, unit, part, count));
+    return result;
+  }
+  static Index blocks_before(const std::vector<Range>& stripes, std::size_t stripe) {
+    Index count = 0;
+    for (std::size_t s = 0; s < stripe; ++s) count += (stripes[s].size() + kBlock - 1) / kBlock;
+    return count;
+  }
+
+  bool is_symmetric_;
+  int threads_;
+  std::vector<Range> row_stripes_, column_stripes_;
+};
+
+// Packed operands of one thread, and what it needs to add gradients. Without gradients the latter takes no memory.
+template <class A>
+class BlockScratch {
+ public:
+  static Index floats(const BlockGrid& grid, Index depth, bool has_gradients) {
+    const Index rows = chunk(grid), forward = packed_units<A, kTileRows>(rows, depth) +
+                                              packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats;
+    const Index backward = packed_units<A, kTileColumns>(depth, rows) + packed_units<A, kTileColumns>(depth, kBlock) +
+                           2 * packed_units<A, kTileRows>(kBlock, kBlock);
+    return forward + (has_gradients ? backward : 0) + 112;
+  }
+
+  BlockScratch(float* data, const SimilarityInputs& inputs, const BlockGrid& grid, bool has_gradients)
+      : inputs_(inputs), depth_(inputs.x.columns), chunk_(chunk(grid)), has_gradients_(has_gradients) {
+    Carver carver(data);
+    rows_of_x_ = carver.take(packed_units<A, kTileRows>(chunk_, depth_));
+    rows_of_y_ = carver.take(packed_units<A, kTileColumns>(kBlock, depth_));
+    numbers = carver.take(kBlockFloats);
+    if (!has_gradients) return;
+    columns_of_x_ = carver.take(packed_units<A, kTileColumns>(depth_, chunk_));
+    columns_of_y_ = carver.take(packed_units<A, kTileColumns>(depth_, kBlock));
+    rows_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
+    columns_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
+  }
+
+  // visit(block) for every block of a pair of stripes; in it `multiply` and `add_gradients` may be called.
+  template <class Visit>
+  void walk(const BlockGrid& grid, int row_stripe, int column_stripe, Visit visit) {
+    const Range rows = grid.rows(row_stripe), columns = grid.columns(column_stripe);
+    if (columns.size() == 0) return;
+    const bool is_triangle = grid.is_symmetric() && row_stripe == column_stripe;
+    for (Index begin = rows.begin; begin < rows.end; begin += chunk_) {
+      pack_chunk({begin, minimum(begin + chunk_, rows.end)});
+      for (Index j = is_triangle ? begin : columns.begin; j < columns.end; j += kBlock) {
+        pack_columns_block({j, minimum(j + kBlock, columns.end)});
+        for (Index i = rows_.begin; i < (is_triangle ? minimum(rows_.end, j + 1) : rows_.end); i += kBlock)
+          visit(Block{{i, minimum(i + kBlock, rows_.end)},
+                      columns_,
+                      is_triangle && i == j,
+                      grid.number(row_stripe, i, column_stripe, j)});
+      }
+    }
+  }
+
+  // The block of x·yᵀ into `out`; epilogue(row, column) follows each finished tile.
+  template <class Epilogue>
+  void multiply(const Block& block, float* out, Epilogue&& epilogue) const {
+    const Index k = units<A>(depth_);
+    multiply_block<A>(PackedLhs{rows_of_x_ + (block.rows.begin - rows_.begin) * k, k * kTileRows},
+                      PackedRhs{rows_of_y_, k * kTileColumns}, block.rows.size(), block.columns.size(), k, out,
+                      epilogue);
+  }
+
+  // Adds the block's part to the gradients that are wanted; `g` is not scaled yet.
+  void add_gradients(const Block& block, const float* g, const SimilarityGradients& gradients) const {
+    if (gradients.x.data != nullptr) {
+      const Index k = units<A>(block.columns.size());
+      pack_rows<A, kTileRows>(block.view(g), rows_of_g_);
+      multiply_into<A>(PackedLhs{rows_of_g_, k * kTileRows}, PackedRhs{columns_of_y_, k * kTileColumns}, k,
+                       gradients.x.rows_from(block.rows.begin, block.rows.size()));
+    }
+    const MutableMatrix other = inputs_.is_symmetric ? gradients.x : gradients.y;
+    if (other.data != nullptr && !block.is_diagonal) {
+      const Index k = units<A>(block.rows.size()), first = (block.rows.begin - rows_.begin) / A::kNumbersPerUnit;
+      pack_columns<A, kTileRows>(block.view(g), columns_of_g_);
+      multiply_into<A>(PackedLhs{columns_of_g_, k * kTileRows},
+                       PackedRhs{columns_of_x_, units<A>(rows_.size()) * kTileColumns}.from_depth(first), k,
+                       other.rows_from(block.columns.begin, block.columns.size()));
+    }
+  }
+
+  float* numbers;  // one block
+
+ private:
+  static Index chunk(const BlockGrid& grid) { return minimum(kChunk, round_up(grid.largest_row_stripe(), kBlock)); }
+
+  void pack_chunk(Range rows) {
+    rows_ = rows;
+    pack_rows<A, kTileRows>(inputs_.x, rows.begin, rows.size(), rows_of_x_);
+    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.x, rows.begin, rows.size(), columns_of_x_);
+  }
+  void pack_columns_block(Range columns) {
+    columns_ = columns;
+    pack_rows<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), rows_of_y_);
+    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), columns_of_y_);
+  }
+
+  const SimilarityInputs& inputs_;
+  Index depth_, chunk_;
+  bool has_gradients_;
+  Range rows_{}, columns_{};
+  float *rows_of_x_, *rows_of_y_, *columns_of_x_ = nullptr, *columns_of_y_ = nullptr, *rows_of_g_ = nullptr,
+                                  *columns_of_g_ = nullptr;
+};
+
+// Whole blocks of exponentials that a forward leaves for its backward, spread evenly over the matrix, so that every
+// thread has its share. They are of use only to a backward that cuts the matrix alike: the first number says how.
+template <class A>
+class KeptBlocks {
+ public:
+  KeptBlocks(Kept kept, const BlockGrid& grid, int threads)
+      : data_(kept.data),
+        mark_(static_cast<float>((threads * 64 + kLanes) * 4 + A::kNumbersPerUnit)),
+        total_(grid.block_count()),
+        count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
+
+  // Before anything is kept. In large pages, because small ones would be faulted in one by one at a third of the cost
+  // of the multiplications that are spared.
+  void prepare() const {
+    if (count_ == 0) return;
+    data_[0] = mark_;
+    constexpr std::uintptr_t kLargePage = 2 << 20;
+    const auto begin = reinterpret_cast<std::uintptr_t>(data_), end = begin + count_ * kBlockFloats * sizeof(float);
+    const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
+    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // a wish: it may fail
+  }
+  bool are_there() const { return count_ > 0 && data_[0] == mark_; }
+
+  // Where a block is kept; nullptr if it is not.
+  float* of(const Block& block) const {
+    const Index slot = block.number * count_ / total_;
+    return (block.number + 1) * count_ / total_ == slot ? nullptr : data_ + 16 + slot * kBlockFloats;
+  }
+
+ private:
+  float* data_;
+  float mark_;
+  Index total_, count_;
+};
+
+}  // namespace
+}  // namespace mmcore

@@ -1,0 +1,31 @@
+"""Launches the compiled CPU kernels: tensors in, tensors out, no mathematics."""
+
+from mmcore.backends.cpu.module import _C, instruction_sets, measure_peak, missing_module, obstacle
+from mmcore.backends.cpu.projection import (
+    l2_normalize,
+    l2_normalize_backward,
+    project,
+    project_backward,
+)
+from mmcore.backends.cpu.similarity import (
+    sigmoid_similarity,
+    sigmoid_similarity_backward,
+    softmax_similarity,
+    softmax_similarity_backward,
+)
+
+__all__ = [
+    "_C",
+    "instruction_sets",
+    "l2_normalize",
+    "l2_normalize_backward",
+    "measure_peak",
+    "missing_module",
+    "obstacle",
+    "project",
+    "project_backward",
+    "sigmoid_similarity",
+    "sigmoid_similarity_backward",
+    "softmax_similarity",
+    "softmax_similarity_backward",
+]

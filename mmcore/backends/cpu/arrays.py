@@ -1,0 +1,61 @@
+"""Tensors as the arrays that the compiled module takes, sharing their memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+# Dtype and device are always named: torch has settings for what is not.
+
+
+def new(shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Memory for a result of the kernels."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
+def zeros(shape: Any) -> Tensor:
+    """Memory for sums, float32."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
+def double(value: Any) -> Tensor:
+    """A number, or several, as float64."""
+    return torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def read(tensor: Tensor) -> Any:
+    """A matrix as float32 with unit column stride, copied only if it must be."""
+    return _unit_stride(tensor.detach().to(torch.float32)).numpy()
+
+
+def features(tensor: Tensor) -> Any:
+    """A matrix in its own dtype with unit column stride; bfloat16 as its bits."""
+    tensor = _unit_stride(tensor.detach())
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def vector(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
+    """A dense vector, of its own dtype or of `dtype`."""
+    return tensor.detach().to(dtype or tensor.dtype).contiguous().numpy()
+
+
+def vector_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Any:
+    """As `vector`; None stays None."""
+    return None if tensor is None else vector(tensor, dtype)
+
+
+def number(scalar: Tensor | None) -> float:
+    """A 0-D tensor's value; 0 for None."""
+    return 0.0 if scalar is None else float(scalar)
+
+
+def threads() -> int:
+    """How many threads a kernel takes: torch's."""
+    return torch.get_num_threads()
+
+
+def _unit_stride(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

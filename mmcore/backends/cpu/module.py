@@ -1,0 +1,66 @@
+"""The compiled module: whether it is there, what it serves, which instruction set it uses."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+try:
+    from mmcore import _C
+
+    missing_module: str | None = None
+except ImportError as error:
+    _C = None  # type: ignore[assignment]
+    missing_module = str(error)
+
+__all__ = ["_C", "instruction_sets", "measure_peak", "missing_module", "obstacle"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _lower_instruction_set(name: str) -> None:
+    if not _C.select_instruction_set(name):
+        available = ", ".join(_C.instruction_sets())
+        raise ValueError(
+            f"MMCORE_CPU_ISA must be one that was built and that this processor has "
+            f"({available}), got {name!r}"
+        )
+
+
+if _C is not None and os.environ.get("MMCORE_CPU_ISA"):
+    _lower_instruction_set(os.environ["MMCORE_CPU_ISA"])
+
+
+def obstacle(x: Tensor) -> str | None:
+    """Why the CPU kernels cannot serve `x`; None where they can."""
+    if missing_module is not None:
+        return f"the compiled module mmcore._C could not be imported ({missing_module})"
+    if x.device.type != "cpu":
+        return f"the tensors are on {x.device.type}, and only the CPU has compiled kernels"
+    if x.dtype not in DTYPES:
+        return f"the CPU kernels take float32, bfloat16 and float16, got {_dtype_name(x.dtype)}"
+    return None
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets that were built and that this processor has, the one in use first."""
+    if missing_module is not None:
+        return []
+    return sorted(_C.instruction_sets(), key=lambda name: name != _C.instruction_set())
+
+
+def measure_peak(dtype: torch.dtype = torch.float32) -> float:
+    """GFLOP/s of multiply-adds that touch no memory, on torch's threads: the kernels' roof.
+
+    For bfloat16 it is that of bfloat16 pairs, where the instruction set in use multiplies them.
+    """
+    if missing_module is not None:
+        raise RuntimeError(f"mmcore._C could not be imported ({missing_module})")
+    of_bfloat16 = dtype == torch.bfloat16 and _C.has_bfloat16_products()
+    return _C.measure_peak(of_bfloat16, torch.get_num_threads())
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,223 @@
+"""softmax_similarity in full: labels, groups, denominators, biases, one side, y is x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from budget import check_against_eager
+from pair_cases import PAIRS, SYMMETRIC_PAIRS, Vectors, classes, masks, other_views
+from torch import Tensor
+
+import mmcore
+from mmcore import functional
+
+DENOMINATORS = ["all", "negatives", "positives"]
+STATISTICS = ["row_lse", "col_lse", "row_pos", "col_pos"]
+GRADIENTS = ["grad_x", "grad_y", "grad_scale", "grad_bias", "grad_row_bias", "grad_col_bias"]
+
+
+def unit_rows(rows: int, width: int) -> Tensor:
+    return F.normalize(torch.randn(rows, width), dim=1)
+
+
+def log_sum_exp(logits: Tensor, dim: int) -> Tensor:
+    """As torch's, but for nothing at all −inf with a gradient of 0 instead of NaN."""
+    is_empty = (logits == -torch.inf).all(dim, keepdim=True)
+    result = logits.masked_fill(is_empty, 0).logsumexp(dim)
+    return result.masked_fill(is_empty.squeeze(dim), -torch.inf)
+
+
+def finite(value: Tensor) -> Tensor:
+    """−inf, of which there is no error to speak, becomes 0."""
+    return value.masked_fill(value == -torch.inf, 0)
+
+
+def eager(vectors: Vectors, denominator: str, order: int = 1) -> Callable[..., Sequence[Tensor]]:
+    """The formulas on the whole matrix; `order` −1 sums the other way round."""
+
+    def run(
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        row_bias: Tensor | None = None,
+        col_bias: Tensor | None = None,
+    ) -> Sequence[Tensor]:
+        positive, excluded = masks(vectors, len(x), len(y))
+        if order < 0:
+            x, y = x.flip(1), y.flip(1)
+        logits = scale * (x @ y.T) + bias
+        if row_bias is not None and col_bias is not None:
+            logits = logits + row_bias[:, None] + col_bias
+        counted = {
+            "all": ~excluded,
+            "negatives": ~excluded & ~positive,
+            "positives": positive,
+        }[denominator]
+        at_counted, at_positive = logits.masked_fill(~counted, -torch.inf), logits * positive
+        sums = [log_sum_exp(at_counted, 1), log_sum_exp(at_counted, 0)]
+        sums += [at_positive.sum(1), at_positive.sum(0)]
+        return [finite(value) for value in sums]
+
+    return run
+
+
+def kernel(vectors: Vectors, denominator: str) -> Callable[..., Sequence[Tensor]]:
+    def run(x: Tensor, y: Tensor, *scalars: Tensor) -> Sequence[Tensor]:
+        names = ("scale", "bias", "row_bias", "col_bias")
+        settings: dict[str, Any] = dict(zip(names, scalars, strict=False))
+        statistics = functional.softmax_similarity(
+            x, y, denominator=denominator, **settings, **vectors
+        )
+        return [finite(value) for value in statistics]
+
+    return run
+
+
+def scalars(dtype: torch.dtype = torch.float32, scale: float = 30.0) -> list[Tensor]:
+    return [torch.tensor(value, dtype=dtype) for value in (scale, -3.0)]
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize("shape", [(60, 50, 20), (250, 300, 64)])
+def test_pairs(
+    backend: str,
+    shape: tuple[int, int, int],
+    pairs: Callable[[int, int], Vectors],
+    denominator: str,
+    has_biases: bool,
+) -> None:
+    rows, columns, width = shape
+    vectors = pairs(rows, columns)
+
+    def draw() -> list[Tensor]:
+        y = unit_rows(columns, width)
+        x = torch.cat([y[: rows // 4].clone(), unit_rows(rows - rows // 4, width)])
+        biases = [torch.randn(rows), 4 * torch.randn(columns)] if has_biases else []
+        return [x, y, *scalars(), *biases]
+
+    names = STATISTICS + GRADIENTS[: 6 if has_biases else 4]
+    baselines = [eager(vectors, denominator), eager(vectors, denominator, -1)]
+    check_against_eager(kernel(vectors, denominator), baselines, [draw(), draw()], names)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
+@pytest.mark.parametrize("rows", [1, 20, 500])
+def test_where_y_is_x(
+    backend: str,
+    rows: int,
+    pairs: Callable[[int, int], Vectors],
+    denominator: str,
+    dtype: torch.dtype,
+) -> None:
+    vectors = pairs(rows, rows)
+    reference, other = eager(vectors, denominator), eager(vectors, denominator, -1)
+    statistics = kernel(vectors, denominator)
+    check_against_eager(
+        lambda x, *a: statistics(x, x, *a),
+        [lambda x, *a: reference(x, x, *a), lambda x, *a: other(x, x, *a)],
+        [[unit_rows(rows, 24).to(dtype), *scalars(dtype)] for _ in range(4)],
+        [*STATISTICS, "grad_x", "grad_scale", "grad_bias"],
+    )
+
+
+def test_half_the_matrix_says_what_the_whole_does(compiled: str) -> None:
+    x = unit_rows(700, 40)
+    for pairs in (other_views, classes):
+        vectors = pairs(700, 700)
+        both = {name.replace("row", "col"): v for name, v in vectors.items() if "row" in name}
+        half = functional.softmax_similarity(x, x, 30.0, **vectors)
+        whole = functional.softmax_similarity(x, x.clone(), 30.0, **vectors, **both)
+        torch.testing.assert_close(half, whole, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_gradients_in_float64(pairs: Callable[[int, int], Vectors]) -> None:
+    leaves = [torch.randn(7, 3), torch.randn(6, 3), *scalars(scale=2.0)]
+    leaves = [leaf.double().requires_grad_() for leaf in leaves]
+    leaves += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (7, 6)]
+    vectors = pairs(7, 6)
+    for denominator in DENOMINATORS:
+        assert torch.autograd.gradcheck(kernel(vectors, denominator), leaves)
+
+
+def test_one_side_only(backend: str) -> None:
+    x, y = unit_rows(80, 16).requires_grad_(), unit_rows(300, 16).requires_grad_()
+    both = functional.softmax_similarity(x, y, 20.0)
+    rows = functional.softmax_similarity(x, y, 20.0, columns=False)
+    assert rows.col_lse.shape == rows.col_pos.shape == (0,)
+    assert torch.equal(rows.row_lse, both.row_lse)
+    expected = torch.autograd.grad((both.row_lse - both.row_pos).mean(), (x, y))
+    actual = torch.autograd.grad((rows.row_lse - rows.row_pos).mean(), (x, y))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_only_the_gradients_that_are_wanted(backend: str) -> None:
+    inputs = [unit_rows(90, 16), unit_rows(100, 16), *scalars(), torch.randn(90), torch.randn(100)]
+    names = ("scale", "bias", "row_bias", "col_bias")
+
+    def gradients(*wanted: int) -> tuple[Tensor, ...]:
+        leaves = [v.detach().requires_grad_(i in wanted) for i, v in enumerate(inputs)]
+        settings: dict[str, Any] = dict(zip(names, leaves[2:], strict=True))
+        statistics = functional.softmax_similarity(leaves[0], leaves[1], **settings)
+        total = sum(part.square().sum() for part in statistics)
+        return torch.autograd.grad(total, [leaves[i] for i in wanted])
+
+    everything = gradients(*range(6))
+    for i in range(6):
+        torch.testing.assert_close(gradients(i)[0], everything[i], rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_with_nothing_to_count(backend: str) -> None:
+    x, y = unit_rows(30, 8).requires_grad_(), unit_rows(40, 8).requires_grad_()
+    row_label = torch.arange(30) % 5
+    row_label[7] = -1
+    vectors = {"row_label": row_label, "col_label": torch.arange(40) % 5}
+    statistics = functional.softmax_similarity(x, y, 9.0, denominator="positives", **vectors)
+    assert statistics.row_lse[7] == -torch.inf
+    assert statistics.row_pos[7] == 0
+    grad_x, grad_y = torch.autograd.grad(statistics.row_lse.sum(), (x, y))
+    assert torch.equal(grad_x[7], torch.zeros(8))
+    assert grad_x.isfinite().all()
+    assert grad_y.isfinite().all()
+
+
+def test_infinite_biases_take_rows_and_columns_out(backend: str) -> None:
+    x, y = unit_rows(250, 16).requires_grad_(), unit_rows(300, 16)
+    row_bias, col_bias = torch.zeros(250), torch.randn(300)
+    row_bias[3] = col_bias[5] = col_bias[200:] = -torch.inf
+    no_target = torch.full((250,), -1)
+    statistics = functional.softmax_similarity(
+        x, y, 20.0, target=no_target, row_bias=row_bias, col_bias=col_bias
+    )
+    left = col_bias > -torch.inf
+    expected = ((20 * x.double() @ y.double().T) + row_bias[:, None] + col_bias)[:, left]
+    assert statistics.row_lse[3] == -torch.inf
+    assert (statistics.col_lse[~left] == -torch.inf).all()
+    rows = row_bias > -torch.inf
+    torch.testing.assert_close(
+        statistics.row_lse[rows], expected.logsumexp(1)[rows], rtol=1e-6, atol=1e-6
+    )
+    (gradient,) = torch.autograd.grad(statistics.row_lse.sum(), x)
+    assert gradient.isfinite().all()
+    assert torch.equal(gradient[3], torch.zeros(16))
+
+
+def test_medium_precision_multiplies_bfloat16(compiled: str) -> None:
+    x, y = unit_rows(90, 64), unit_rows(100, 64)
+    highest = functional.softmax_similarity(x, y, 10.0).row_lse
+    torch.set_float32_matmul_precision("medium")
+    try:
+        medium = functional.softmax_similarity(x, y, 10.0).row_lse
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(medium, highest) == (not mmcore.backends.cpu._C.has_bfloat16_products())
+    torch.testing.assert_close(medium, highest, rtol=0, atol=0.02)
