@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Every block of N = M = 8192; benchmarks/README.md has what this gains.
+# Every block of N = M = 8192 for up to four threads; the README says what this gains.
 DEFAULT_BYTES = 320 * 2**20
 
 
@@ -41,10 +41,9 @@ def workspace(size: int) -> Iterator[None]:
 
     Where the workspace holds them, tiles of the similarity matrix (softmax objectives) or finished
     gradients (sigmoid objectives) are kept, and the backward computes the rest anew: time moves
-    smoothly between 8·N·M·D multiply-adds' worth at 0 bytes and 6·N·M·D at 4·N·M bytes. What is
-    kept is freed with the graph. Values and gradients are the same bits whatever the size, where
-    features are multiplied in float32; elsewhere too, except that the sigmoid family sums in
-    another order when its gradients are not kept.
+    smoothly between 8·N·M·D operations at 0 bytes and 6·N·M·D at about 4·N·M bytes. What is kept is
+    freed with the graph. Softmax statistics and their gradients are the same bits whatever the
+    size; a sigmoid's kept gradients are scaled after they were summed, and differ in rounding.
 
     A block beats the environment variable MMCORE_WORKSPACE, which beats the default of 320 MiB.
 

@@ -19,10 +19,10 @@ then); scale, bias: 0-D; row_bias: (N,); col_bias: (M,); without `has_columns` c
 are empty. The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100
 the rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model.
 
-With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the sums
-of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the backward some recomputation; what they are
-is the backend's business. `wanted` says which of the six gradients are: x, y, scale,
-bias, row_bias, col_bias; the others come back empty.
+With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the
+sums of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the
+backward some recomputation; what they are is the backend's business. `wanted` says which of the six
+gradients are: x, y, scale, bias, row_bias, col_bias; the others come back empty.
 """
 
 from __future__ import annotations

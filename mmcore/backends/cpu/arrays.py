@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
 # Dtype and device are always named: torch has settings for what is not.
 
 
