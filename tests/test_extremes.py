@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import mmcore
 from mmcore import functional
+from mmcore.backends import kept_memory
 
 
 def test_biases_too_far_apart_to_be_factors(backend: str) -> None:
@@ -96,3 +97,23 @@ def test_targets_out_of_range_where_y_is_x(backend: str) -> None:
     x = torch.randn(4, 8)
     with pytest.raises(ValueError, match=r"target must be in \[-1, 4\), got 9"):
         functional.softmax_similarity(x, x, target=target, row_group=group)
+
+
+def test_what_was_kept_serves_the_next_forward_until_it_is_let_go(compiled: str) -> None:
+    x, y = (F.normalize(torch.randn(300, 8), dim=1).requires_grad_() for _ in range(2))
+
+    def gradient() -> torch.Tensor:
+        return torch.autograd.grad(functional.clip_loss(x, y, 30.0), x)[0]
+
+    with mmcore.workspace(2**24):
+        first, second = gradient(), gradient()
+        assert len(kept_memory._waiting) == 1
+        one, other = (functional.clip_loss(a, y, 30.0) for a in (x, x.detach().neg()))
+        torch.autograd.grad(other, y)
+        (third,) = torch.autograd.grad(one, x)
+    with mmcore.workspace(0):
+        assert not kept_memory._waiting
+        lean = gradient()
+    assert torch.equal(first, lean)
+    assert torch.equal(second, lean)
+    assert torch.equal(third, lean)

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmcore.backends import kept_memory
+
 # Every block of N = M = 8192 for up to four threads; the README says what this gains.
 DEFAULT_BYTES = 320 * 2**20
 
@@ -41,9 +43,12 @@ def workspace(size: int) -> Iterator[None]:
 
     Where the workspace holds them, tiles of the similarity matrix (softmax objectives) or finished
     gradients (sigmoid objectives) are kept, and the backward computes the rest anew: time moves
-    smoothly between 8·N·M·D operations at 0 bytes and 6·N·M·D at about 4·N·M bytes. What is kept is
-    freed with the graph. Softmax statistics and their gradients are the same bits whatever the
-    size; a sigmoid's kept gradients are scaled after they were summed, and differ in rounding.
+    smoothly between 8·N·M·D operations at 0 bytes and 6·N·M·D at about 4·N·M bytes. What is kept
+    lives as long as its graph. One buffer then waits for the next forward, because fresh memory
+    costs time; entering a block with a smaller workspace lets it go.
+
+    Softmax statistics and their gradients are the same bits whatever the size; a sigmoid's kept
+    gradients are scaled after they were summed, and differ in rounding.
 
     A block beats the environment variable MMCORE_WORKSPACE, which beats the default of 320 MiB.
 
@@ -62,6 +67,7 @@ def workspace(size: int) -> Iterator[None]:
     """
     global _bytes
     outer, _bytes = _bytes, check_bytes(size, "size")
+    kept_memory.release(above=size)
     try:
         yield
     finally:

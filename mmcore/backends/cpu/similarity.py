@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore.backends import kept_memory
 from mmcore.backends.cpu.arrays import (
     double,
     features,
@@ -91,7 +92,7 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     matrix = Similarity(*described).computable()
     sizes = (matrix.x.shape[0], matrix.columns if matrix.has_columns else 0) * 2
     statistics = [new(size, torch.float64) for size in sizes]
-    kept = new(kept_size)
+    kept = kept_memory.take(kept_size)
     row_lse, col_lse, row_pos, col_pos = (part.numpy() for part in statistics)
     _C.softmax_similarity_forward(
         matrix.arrays(), row_lse, col_lse, row_pos, col_pos, kept.numpy(), threads()
