@@ -16,7 +16,7 @@ _waiting: list[Any] = []  # at most one array
 
 
 def take(size: int) -> Tensor:
-    """`size` float32 numbers, uninitialised; they come back when the last reference to them dies."""
+    """`size` float32 numbers, uninitialised; they come back when nobody refers to them any more."""
     if size == 0:
         return torch.empty(0, dtype=torch.float32, device="cpu")
     buffer = _waiting.pop() if _waiting else None
