@@ -47,18 +47,17 @@ class PairMasks {
     }
   }
 
-  // The masks of the transposed matrix, for its rows in `rows`.
+  // The masks of the transposed matrix.
   PairMasks transposed() const {
     PairMasks result = *this;
     std::swap(result.row_id_, result.col_id_);
     std::swap(result.row_group_, result.col_group_);
     for (auto* ids : {&result.row_id_, &result.row_group_}) std::replace(ids->begin(), ids->end(), -2, -1);
-    for (auto* ids : {&result.col_id_, &result.col_group_}) {
-      std::replace(ids->begin(), ids->end(), -1, -2);
-    }
+    for (auto* ids : {&result.col_id_, &result.col_group_}) std::replace(ids->begin(), ids->end(), -1, -2);
     return result;
   }
 
+  // The masks of those rows of the matrix that are listed.
   PairMasks of_rows(const std::vector<Index>& rows) const {
     PairMasks result = *this;
     for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -80,6 +79,18 @@ class PairMasks {
   // The column of row i's target less `column`; never within a tile where there is none.
   Index target_lane(Index i, Index column) const { return has_targets_ && row_id_[i] >= 0 ? row_id_[i] - column : -1; }
   std::int32_t target(Index i) const { return row_id_[i]; }
+  // visit(lane) for the entries of row i, in the tile from column `first`, that a target names: i's, or in a symmetric
+  // matrix the column's.
+  template <class Visit>
+  void visit_targets(Index i, Index first, Visit visit) const {
+    const Index lane = target_lane(i, first);
+    if (lane >= 0 && lane < kTileColumns) visit(lane);
+    for (int v = 0; is_mirrored_ && v < kTileVectors; ++v) {
+      const IntVec mirrored = mirrored_target(i, first + v * kLanes);
+      for (int l = 0; any(mirrored) && l < kLanes; ++l)
+        if (mirrored[l] != 0) visit(v * kLanes + l);
+    }
+  }
   bool is_excluded(Index i, Index j) const { return has_groups_ && row_group_[i] == col_group_[j]; }
   // Lanes of the columns from j whose own target is row i.
   IntVec mirrored_target(Index i, Index j) const {

@@ -6,8 +6,8 @@
 // with a, c the upstream gradients of total and positive. Never stored: G or the logits; a block of G rests in scratch
 // memory and is multiplied twice. No statistic of the matrix is needed, so one pass does everything. Loop order:
 // similarity_blocks.h. Precision: float32 logits; with z = e^−|s|, softplus(s) = max(s, 0) + log1p(z) and σ(s) is
-// 1 / (1 + z) or z / (1 + z), each to float32's relative precision; sums in float32 inside a tile, float64 beyond. At a
-// positive G = (a + c) − a·σ(−s): where a = −c nothing cancels as σ → 1. Positives that targets name are float64.
+// 1 / (1 + z) or z / (1 + z), each to the rounding of a float32 logit; sums in float32 inside a tile, float64 beyond.
+// At a positive G = (a + c) − a·σ(−s): where a = −c nothing cancels as σ → 1. Positives that targets name are float64.
 #pragma once
 
 #include "gradient_sums.h"
@@ -53,18 +53,13 @@ struct SigmoidTile {
     float* tile = numbers + row * kBlockStride + column;
     Vec tile_total{}, tile_positive{};
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
-      const Index i = block.rows.begin + row + r, lane = masks.target_lane(i, first);
-      IntVec mirrored[kTileVectors] = {};
+      const Index i = block.rows.begin + row + r;
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes;
         add_vector(tile + v * kLanes, i, j, block.columns.end - j, tile_total, tile_positive);
-        if (masks.is_mirrored()) mirrored[v] = masks.mirrored_target(i, j);
       }
       if (!has_gradients) continue;
-      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
-      for (int v = 0; v < kTileVectors; ++v)
-        for (int l = 0; any(mirrored[v]) && l < kLanes; ++l)
-          if (mirrored[v][l] != 0) tile[v * kLanes + l] = target_gradient(i, first + v * kLanes + l);
+      masks.visit_targets(i, first, [&](Index lane) { tile[lane] = target_gradient(i, first + lane); });
     }
     total += sum(tile_total);
     positive += sum(tile_positive);

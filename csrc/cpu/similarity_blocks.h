@@ -188,8 +188,8 @@ class KeptBlocks {
         total_(grid.block_count()),
         count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
 
-  // Before anything is kept. In large pages, because small ones would be faulted in one by one at a third of the cost
-  // of the multiplications that are spared.
+  // Before anything is kept. In large pages, because faulting small ones in one by one takes much of the time that is
+  // to be saved.
   void prepare() const {
     if (count_ == 0) return;
     data_[0] = mark_;

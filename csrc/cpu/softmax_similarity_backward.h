@@ -90,17 +90,11 @@ struct StoreGradient {
     float* tile = out + row * kBlockStride + column;
     for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
-      IntVec mirrored[kTileVectors] = {};
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes;
         store(tile + v * kLanes, gradient<kIsPlain, kIsExact>(load(from + v * kLanes), i, j));
-        if (!kIsPlain && masks.is_mirrored()) mirrored[v] = masks.mirrored_target(i, j);
       }
-      const Index lane = masks.target_lane(i, first);
-      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
-      for (int v = 0; !kIsPlain && v < kTileVectors; ++v)
-        for (int l = 0; any(mirrored[v]) && l < kLanes; ++l)
-          if (mirrored[v][l] != 0) tile[v * kLanes + l] = target_gradient(i, first + v * kLanes + l);
+      masks.visit_targets(i, first, [&](Index lane) { tile[lane] = target_gradient(i, first + lane); });
     }
   }
 

@@ -35,6 +35,7 @@ def _from_environment() -> int:
 
 # A plain global: torch.compile guards on it, so that compiled code follows the block it runs in.
 _bytes = _from_environment()
+kept_memory.limit(_bytes)
 
 
 @contextmanager
@@ -45,7 +46,7 @@ def workspace(size: int) -> Iterator[None]:
     gradients (sigmoid objectives) are kept, and the backward computes the rest anew: time moves
     smoothly between 8·N·M·D operations at 0 bytes and 6·N·M·D at about 4·N·M bytes. What is kept
     lives as long as its graph. One buffer then waits for the next forward, because fresh memory
-    costs time; entering a block with a smaller workspace lets it go.
+    costs time; where a smaller workspace comes into force it is let go.
 
     Softmax statistics and their gradients are the same bits whatever the size; a sigmoid's kept
     gradients are scaled after they were summed, and differ in rounding.
@@ -67,11 +68,12 @@ def workspace(size: int) -> Iterator[None]:
     """
     global _bytes
     outer, _bytes = _bytes, check_bytes(size, "size")
-    kept_memory.release(above=size)
+    kept_memory.limit(size)
     try:
         yield
     finally:
         _bytes = outer
+        kept_memory.limit(outer)
 
 
 def current() -> int:
