@@ -1,7 +1,9 @@
 // How two numbers of the operands are multiplied: the parameter `A` of packing and of the block product.
 //
 // Packed operands consist of 32-bit units, whatever the arithmetic: one float32, or two bfloat16 that are neighbours
-// along the depth of the product. So both share their layouts, and a depth is counted in units.
+// along the depth of the product. So both share their layouts, and a depth is counted in units. kChain is how many of
+// them one sum takes before it is put aside (matmul.h): short for float32, where the sum's rounding is all there is;
+// any for bfloat16, whose rounding of the operands is a hundred times larger.
 #pragma once
 
 #include "parallel.h"
@@ -13,6 +15,7 @@ namespace {
 // float32 · float32; 16-bit numbers are widened, which is exact.
 struct Float32 {
   static constexpr Index kNumbersPerUnit = 1;
+  static constexpr Index kChain = 48;
 
   static void add_product(Vec& sum, Vec a, Vec b) { mmcore::add_product(sum, a, b); }
 
@@ -31,6 +34,7 @@ struct Float32 {
 // bfloat16 · bfloat16 in pairs, summed in float32; wider numbers are rounded first.
 struct Bfloat16Pairs {
   static constexpr Index kNumbersPerUnit = 2;
+  static constexpr Index kChain = 256;
 
   static void add_product(Vec& sum, Vec a, Vec b) { add_pair_product(sum, a, b); }
 

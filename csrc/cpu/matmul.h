@@ -4,10 +4,12 @@
 //
 // Never stored: more than a block of a product. A tile of kTileRows × kTileColumns sums lives in registers over the
 // depth of a panel and is written once; an epilogue may then consume it while it is in L1. Loop order: a panel of rhs
-// (kTileColumns columns, at most kDepth deep) stays in L1 while the lhs tiles stream past it from L2. Sums run over k
-// in order, in float32. Both operands are packed (pack.h) into 32-bit units of the arithmetic A (arithmetic.h), in
-// which depths are counted: row-major, lhs would cost cache lines and TLB entries for its strides. The tile fills the
-// registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of 32 on AVX-512.
+// (kTileColumns columns, at most kDepth deep) stays in L1 while the lhs tiles stream past it from L2. Sums are float32,
+// in chains of at most A::kChain steps, added up apart: where one term is far larger than the rest, as that of a
+// positive is, every later step of its chain rounds to its size. Both operands are packed (pack.h) into 32-bit units of
+// the arithmetic A (arithmetic.h), in which depths are counted: row-major, lhs would cost cache lines and TLB entries
+// for its strides. The tile fills the registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of
+// 32 on AVX-512.
 #pragma once
 
 #include "arithmetic.h"
@@ -60,14 +62,10 @@ __attribute__((always_inline)) inline void add_outer_product(Sums& sums, const f
   }
 }
 
-// One tile: out = or += its product. Out of line: inlined among other code its sums would not stay in registers.
-// Unrolled by four: the loop's own instructions cost time where a neighbouring thread takes issue slots.
+// The depth of one chain. Unrolled by four: the loop's own instructions cost time where a neighbouring thread takes
+// issue slots.
 template <class A>
-__attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
-                                             Index out_stride, bool adds) {
-  // Rows of `out` may be far apart, where no hardware prefetcher follows.
-  for (int row = 0; row < kTileRows; ++row) __builtin_prefetch(out + row * out_stride, 1);
-  Sums sums{};
+__attribute__((always_inline)) inline void add_chain(Sums& sums, const float* lhs, const float* rhs, Index depth) {
   Index k = 0;
   for (; k + 4 <= depth; k += 4) {
 #pragma GCC unroll 4
@@ -75,12 +73,39 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
       add_outer_product<A>(sums, lhs + (k + step) * kTileRows, rhs + (k + step) * kTileColumns);
   }
   for (; k < depth; ++k) add_outer_product<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns);
+}
+
+// target = or += sums.
+__attribute__((always_inline)) inline void store_sums(const Sums& sums, float* target, Index stride, bool adds) {
 #pragma GCC unroll 16
   for (int row = 0; row < kTileRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) {
-      float* p = out + row * out_stride + v * kLanes;
+      float* p = target + row * stride + v * kLanes;
       store(p, adds ? load(p) + sums[row][v] : sums[row][v]);
     }
+}
+
+// One tile: out = or += its product. Out of line: inlined among other code its sums would not stay in registers.
+template <class A>
+__attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
+                                             Index out_stride, bool adds) {
+  // Rows of `out` may be far apart, where no hardware prefetcher follows.
+  for (int row = 0; row < kTileRows; ++row) __builtin_prefetch(out + row * out_stride, 1);
+  alignas(64) float total[kTileRows * kTileColumns];
+  Index k = 0;
+  for (; depth - k > A::kChain; k += A::kChain) {
+    Sums sums{};
+    add_chain<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns, A::kChain);
+    store_sums(sums, total, kTileColumns, k > 0);
+  }
+  Sums sums{};
+  add_chain<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns, depth - k);
+  if (k > 0) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kTileRows; ++row)
+      for (int v = 0; v < kTileVectors; ++v) sums[row][v] += load(total + row * kTileColumns + v * kLanes);
+  }
+  store_sums(sums, out, out_stride, adds);
 }
 
 // The product of a block of at most kBlock × kBlock for any depth, into `block` (rows kBlockStride apart, kBlockFloats
