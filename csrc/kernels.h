@@ -5,8 +5,8 @@
 // computes the same bits for the same inputs and number of threads.
 //
 // N rows of x, M rows of y, D embedding width, K input width of a projection.
-// Features come in any Dtype, everything else is float32; statistics of the similarity matrix are float64, because
-// their differences are what matters.
+// Features, and what a projection reads and writes by rows, come in any Dtype, everything else is float32; statistics
+// of the similarity matrix are float64, because their differences are what matters.
 #pragma once
 
 #include <string>
@@ -33,9 +33,20 @@ struct ProjectionStatistics {
   float* inverse_norm = nullptr;  // 1 / max(‖output row‖, eps), where the output is L2-normalised
 };
 
+// output (N, D) = l2_normalize(norm(x) · weightᵀ + bias)
+struct ProjectionInputs {
+  AnyMatrix x;  // (N, K)
+  InputNorm norm;
+  AnyMatrix weight;                  // (D, K), in the dtype of x
+  const float* bias = nullptr;       // (D,); nullptr: none
+  float output_eps = 0;              // of the L2 normalisation; <= 0: none
+  bool multiplies_bfloat16 = false;  // operands of products are rounded to bfloat16, products summed in float32
+};
+
+// What is nullptr is not wanted.
 struct ProjectionGradients {
-  MutableMatrix x;               // (N, K)
-  MutableMatrix weight;          // (D, K)
+  MutableAnyMatrix x;            // (N, K), in the dtype of x
+  MutableMatrix weight;          // (D, K), float32 sums before any rounding; must be zero on entry
   float* bias = nullptr;         // (D,)
   float* norm_weight = nullptr;  // (K,)
   float* norm_bias = nullptr;    // (K,)
@@ -57,8 +68,8 @@ struct Pairs {
 
 // The logit of a pair is scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j.
 struct SimilarityInputs {
-  Features x;                        // (N, D)
-  Features y;                        // (M, D)
+  AnyMatrix x;                       // (N, D)
+  AnyMatrix y;                       // (M, D)
   bool is_symmetric = false;         // y is x: the matrix is its own transpose, and half of it is computed
   bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
   double scale = 1;
@@ -102,16 +113,18 @@ struct Kernels {
   bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
 
   // y = x / max(‖x‖, eps), inverse_norm = 1 / max(‖x‖, eps)
-  void (*l2_normalize_forward)(ConstMatrix x, float eps, MutableMatrix y, float* inverse_norm, int threads);
-  void (*l2_normalize_backward)(ConstMatrix y, const float* inverse_norm, ConstMatrix grad_y, float eps,
-                                MutableMatrix grad_x, int threads);
+  // All in the dtype of x.
+  void (*l2_normalize_forward)(const AnyMatrix& x, float eps, const MutableAnyMatrix& y, float* inverse_norm,
+                               int threads);
+  void (*l2_normalize_backward)(const AnyMatrix& y, const float* inverse_norm, const AnyMatrix& grad_y, float eps,
+                                const MutableAnyMatrix& grad_x, int threads);
 
-  // output (N, D) = l2_normalize(norm(x) · weightᵀ + bias); bias may be nullptr; output_eps <= 0: not normalised.
-  void (*project_forward)(ConstMatrix x, InputNorm norm, ConstMatrix weight, const float* bias, float output_eps,
-                          MutableMatrix output, ProjectionStatistics statistics, int threads);
-  void (*project_backward)(ConstMatrix x, InputNorm norm, ConstMatrix weight, float output_eps, ConstMatrix output,
-                           ProjectionStatistics statistics, ConstMatrix grad_output, ProjectionGradients gradients,
-                           int threads);
+  // output and grad_output have the dtype of x.
+  void (*project_forward)(const ProjectionInputs& inputs, const MutableAnyMatrix& output,
+                          const ProjectionStatistics& statistics, int threads);
+  void (*project_backward)(const ProjectionInputs& inputs, const AnyMatrix& output,
+                           const ProjectionStatistics& statistics, const AnyMatrix& grad_output,
+                           const ProjectionGradients& gradients, int threads);
 
   void (*softmax_similarity_forward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                      int threads);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace mmcore {
 
@@ -32,31 +33,40 @@ struct Float16 {
 
 enum class Dtype { kFloat32, kBfloat16, kFloat16 };
 
-// Rows of numbers in any dtype that the kernels read.
-struct Features {
-  const void* data = nullptr;
+// A matrix in any dtype that the kernels read and write; Pointer is void* or const void*.
+template <class Pointer>
+struct DtypeMatrix {
+  Pointer data = nullptr;
   Dtype dtype = Dtype::kFloat32;
   Index rows = 0;
   Index columns = 0;
   Index row_stride = 0;
 
   template <class T>
-  Matrix<const T> as() const {
-    return {static_cast<const T*>(data), rows, columns, row_stride};
+  auto as() const {
+    using Number = std::conditional_t<std::is_same_v<Pointer, void*>, T, const T>;
+    return Matrix<Number>{static_cast<Number*>(data), rows, columns, row_stride};
   }
 };
 
-// visit(matrix) with the view of the dtype that `features` has.
-template <class Visit>
-decltype(auto) visit_features(const Features& features, Visit&& visit) {
-  switch (features.dtype) {
+using AnyMatrix = DtypeMatrix<const void*>;
+using MutableAnyMatrix = DtypeMatrix<void*>;
+
+// visit(matrix) with the view of the dtype that `any` has.
+template <class Pointer, class Visit>
+decltype(auto) visit_dtype(const DtypeMatrix<Pointer>& any, Visit&& visit) {
+  switch (any.dtype) {
     case Dtype::kBfloat16:
-      return visit(features.as<Bfloat16>());
+      return visit(any.template as<Bfloat16>());
     case Dtype::kFloat16:
-      return visit(features.as<Float16>());
+      return visit(any.template as<Float16>());
     default:
-      return visit(features.as<float>());
+      return visit(any.template as<float>());
   }
 }
+
+// The T of a view.
+template <class T>
+using NumberOf = std::remove_const_t<std::remove_pointer_t<decltype(T::data)>>;
 
 }  // namespace mmcore

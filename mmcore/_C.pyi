@@ -8,7 +8,7 @@ _Doubles: TypeAlias = NDArray[np.float64]
 _Indices: TypeAlias = NDArray[np.int64]
 _Ids: TypeAlias = NDArray[np.int32]
 # uint16: the bits of bfloat16
-_Features: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+_Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
 
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
@@ -16,41 +16,43 @@ def select_instruction_set(name: str) -> bool: ...
 def has_bfloat16_products() -> bool: ...
 def measure_peak(of_bfloat16: bool, threads: int) -> float: ...
 def l2_normalize_forward(
-    x: _Floats, eps: float, y: _Floats, inverse_norm: _Floats, threads: int
+    x: _Rows, eps: float, y: _Rows, inverse_norm: _Floats, threads: int
 ) -> None: ...
 def l2_normalize_backward(
-    y: _Floats, inverse_norm: _Floats, grad_y: _Floats, eps: float, grad_x: _Floats, threads: int
+    y: _Rows, inverse_norm: _Floats, grad_y: _Rows, eps: float, grad_x: _Rows, threads: int
 ) -> None: ...
+
+class ProjectionInputs:
+    def __init__(
+        self,
+        x: _Rows,
+        norm: str,
+        norm_weight: _Floats | None,
+        norm_bias: _Floats | None,
+        norm_eps: float,
+        weight: _Rows,
+        bias: _Floats | None,
+        output_eps: float,
+        multiplies_bfloat16: bool,
+    ) -> None: ...
+
 def project_forward(
-    x: _Floats,
-    norm: str,
-    norm_weight: _Floats | None,
-    norm_bias: _Floats | None,
-    norm_eps: float,
-    weight: _Floats,
-    bias: _Floats | None,
-    output_eps: float,
-    output: _Floats,
-    mean: _Floats | None,
-    inverse_std: _Floats | None,
-    inverse_norm: _Floats | None,
+    inputs: ProjectionInputs,
+    output: _Rows,
+    mean: _Floats,
+    inverse_std: _Floats,
+    inverse_norm: _Floats,
     threads: int,
 ) -> None: ...
 def project_backward(
-    x: _Floats,
-    norm: str,
-    norm_weight: _Floats | None,
-    norm_bias: _Floats | None,
-    norm_eps: float,
-    weight: _Floats,
-    output_eps: float,
-    output: _Floats,
-    mean: _Floats | None,
-    inverse_std: _Floats | None,
-    inverse_norm: _Floats | None,
-    grad_output: _Floats,
-    grad_x: _Floats,
-    grad_weight: _Floats,
+    inputs: ProjectionInputs,
+    output: _Rows,
+    mean: _Floats,
+    inverse_std: _Floats,
+    inverse_norm: _Floats,
+    grad_output: _Rows,
+    grad_x: _Rows | None,
+    grad_weight: _Floats | None,
     grad_bias: _Floats | None,
     grad_norm_weight: _Floats | None,
     grad_norm_bias: _Floats | None,
@@ -60,8 +62,8 @@ def project_backward(
 class SimilarityInputs:
     def __init__(
         self,
-        x: _Features,
-        y: _Features | None,
+        x: _Rows,
+        y: _Rows | None,
         multiplies_bfloat16: bool,
         scale: float,
         bias: float,

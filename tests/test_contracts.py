@@ -47,7 +47,7 @@ def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
     bias = None if norm == "rms" else torch.randn(4, requires_grad=True)
     norm_weight = None if norm == "none" else torch.randn(6, requires_grad=True)
     norm_bias = torch.randn(6, requires_grad=True) if norm == "layer" else None
-    arguments = (x, weight, bias, norm, norm_weight, norm_bias, 1e-5, norm != "rms", 1e-12)
+    arguments = (x, weight, bias, norm, norm_weight, norm_bias, 1e-5, norm != "rms", 1e-12, True)
     torch.library.opcheck(
         torch.ops.mmcore.project.default, (*arguments, machine), test_utils=CHECKS
     )
@@ -55,7 +55,13 @@ def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
     outputs = torch.ops.mmcore.project(*detached, machine)
     torch.library.opcheck(
         torch.ops.mmcore.project_backward.default,
-        (*detached, *outputs, torch.randn(10, 4), machine),
+        (
+            *detached,
+            *outputs,
+            torch.randn(10, 4),
+            [True, norm != "rms", True, False, True],
+            machine,
+        ),
         test_utils=CHECKS,
     )
 

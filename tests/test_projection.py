@@ -150,26 +150,6 @@ def test_gradients_in_float64(norm: str | None, normalize: bool) -> None:
     assert torch.autograd.gradcheck(functional.l2_normalize, (x,))
 
 
-def test_16_bit_inputs_are_rounded_once(backend: str) -> None:
-    x, weight = torch.randn(20, 64).bfloat16(), torch.randn(32, 64).bfloat16()
-    scale = torch.rand(64)  # a norm's weight may stay float32
-    output = functional.project(x, weight, norm="rms", norm_weight=scale)
-    exact = functional.project(
-        x.double(), weight.double(), norm="rms", norm_weight=scale, backend="reference"
-    )
-    assert output.dtype == torch.bfloat16
-    assert (output.double() - exact).abs().max() <= torch.finfo(torch.bfloat16).eps / 2
-
-
-def test_autocast_returns_its_dtype(backend: str) -> None:
-    head = mmcore.nn.ProjectionHead(16, 8)
-    x = torch.randn(4, 16)
-    with torch.autocast("cpu", torch.bfloat16):
-        output = head(x)
-    assert output.dtype == torch.bfloat16
-    assert torch.equal(output, head(x).bfloat16())
-
-
 def test_same_bits_twice(compiled: str, threads: None) -> None:
     torch.set_num_threads(3)
     leaves = [t.requires_grad_() for t in projection_inputs(500, 130, 70, "layer")]

@@ -24,21 +24,50 @@ using Ids = py::array_t<std::int32_t, 0>;
 
 [[noreturn]] inline void refuse(const std::string& message) { throw py::value_error(message); }
 
-inline MutableMatrix matrix(const char* name, const Floats& array, Index rows, Index columns, bool is_written = false) {
+// Refuses what is no matrix of the wanted size with unit column stride; a negative size is any.
+inline void check_matrix(const char* name, const py::array& array, Index rows, Index columns, bool is_written) {
   if (array.ndim() != 2) refuse(std::string(name) + " must have 2 dimensions, got " + std::to_string(array.ndim()));
   if ((rows >= 0 && array.shape(0) != rows) || (columns >= 0 && array.shape(1) != columns))
     refuse(std::string(name) + " must have shape (" + std::to_string(rows) + ", " + std::to_string(columns) +
            "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
-  const Index item = sizeof(float);
-  if (array.size() == 0) return {nullptr, array.shape(0), array.shape(1), array.shape(1)};
-  if (array.shape(1) > 1 && array.strides(1) != item) refuse(std::string(name) + " must have unit column stride");
-  if (array.strides(0) % item != 0) refuse(std::string(name) + " must have a row stride of whole numbers");
   if (is_written && !array.writeable()) refuse(std::string(name) + " must be writeable");
-  return {const_cast<float*>(array.data()), array.shape(0), array.shape(1), array.strides(0) / item};
+  if (array.size() == 0) return;
+  if (array.shape(1) > 1 && array.strides(1) != array.itemsize())
+    refuse(std::string(name) + " must have unit column stride");
+  if (array.strides(0) % array.itemsize() != 0) refuse(std::string(name) + " must have a row stride of whole numbers");
+}
+
+inline Dtype dtype_of(const char* name, const py::array& array) {
+  if (array.dtype().equal(py::dtype::of<float>())) return Dtype::kFloat32;
+  if (array.dtype().equal(py::dtype("float16"))) return Dtype::kFloat16;
+  if (array.dtype().equal(py::dtype::of<std::uint16_t>())) return Dtype::kBfloat16;
+  throw py::type_error(std::string(name) + " must be of float32, float16 or uint16 (the bits of bfloat16), got " +
+                       std::string(py::str(array.dtype())));
+}
+
+inline AnyMatrix any_matrix(const char* name, const py::array& array, Index rows, Index columns,
+                            bool is_written = false) {
+  check_matrix(name, array, rows, columns, is_written);
+  return {array.data(), dtype_of(name, array), array.shape(0), array.shape(1), array.strides(0) / array.itemsize()};
+}
+
+// A matrix in the dtype of `like`.
+inline AnyMatrix any_matrix_like(const AnyMatrix& like, const char* name, const py::array& array, Index rows,
+                                 Index columns, bool is_written = false) {
+  const AnyMatrix result = any_matrix(name, array, rows, columns, is_written);
+  if (result.dtype != like.dtype) throw py::type_error(std::string(name) + " must have the dtype of x");
+  return result;
+}
+
+inline MutableAnyMatrix any_output_like(const AnyMatrix& like, const char* name, const py::array& array, Index rows,
+                                        Index columns) {
+  const AnyMatrix result = any_matrix_like(like, name, array, rows, columns, true);
+  return {const_cast<void*>(result.data), result.dtype, result.rows, result.columns, result.row_stride};
 }
 
 inline MutableMatrix output(const char* name, const Floats& array, Index rows, Index columns) {
-  return matrix(name, array, rows, columns, true);
+  check_matrix(name, array, rows, columns, true);
+  return {const_cast<float*>(array.data()), array.shape(0), array.shape(1), array.strides(0) / array.itemsize()};
 }
 
 template <class T>

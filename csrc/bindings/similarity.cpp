@@ -4,28 +4,9 @@
 namespace mmcore {
 namespace {
 
-Features features(const char* name, const py::array& array, Index columns) {
-  Features result;
-  if (array.dtype().equal(py::dtype::of<float>())) {
-    result.dtype = Dtype::kFloat32;
-  } else if (array.dtype().equal(py::dtype("float16"))) {
-    result.dtype = Dtype::kFloat16;
-  } else if (array.dtype().equal(py::dtype::of<std::uint16_t>())) {
-    result.dtype = Dtype::kBfloat16;
-  } else {
-    refuse(std::string(name) + " must be of float32, float16 or uint16 (the bits of bfloat16)");
-  }
-  if (array.ndim() != 2 || array.size() == 0) refuse(std::string(name) + " must have 2 dimensions, a row and a column");
-  if (columns >= 0 && array.shape(1) != columns)
-    refuse(std::string(name) + " must have " + std::to_string(columns) + " columns, got " +
-           std::to_string(array.shape(1)));
-  const Index item = array.itemsize();
-  if (array.shape(1) > 1 && array.strides(1) != item) refuse(std::string(name) + " must have unit column stride");
-  if (array.strides(0) % item != 0) refuse(std::string(name) + " must have a row stride of whole numbers");
-  result.data = array.data();
-  result.rows = array.shape(0);
-  result.columns = array.shape(1);
-  result.row_stride = array.strides(0) / item;
+AnyMatrix features(const char* name, const py::array& array, Index columns) {
+  const AnyMatrix result = any_matrix(name, array, -1, columns);
+  if (array.size() == 0) refuse(std::string(name) + " must have a row and a column");
   return result;
 }
 
@@ -48,7 +29,7 @@ class SimilarityArrays {
     inputs.x = features("x", x, -1);
     inputs.is_symmetric = !y;
     inputs.y = y ? features("y", *y, inputs.x.columns) : inputs.x;
-    if (inputs.y.dtype != inputs.x.dtype) refuse("y must have the dtype of x");
+    if (inputs.y.dtype != inputs.x.dtype) throw py::type_error("y must have the dtype of x");
     inputs.multiplies_bfloat16 = multiplies_bfloat16 && kernels().has_bfloat16_products;
     inputs.scale = scale;
     inputs.bias = bias;

@@ -9,9 +9,9 @@ namespace mmcore {
 namespace {
 
 // gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before.
-double scale_gradient(MutableMatrix gradient, const Features& features, double scale, int threads) {
+double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double scale, int threads) {
   std::vector<double> of_row(gradient.rows);
-  visit_features(features, [&](auto m) {
+  visit_dtype(features, [&](auto m) {
     for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int) {
       for (Index i = rows.begin; i < rows.end; ++i) {
         of_row[i] = exact_dot(m.row(i), gradient.row(i), m.columns);

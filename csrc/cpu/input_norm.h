@@ -19,7 +19,8 @@ struct RowStatistics {
   float mean = 0, inverse_std = 1;
 };
 
-inline RowStatistics row_statistics(const float* x, Index columns, const InputNorm& norm) {
+template <class T>
+inline RowStatistics row_statistics(const T* x, Index columns, const InputNorm& norm) {
   RowStatistics result;
   if (norm.kind == Norm::kNone) return result;
   if (norm.kind == Norm::kLayer) {
@@ -37,7 +38,8 @@ inline RowStatistics row_statistics(const float* x, Index columns, const InputNo
 }
 
 // x̂ of the columns [first, first + count) of one row.
-inline void apply_norm(const float* x, const InputNorm& norm, RowStatistics row, Index first, Index count, float* out) {
+template <class T>
+inline void apply_norm(const T* x, const InputNorm& norm, RowStatistics row, Index first, Index count, float* out) {
   for_each_vector(count, [&](Index k, Index lanes) {
     Vec value = (load_first(x + first + k, lanes) - row.mean) * row.inverse_std;
     if (norm.weight != nullptr) value *= load_first(norm.weight + first + k, lanes);
@@ -51,7 +53,8 @@ inline void add_to(double* totals, Vec v, Index count) {
 }
 
 // Turns grad of x̂ into grad of x in place; adds to grad_weight and grad_bias, each (K,), where they are not nullptr.
-inline void norm_row_backward(const float* x, const InputNorm& norm, RowStatistics row, Index columns, float* grad,
+template <class T>
+inline void norm_row_backward(const T* x, const InputNorm& norm, RowStatistics row, Index columns, float* grad,
                               double* grad_weight, double* grad_bias) {
   if (norm.kind == Norm::kNone) return;
   Vec total{}, total_along{};

@@ -5,7 +5,7 @@
 
 #include "normalize.h"
 #include "peak.h"
-#include "projection.h"
+#include "projection_backward.h"
 #include "sigmoid_similarity.h"
 #include "softmax_similarity.h"
 #include "softmax_similarity_backward.h"

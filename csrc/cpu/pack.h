@@ -60,13 +60,13 @@ inline void pack_columns(Matrix<const T> source, float* out) {
 }
 
 template <class A, int kWidth>
-inline void pack_rows(const Features& source, Index first, Index count, float* out) {
-  visit_features(source, [&](auto matrix) { pack_rows<A, kWidth>(matrix.rows_from(first, count), out); });
+inline void pack_rows(const AnyMatrix& source, Index first, Index count, float* out) {
+  visit_dtype(source, [&](auto matrix) { pack_rows<A, kWidth>(matrix.rows_from(first, count), out); });
 }
 
 template <class A, int kWidth>
-inline void pack_columns(const Features& source, Index first, Index count, float* out) {
-  visit_features(source, [&](auto matrix) { pack_columns<A, kWidth>(matrix.rows_from(first, count), out); });
+inline void pack_columns(const AnyMatrix& source, Index first, Index count, float* out) {
+  visit_dtype(source, [&](auto matrix) { pack_columns<A, kWidth>(matrix.rows_from(first, count), out); });
 }
 
 }  // namespace

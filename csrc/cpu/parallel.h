@@ -27,13 +27,13 @@ inline Range stripe(Index total, Index unit, Index part, Index parts) {
   return {minimum(total, units * part / parts * unit), minimum(total, units * (part + 1) / parts * unit)};
 }
 
-// body(range, thread) on one stripe of [0, total) per thread.
+// body(range, number) on `threads` stripes of [0, total), one per thread; where fewer come, each takes several.
 template <class Body>
 void for_each_stripe(int threads, Index total, Index unit, Body body) {
 #pragma omp parallel num_threads(threads)
   {
-    int thread = omp_get_thread_num();
-    body(stripe(total, unit, thread, omp_get_num_threads()), thread);
+    const int count = omp_get_num_threads();
+    for (int part = omp_get_thread_num(); part < threads; part += count) body(stripe(total, unit, part, threads), part);
   }
 }
 

@@ -45,9 +45,8 @@ std::vector<double> target_logits(const SimilarityInputs& inputs, int threads) {
   const Index* target = inputs.pairs.target;
   if (target == nullptr) return {};
   std::vector<double> logits(inputs.x.rows);
-  visit_features(inputs.x, [&](auto x) {
-    using Number = std::remove_const_t<std::remove_pointer_t<decltype(x.data)>>;
-    const Matrix<const Number> y = inputs.y.as<Number>();
+  visit_dtype(inputs.x, [&](auto x) {
+    const auto y = inputs.y.as<NumberOf<decltype(x)>>();
     for_each_stripe(threads, x.rows, 1, [&](Range rows, int) {
       for (Index i = rows.begin; i < rows.end; ++i) {
         if (target[i] < 0) continue;

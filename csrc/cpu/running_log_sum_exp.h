@@ -41,7 +41,7 @@ struct RunningLogSumExp {
 
 template <class A>
 struct RunningCall {
-  Features x, y;
+  AnyMatrix x, y;
   double scale;
   const double* col_bias;  // (M,) or nullptr
   const PairMasks& masks;
@@ -111,9 +111,9 @@ struct RunningCall {
 // The rows of `m` that are listed, dense.
 struct GatheredRows {
   std::vector<char> bytes;
-  Features features;
+  AnyMatrix features;
 
-  GatheredRows(const Features& m, const std::vector<Index>& rows) : features(m) {
+  GatheredRows(const AnyMatrix& m, const std::vector<Index>& rows) : features(m) {
     const Index size = (m.dtype == Dtype::kFloat32 ? 4 : 2) * m.columns;
     const char* source = static_cast<const char*>(m.data);
     bytes.resize(rows.size() * size);

@@ -17,9 +17,9 @@ namespace {
 constexpr double kLargestSharedBound = 200;
 
 // max_i ‖m_i‖; NaN if any number is.
-double largest_row_norm(const Features& features, int threads) {
+double largest_row_norm(const AnyMatrix& features, int threads) {
   std::vector<double> largest_of_thread(threads, 0.0);
-  visit_features(features, [&](auto m) {
+  visit_dtype(features, [&](auto m) {
     for_each_stripe(threads, m.rows, 1, [&](Range rows, int thread) {
       double largest = 0;
       for (Index i = rows.begin; i < rows.end; ++i) {

@@ -19,14 +19,14 @@ namespace {
 // One side of the matrix (rows, or columns as the rows of the transposed one) on its way from sums to log-sum-exps.
 template <class A>
 struct LogSumExpSide {
-  Features x, y;
+  AnyMatrix x, y;
   double scale;
   const double *own_bias, *other_bias;
   PairMasks masks;
   double bias;  // every row's
   double* lse;
 
-  RunningCall<A> running(const PairMasks& of_rows, const Features& rows, double* out, LabelSums* labels) const {
+  RunningCall<A> running(const PairMasks& of_rows, const AnyMatrix& rows, double* out, LabelSums* labels) const {
     return {rows, y, scale, other_bias, of_rows, out, labels};
   }
 

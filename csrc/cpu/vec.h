@@ -24,6 +24,7 @@ using Vec = float __attribute__((vector_size(kLanes * sizeof(float))));
 using IntVec = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
 
 using BitsVec = std::uint32_t __attribute__((vector_size(kLanes * sizeof(float))));
+using HalfVec = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
 
 // Whether the build may multiply pairs of bfloat16: by their own instruction, or emulated for the tests.
 #ifdef MMCORE_BFLOAT16_PRODUCTS
@@ -120,10 +121,11 @@ inline void add_pair_product(Vec& sum, Vec a, Vec b) {
 #endif
 }
 
+// In pairs, whose sums round less than a chain's.
 inline float sum(Vec v) {
-  float total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += v[lane];
-  return total;
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) v[lane] += v[lane + half];
+  return v[0];
 }
 
 inline float largest(Vec v) {
@@ -162,7 +164,51 @@ inline float widen(Float16 value) {
   return result;
 }
 
-// To nearest, ties to even; a NaN stays one.
+template <class T>
+inline BitsVec load_first_bits(const T* p, Index count) {
+  HalfVec bits{};
+  if (count >= kLanes) {
+    std::memcpy(&bits, p, sizeof(bits));
+  } else {
+    std::memcpy(&bits, p, count * sizeof(T));
+  }
+  return __builtin_convertvector(bits, BitsVec);
+}
+inline Vec load_first(const Bfloat16* p, Index count) { return reinterpret_cast<Vec>(load_first_bits(p, count) << 16); }
+inline Vec load_first(const Float16* p, Index count) {  // as `widen`
+  const BitsVec bits = load_first_bits(p, count);
+  const Vec magnitude = reinterpret_cast<Vec>((bits & 0x7fffu) << 13) * 5.192296858534828e33f;
+  const BitsVec special = magnitude >= 65536.0f ? BitsVec{} + 0x7f800000u : BitsVec{};
+  return reinterpret_cast<Vec>(reinterpret_cast<BitsVec>(magnitude) | special | (bits & 0x8000u) << 16);
+}
+
+// To nearest, ties to even; a NaN stays one. The pointer names the dtype.
+inline BitsVec rounded_bits(Vec v, const Bfloat16*) {
+  const BitsVec bits = reinterpret_cast<BitsVec>(v), rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  return v != v ? BitsVec{} + 0x7fc0u : rounded;
+}
+inline BitsVec rounded_bits(Vec v, const Float16*) {
+  const BitsVec bits = reinterpret_cast<BitsVec>(v), magnitude = bits & 0x7fffffffu;
+  // The exponent's bias moves from 127 to 15; too large a number overflows into that of infinity.
+  const BitsVec normal = (magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  // Subnormal: the last digit of 0.5 is that of the result, 2⁻²⁴.
+  const BitsVec subnormal = reinterpret_cast<BitsVec>(reinterpret_cast<Vec>(magnitude) + 0.5f) - 0x3f000000u;
+  BitsVec result = magnitude < (113u << 23) ? subnormal : normal;
+  result = magnitude >= (143u << 23) ? BitsVec{} + 0x7c00u : result;
+  result = v != v ? BitsVec{} + 0x7e00u : result;
+  return result | (bits >> 16 & 0x8000u);
+}
+template <class T>
+inline void store_first(T* p, Vec v, Index count) {
+  const HalfVec bits = __builtin_convertvector(rounded_bits(v, p), HalfVec);
+  if (count >= kLanes) {
+    std::memcpy(p, &bits, sizeof(bits));
+  } else {
+    std::memcpy(p, &bits, count * sizeof(T));
+  }
+}
+
+// As above.
 inline std::uint32_t bfloat16_bits(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
@@ -188,7 +234,6 @@ inline Vec neighbours_in_bfloat16(Vec a, Vec b) {
 // Two vectors as one of bfloat16 pairs: (a₀, b₀), (a₁, b₁), …
 inline Vec interleaved_in_bfloat16(Vec a, Vec b) {
 #if defined(__AVX512BF16__) && MMCORE_LANES == 16
-  using HalfVec = std::uint16_t __attribute__((vector_size(kLanes * sizeof(std::uint16_t))));
   const auto low = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(a))),
              high = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(b)));
   return reinterpret_cast<Vec>(__builtin_convertvector(low, BitsVec) | __builtin_convertvector(high, BitsVec) << 16);

@@ -125,13 +125,5 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {names}, got {value!r}")
 
 
-def autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
-    device = x.device.type
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return None
-
-
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

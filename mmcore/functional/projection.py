@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmcore.backends import selected
 from mmcore.functional import arguments as check
+from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 
 NORMS = (None, "layer", "rms")
 
@@ -19,7 +20,8 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     Args:
         x: (..., D), any floating-point dtype.
         eps: rows shorter than this are divided by it instead; a row of zeros stays zeros, and its
-            gradient is finite.
+            gradient, that of the output over `eps`, is finite. float16 cannot hold the gradient
+            that follows from the default: such rows want 1e-4.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -80,8 +82,10 @@ def project(
         backend: see `mmcore.backend`.
 
     Returns:
-        (..., D) in the dtype of `x`, or in autocast's dtype under autocast. Computed in float32
-        (float64 for float64) from the first step to the last, rounded once.
+        (..., D) in the dtype of `x`, or in autocast's dtype under autocast. Norms, sums of products
+        and the bias are float32 (float64 for float64), and the result is rounded once. The operands
+        of the products are rounded to bfloat16 where `x` is bfloat16, under autocast to bfloat16,
+        and where `torch.get_float32_matmul_precision()` is "medium".
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together, or an argument of the
@@ -89,8 +93,8 @@ def project(
 
     Memory:
         The output, three numbers per row for the backward, and a packed copy of the weight while
-        the kernel runs; the normalised `x` is never stored. The backward takes (N, D) beside its
-        gradients.
+        the kernel runs; the normalised `x` is never stored. The backward takes 4 MiB beside its
+        gradients and the packed weight, and computes only the gradients that are wanted.
 
     Example:
         >>> import torch, mmcore
@@ -103,10 +107,10 @@ def project(
     check.check_positive("norm_eps", norm_eps)
     check.check_positive("eps", eps)
     check.check_flag("normalize", normalize)
-    dtype = check.autocast_dtype(x)
+    dtype = autocast_dtype(x)
     output: Tensor = torch.ops.mmcore.project(
         x.reshape(-1, x.shape[-1]), weight, bias, norm or "none", norm_weight, norm_bias, norm_eps,
-        normalize, eps, selected(backend),
+        normalize, eps, dtype == torch.bfloat16 or multiplies_bfloat16(x), selected(backend),
     )[0]  # fmt: skip
     output = output.reshape(*x.shape[:-1], weight.shape[0])
     return output if dtype is None else output.to(dtype)

@@ -11,6 +11,7 @@ from mmcore.backends import choose, selected
 from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.ops.pairs import DENOMINATORS, Pairs
 
 
@@ -150,7 +151,7 @@ def softmax_similarity(
     queries, keys = _as_multiplied(x, keys)
     statistics = torch.ops.mmcore.softmax_similarity(
         queries, keys, scale, bias, row_bias, col_bias, *pairs, denominator, columns,
-        _multiplies_bfloat16(queries), kept_size, backend,
+        multiplies_bfloat16(queries), kept_size, backend,
     )  # fmt: skip
     return SoftmaxStatistics(*statistics[:4])
 
@@ -222,7 +223,7 @@ def sigmoid_similarity(
     keeps_gradients = bool(4 * numbers <= _workspace(backend, x, y, scale, bias))
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
-        queries, keys, scale, bias, *pairs, _multiplies_bfloat16(queries), keeps_gradients, backend
+        queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
     )
     return SigmoidSums(*sums[:2])
 
@@ -259,17 +260,6 @@ def _workspace(backend: str, x: Tensor, *others: Tensor | None) -> int:
     return current()
 
 
-def _multiplies_bfloat16(x: Tensor) -> bool:
-    """bfloat16 features are; float32 ones where torch's float32 precision is "medium"."""
-    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _is_precision_medium() -> bool:
-    # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
-    return torch.get_float32_matmul_precision() == "medium"
-
-
 def _tiles_within(workspace: int, x: Tensor, y: Tensor) -> int:
     """Float32 numbers of tiles to keep: the workspace, or the matrix in whole blocks."""
     margin = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
@@ -279,7 +269,7 @@ def _tiles_within(workspace: int, x: Tensor, y: Tensor) -> int:
 
 
 def _as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    dtype = check.autocast_dtype(x)
+    dtype = autocast_dtype(x)
     if dtype is None:
         return x, y
     return x.to(dtype), None if y is None else y.to(dtype)

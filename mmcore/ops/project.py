@@ -5,11 +5,14 @@
 x: (N, K); weight: (D, K); bias: (D,); norm_weight, norm_bias: (K,); output: (N, D) in x's dtype.
 `norm` is "none", "layer" or "rms". Beside the output the op returns what its backward needs, each
 (N,), or empty where it does not apply: the rows' mean and inverse_std = 1/√(variance + norm_eps),
-and inverse_norm = 1 / max(‖z‖, eps).
+and inverse_norm = 1 / max(‖z‖, eps). With `multiplies_bfloat16` a backend may round the operands of
+the products to bfloat16; the reference does not. `wanted` says which gradients are computed; the
+others come back empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,6 +36,7 @@ def reference_forward(
     norm_eps: float,
     normalize: bool,
     eps: float,
+    _multiplies_bfloat16: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     wide = x.to(arithmetic_dtype(x.dtype))
     mean, inverse_std, inverse_norm = (wide.new_empty(0) for _ in range(3))
@@ -61,12 +65,14 @@ def reference_backward(
     norm_eps: float,
     normalize: bool,
     eps: float,
+    _multiplies_bfloat16: bool,
     output: Tensor,
     mean: Tensor,
     inverse_std: Tensor,
     inverse_norm: Tensor,
     grad_output: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    wanted: Sequence[bool],
+) -> tuple[Tensor, ...]:
     dtype = arithmetic_dtype(x.dtype)
     grad_z = grad_output.to(dtype)
     if normalize:
@@ -81,12 +87,12 @@ def reference_backward(
         if norm == "layer":
             grad_x = grad_x - grad_normed.mean(1, keepdim=True)
         grad_x = grad_x * inverse_std[:, None]
-    return (
-        grad_x.to(x.dtype),
-        grad_weight.to(weight.dtype),
-        _gradient_of(bias, grad_z),
-        _gradient_of(norm_weight, grad_affine * normed),
-        _gradient_of(norm_bias, grad_affine),
+    of_norm_weight = (grad_affine * normed).sum(0)
+    gradients = (grad_x, grad_weight, grad_z.sum(0), of_norm_weight, grad_affine.sum(0))
+    inputs = (x, weight, bias, norm_weight, norm_bias)
+    return tuple(
+        x.new_empty(0) if like is None or not is_wanted else gradient.to(like.dtype)
+        for gradient, like, is_wanted in zip(gradients, inputs, wanted, strict=True)
     )
 
 
@@ -101,15 +107,11 @@ def _affine(normed: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None
     return normed if norm_bias is None else normed + norm_bias.to(normed.dtype)
 
 
-def _gradient_of(vector: Tensor | None, per_row: Tensor) -> Tensor:
-    return per_row.new_empty(0) if vector is None else per_row.sum(0).to(vector.dtype)
-
-
 # Contract
 
 _INPUTS = (
     "Tensor x, Tensor weight, Tensor? bias, str norm, Tensor? norm_weight, Tensor? norm_bias, "
-    "float norm_eps, bool normalize, float eps"
+    "float norm_eps, bool normalize, float eps, bool multiplies_bfloat16"
 )
 SCHEMA = (
     f"({_INPUTS}, str backend) "
@@ -117,13 +119,13 @@ SCHEMA = (
 )
 BACKWARD_SCHEMA = (
     f"({_INPUTS}, Tensor output, Tensor mean, Tensor inverse_std, Tensor inverse_norm, "
-    "Tensor grad_output, str backend) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias, "
-    "Tensor grad_norm_weight, Tensor grad_norm_bias)"
+    "Tensor grad_output, bool[] wanted, str backend) -> (Tensor grad_x, Tensor grad_weight, "
+    "Tensor grad_bias, Tensor grad_norm_weight, Tensor grad_norm_bias)"
 )
 
 
 def fake_forward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    _, norm, _, _, _, normalize, _, _ = arguments
+    _, norm, _, _, _, normalize, *_ = arguments
     rows, dtype = x.shape[0], arithmetic_dtype(x.dtype)
     return (
         x.new_empty(rows, weight.shape[0]),
@@ -133,39 +135,37 @@ def fake_forward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ..
     )
 
 
-def fake_backward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    bias, _, norm_weight, norm_bias = arguments[:4]
-    vectors = (
-        x.new_empty(0, dtype=arithmetic_dtype(x.dtype)) if v is None else v.new_empty(v.shape)
-        for v in (bias, norm_weight, norm_bias)
+def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    x, weight, bias, _, norm_weight, norm_bias = arguments[:6]
+    wanted = arguments[-2]
+    return tuple(
+        x.new_empty(0) if like is None or not is_wanted else like.new_empty(like.shape)
+        for like, is_wanted in zip((x, weight, bias, norm_weight, norm_bias), wanted, strict=True)
     )
-    return (x.new_empty(x.shape), weight.new_empty(weight.shape), *vectors)
 
 
 # Autograd
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, bias, ctx.norm, norm_weight, norm_bias, *settings, ctx.backend = inputs
-    ctx.norm_eps, ctx.normalize, ctx.eps = settings
+    x, weight, bias, ctx.norm, norm_weight, norm_bias, *ctx.settings, ctx.backend = inputs
     ctx.save_for_backward(x, weight, bias, norm_weight, norm_bias, *output)
     ctx.mark_non_differentiable(*output[1:])
 
 
 def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, norm_weight, norm_bias, *outputs = ctx.saved_tensors
-    grad_x, grad_weight, *grad_vectors = torch.ops.mmcore.project_backward(
-        x, weight, bias, ctx.norm, norm_weight, norm_bias, ctx.norm_eps, ctx.normalize, ctx.eps,
-        *outputs, grad_output, ctx.backend,
+    needed = ctx.needs_input_grad
+    wanted = [*needed[:3], *needed[4:6]]
+    gradients: Sequence[Tensor] = torch.ops.mmcore.project_backward(
+        x, weight, bias, ctx.norm, norm_weight, norm_bias, *ctx.settings, *outputs, grad_output,
+        wanted, ctx.backend,
     )  # fmt: skip
-    grad_bias, grad_norm_weight, grad_norm_bias = (
-        None if vector is None else gradient
-        for vector, gradient in zip((bias, norm_weight, norm_bias), grad_vectors, strict=True)
+    grad_x, grad_weight, grad_bias, *grad_norm = (
+        gradient if is_wanted else None
+        for gradient, is_wanted in zip(gradients, wanted, strict=True)
     )
-    return (
-        grad_x, grad_weight, grad_bias, None, grad_norm_weight, grad_norm_bias,
-        None, None, None, None,
-    )  # fmt: skip
+    return (grad_x, grad_weight, grad_bias, None, *grad_norm, *(None for _ in range(5)))
 
 
 # Backends

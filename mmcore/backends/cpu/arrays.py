@@ -25,15 +25,16 @@ def double(value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
-def read(tensor: Tensor) -> Any:
-    """A matrix as float32 with unit column stride, copied only if it must be."""
-    return _unit_stride(tensor.detach().to(torch.float32)).numpy()
-
-
-def features(tensor: Tensor) -> Any:
+def rows(tensor: Tensor) -> Any:
     """A matrix in its own dtype with unit column stride; bfloat16 as its bits."""
-    tensor = _unit_stride(tensor.detach())
+    tensor = tensor.detach()
+    tensor = tensor if tensor.stride(-1) == 1 else tensor.contiguous()
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def rows_or_none(tensor: Tensor | None) -> Any:
+    """As `rows`; None stays None."""
+    return None if tensor is None else rows(tensor)
 
 
 def vector(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
@@ -54,7 +55,3 @@ def number(scalar: Tensor | None) -> float:
 def threads() -> int:
     """How many threads a kernel takes: torch's."""
     return torch.get_num_threads()
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

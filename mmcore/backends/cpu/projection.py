@@ -1,95 +1,107 @@
 """Launches the kernels of normalisation and projection.
 
-They compute in float32: bfloat16 and float16 inputs are widened, and every result is rounded once,
-to the input's dtype.
+Rows are read and written in their own dtype, norms and sums are float32, and every result is
+rounded once, to the input's dtype.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from mmcore.backends.cpu.arrays import new, read, threads
+from mmcore.backends.cpu.arrays import (
+    new,
+    rows,
+    rows_or_none,
+    threads,
+    vector,
+    vector_or_none,
+    zeros,
+)
 from mmcore.backends.cpu.module import _C
 
 
 def l2_normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    y, inverse_norm = new(x.shape), new(x.shape[:1])
-    _C.l2_normalize_forward(read(x), eps, y.numpy(), inverse_norm.numpy(), threads())
-    return y.to(x.dtype), inverse_norm
+    y, inverse_norm = new(x.shape, x.dtype), new(x.shape[:1])
+    _C.l2_normalize_forward(rows(x), eps, rows(y), vector(inverse_norm), threads())
+    return y, inverse_norm
 
 
 def l2_normalize_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:
-    grad_x = new(y.shape)
+    grad_x = new(y.shape, y.dtype)
     _C.l2_normalize_backward(
-        read(y), read(inverse_norm), read(grad_y), eps, grad_x.numpy(), threads()
+        rows(y), vector(inverse_norm), rows(grad_y), eps, rows(grad_x), threads()
     )
-    return grad_x.to(y.dtype)
+    return grad_x
 
 
-def project(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: str,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    normalize: bool,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows = x.shape[0]
-    output = new((rows, weight.shape[0]))
-    mean = new((rows if norm == "layer" else 0,))
-    inverse_std = new((rows if norm != "none" else 0,))
-    inverse_norm = new((rows if normalize else 0,))
+class Projection(NamedTuple):
+    """One projection as the ops describe it."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    norm: str
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    norm_eps: float
+    normalize: bool
+    eps: float
+    multiplies_bfloat16: bool
+
+    def arrays(self) -> Any:
+        """What the compiled module takes."""
+        return _C.ProjectionInputs(
+            rows(self.x), self.norm, vector_or_none(self.norm_weight, torch.float32),
+            vector_or_none(self.norm_bias, torch.float32), self.norm_eps, rows(self.weight),
+            vector_or_none(self.bias, torch.float32), self.eps if self.normalize else 0.0,
+            self.multiplies_bfloat16,
+        )  # fmt: skip
+
+    def parameters(self) -> tuple[Tensor | None, ...]:
+        """All that a gradient may be wanted of, but x."""
+        return self.weight, self.bias, self.norm_weight, self.norm_bias
+
+
+def project(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = Projection(*arguments)
+    count = call.x.shape[0]
+    output = new((count, call.weight.shape[0]), call.x.dtype)
+    mean = new(count if call.norm == "layer" else 0)
+    inverse_std = new(count if call.norm != "none" else 0)
+    inverse_norm = new(count if call.normalize else 0)
     _C.project_forward(
-        read(x), norm, _read_or_none(norm_weight), _read_or_none(norm_bias), norm_eps,
-        read(weight), _read_or_none(bias), eps, output.numpy(),
-        _read_or_none(mean, norm == "layer"), _read_or_none(inverse_std, norm != "none"),
-        _read_or_none(inverse_norm, normalize), threads(),
+        call.arrays(), rows(output), vector(mean), vector(inverse_std), vector(inverse_norm),
+        threads(),
     )  # fmt: skip
-    return output.to(x.dtype), mean, inverse_std, inverse_norm
+    return output, mean, inverse_std, inverse_norm
 
 
-def project_backward(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm: str,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    normalize: bool,
-    eps: float,
-    output: Tensor,
-    mean: Tensor,
-    inverse_std: Tensor,
-    inverse_norm: Tensor,
-    grad_output: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    grad_x, grad_weight = new(x.shape), new(weight.shape)
-    vectors = [new((0,) if v is None else v.shape) for v in (bias, norm_weight, norm_bias)]
-    grad_bias, grad_norm_weight, grad_norm_bias = vectors
+def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *described, output, mean, inverse_std, inverse_norm, grad_output, wanted = arguments
+    call = Projection(*described)
+    grad_x = new(call.x.shape, call.x.dtype) if wanted[0] else None
+    sums = _sums(call.parameters(), wanted[1:])
+    grad_weight, grad_bias, grad_norm_weight, grad_norm_bias = sums
     _C.project_backward(
-        read(x), norm, _read_or_none(norm_weight), _read_or_none(norm_bias), norm_eps,
-        read(weight), eps, read(output), _read_or_none(mean, norm == "layer"),
-        _read_or_none(inverse_std, norm != "none"), _read_or_none(inverse_norm, normalize),
-        read(grad_output), grad_x.numpy(), grad_weight.numpy(),
-        _read_or_none(grad_bias, bias is not None),
-        _read_or_none(grad_norm_weight, norm_weight is not None),
-        _read_or_none(grad_norm_bias, norm_bias is not None), threads(),
+        call.arrays(), rows(output), vector(mean), vector(inverse_std), vector(inverse_norm),
+        rows(grad_output), rows_or_none(grad_x), rows_or_none(grad_weight),
+        vector_or_none(grad_bias), vector_or_none(grad_norm_weight),
+        vector_or_none(grad_norm_bias), threads(),
     )  # fmt: skip
-    return (
-        grad_x.to(x.dtype),
-        grad_weight.to(weight.dtype),
-        *(
-            gradient if parameter is None else gradient.to(parameter.dtype)
-            for gradient, parameter in zip(vectors, (bias, norm_weight, norm_bias), strict=True)
-        ),
-    )  # type: ignore[return-value]
+    rounded = (
+        new(0) if total is None or like is None else total.to(like.dtype)
+        for total, like in zip(sums, call.parameters(), strict=True)
+    )
+    return (new(0, call.x.dtype) if grad_x is None else grad_x, *rounded)
 
 
-def _read_or_none(tensor: Tensor | None, is_used: bool = True) -> Any:
-    return read(tensor) if tensor is not None and is_used else None
+def _sums(likes: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
+    """float32 zeros for the gradients that are wanted."""
+    return [
+        zeros(like.shape) if like is not None and is_wanted else None
+        for like, is_wanted in zip(likes, wanted, strict=True)
+    ]

@@ -15,9 +15,10 @@ from torch import Tensor
 from mmcore.backends import kept_memory
 from mmcore.backends.cpu.arrays import (
     double,
-    features,
     new,
     number,
+    rows,
+    rows_or_none,
     threads,
     vector,
     vector_or_none,
@@ -78,7 +79,7 @@ class Similarity(NamedTuple):
         row_label, col_label = _dense_ids(self.row_label, self.col_label)
         row_group, col_group = _dense_ids(self.row_group, self.col_group)
         return _C.SimilarityInputs(
-            features(self.x), None if self.y is None else features(self.y),
+            rows(self.x), rows_or_none(self.y),
             self.multiplies_bfloat16, number(self.scale), number(self.bias),
             vector_or_none(self.row_bias, torch.float64),
             vector_or_none(self.col_bias, torch.float64),

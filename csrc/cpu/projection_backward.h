@@ -1,0 +1,211 @@
+// Projection head, backward.
+//
+//   grad_z = l2_normalize backward (or grad_output)   grad_x = norm backward of grad_z·weight   grad_weight = grad_zᵀ·x̂
+//
+// Never stored: x̂, or more of grad_z than a chunk of rows, packed. Loop order: chunks; in each, row blocks for grad_z
+// and grad_x, then grad_weight, of which every thread owns columns and sees all rows of the chunk. Precision: as the
+// forward; sums over rows that are not products (biases, norm weights) in float64.
+#pragma once
+
+#include "projection.h"
+
+namespace mmcore {
+namespace {
+
+// Units of grad_z that a chunk packs, 4 MiB, unless the threads need more for a block each.
+constexpr Index kChunkUnits = 1 << 20;
+
+// Per-thread float64 totals of a vector of gradients, added up in thread order.
+class VectorTotals {
+ public:
+  VectorTotals(float* target, Index size, int threads) : target_(target), size_(size) {
+    if (target != nullptr) totals_.resize(size * threads);
+  }
+  double* of_thread(int thread) { return target_ == nullptr ? nullptr : totals_.data() + thread * size_; }
+  void finish() {
+    if (target_ == nullptr) return;
+    for (Index k = 0; k < size_; ++k) {
+      double total = 0;
+      for (std::size_t i = k; i < totals_.size(); i += size_) total += totals_[i];
+      target_[k] = static_cast<float>(total);
+    }
+  }
+
+ private:
+  float* target_;
+  Index size_;
+  std::vector<double> totals_;
+};
+
+template <class A, class T>
+class ProjectionBackward {
+ public:
+  ProjectionBackward(const ProjectionInputs& inputs, const AnyMatrix& output, const ProjectionStatistics& statistics,
+                     const AnyMatrix& grad_output, const ProjectionGradients& gradients, int threads)
+      : inputs_(inputs),
+        statistics_(statistics),
+        gradients_(gradients),
+        x_(inputs.x.as<T>()),
+        output_(output.as<T>()),
+        grad_output_(grad_output.as<T>()),
+        grad_x_{static_cast<T*>(gradients.x.data), inputs.x.rows, inputs.x.columns, gradients.x.row_stride},
+        threads_(threads),
+        width_(inputs.weight.rows),
+        columns_(inputs.x.columns),
+        needs_grad_normed_(gradients.x.data != nullptr || gradients.norm_weight != nullptr ||
+                           gradients.norm_bias != nullptr),
+        blocks_per_thread_(minimum(maximum(1, kChunkUnits / (slot_units() * threads)),
+                                   (x_.rows + threads * kBlock - 1) / (threads * kBlock))),
+        bias_(gradients.bias, width_, threads),
+        norm_weight_(gradients.norm_weight, columns_, threads),
+        norm_bias_(gradients.norm_bias, columns_, threads) {}
+
+  void run() {
+    const bool needs_weight = gradients_.weight.data != nullptr;
+    Scratch packed_weight(needs_grad_normed_ ? packed_units<A, kTileColumns>(columns_, width_) : 0, 1);
+    if (needs_grad_normed_) pack_weight(packed_weight.of_thread(0));
+    Scratch chunk(needs_weight ? slot_units() * blocks_per_thread_ * threads_ : 0, 1);
+    Scratch of_rows(kBlock * width_ + (needs_grad_normed_ ? row_units() : 0) + 48, threads_);
+    Scratch of_weight(needs_weight ? packed_units<A, kTileColumns>(columns_, kBlock) + kBlock * columns_ + 64 : 0,
+                      threads_);
+    const Index rows = x_.rows, largest = blocks_per_thread_ * threads_ * kBlock;
+    for (Index begin = 0; begin < rows; begin += largest) {
+      chunk_ = {begin, minimum(begin + largest, rows)};
+      for_each_stripe(threads_, chunk_.size(), kTileRows, [&](Range part, int thread) {
+        visit_rows(part, thread, of_rows.of_thread(thread), packed_weight.of_thread(0),
+                   needs_weight ? chunk.of_thread(0) : nullptr);
+      });
+      if (!needs_weight) continue;
+      for_each_stripe(threads_, columns_, kTileColumns, [&](Range columns, int thread) {
+        add_grad_weight(columns, chunk.of_thread(0), of_weight.of_thread(thread));
+      });
+    }
+    for (VectorTotals* totals : {&bias_, &norm_weight_, &norm_bias_}) totals->finish();
+  }
+
+ private:
+  // A packed block of grad_z by columns, and what a block of grad_x takes.
+  Index slot_units() const { return packed_units<A, kTileRows>(width_, kBlock); }
+  Index row_units() const { return packed_units<A, kTileRows>(kBlock, width_) + kBlock * columns_; }
+
+  void pack_weight(float* packed) const {
+    visit_dtype(inputs_.weight, [&](auto weight) {
+      pack_shared(threads_, columns_, [&](Range part) {
+        auto columns = weight;
+        columns.data += part.begin;
+        columns.columns = part.size();
+        pack_columns<A, kTileColumns>(columns, packed + part.begin * units<A>(width_));
+      });
+    });
+  }
+
+  // The blocks of a thread's part of the chunk: visit(block, slot).
+  template <class Visit>
+  void for_each_block(Range part, int thread, Visit visit) const {
+    Index slot = thread * blocks_per_thread_;
+    for (Index begin = part.begin; begin < part.end; begin += kBlock, ++slot)
+      visit(Range{chunk_.begin + begin, chunk_.begin + minimum(begin + kBlock, part.end)}, slot);
+  }
+
+  // grad_z, grad_x and the gradients of the vectors.
+  void visit_rows(Range part, int thread, float* scratch, const float* packed_weight, float* slots) {
+    Carver carver(scratch);
+    float* rows_of_grad_z = carver.take(kBlock * width_);
+    for_each_block(part, thread, [&](Range block, Index slot) {
+      const MutableMatrix grad_z{rows_of_grad_z, block.size(), width_, width_};
+      for (Index r = 0; r < grad_z.rows; ++r) fill_grad_z(block.begin + r, grad_z.row(r), bias_.of_thread(thread));
+      if (slots != nullptr) pack_columns<A, kTileRows>(ConstMatrix(grad_z), slots + slot * slot_units());
+      if (!needs_grad_normed_) return;
+      Carver rest = carver;
+      float* packed = rest.take(packed_units<A, kTileRows>(kBlock, width_));
+      pack_rows<A, kTileRows>(ConstMatrix(grad_z), packed);
+      store_grad_x(block, packed, packed_weight, rest.take(kBlock * columns_), thread);
+    });
+  }
+
+  void fill_grad_z(Index i, float* z, double* grad_bias) const {
+    if (statistics_.inverse_norm == nullptr) {
+      for_each_vector(
+          width_, [&](Index k, Index count) { store_first(z + k, load_first(grad_output_.row(i) + k, count), count); });
+    } else {
+      l2_normalize_row_backward(output_.row(i), grad_output_.row(i), width_, statistics_.inverse_norm[i],
+                                inputs_.output_eps, z);
+    }
+    for (Index d = 0; grad_bias != nullptr && d < width_; ++d) grad_bias[d] += z[d];
+  }
+
+  void store_grad_x(Range block, const float* packed_grad_z, const float* packed_weight, float* rows, int thread) {
+    const MutableMatrix grad = float32_block(grad_x_, block, rows);
+    const Index depth = units<A>(width_);
+    for (Index r = 0; r < grad.rows; ++r) fill_row(grad.row(r), nullptr, columns_);
+    multiply_into<A>(PackedLhs{packed_grad_z, depth * kTileRows}, PackedRhs{packed_weight, depth * kTileColumns}, depth,
+                     grad);
+    for (Index r = 0; r < grad.rows; ++r) {
+      const Index i = block.begin + r;
+      norm_row_backward(x_.row(i), inputs_.norm, row(i), columns_, grad.row(r), norm_weight_.of_thread(thread),
+                        norm_bias_.of_thread(thread));
+      if (grad_x_.data != nullptr) round_row(grad.row(r), columns_, grad_x_.row(i));
+    }
+  }
+
+  void add_grad_weight(Range columns, const float* slots, float* scratch) const {
+    if (columns.size() == 0) return;
+    Carver carver(scratch);
+    float* packed_x = carver.take(packed_units<A, kTileColumns>(columns.size(), kBlock));
+    float* rows = carver.take(kBlock * columns.size());
+    const MutableMatrix target{gradients_.weight.data + columns.begin, width_, columns.size(),
+                               gradients_.weight.row_stride};
+    for (int thread = 0; thread < threads_; ++thread)
+      for_each_block(stripe(chunk_.size(), kTileRows, thread, threads_), thread, [&](Range block, Index slot) {
+        const Index depth = units<A>(block.size());
+        pack_normalized_columns(block, columns, rows, packed_x);
+        multiply_into<A>(PackedLhs{slots + slot * slot_units(), depth * kTileRows},
+                         PackedRhs{packed_x, depth * kTileColumns}, depth, target);
+      });
+  }
+
+  // The columns of x̂ of one block; `rows` holds kBlock of them.
+  void pack_normalized_columns(Range block, Range columns, float* rows, float* packed) const {
+    const Index count = columns.size();
+    if (inputs_.norm.kind == Norm::kNone)
+      return pack_columns<A, kTileColumns>(
+          Matrix<const T>{x_.row(block.begin) + columns.begin, block.size(), count, x_.row_stride}, packed);
+    for (Index r = 0; r < block.size(); ++r)
+      apply_norm(x_.row(block.begin + r), inputs_.norm, row(block.begin + r), columns.begin, count, rows + r * count);
+    pack_columns<A, kTileColumns>(ConstMatrix{rows, block.size(), count, count}, packed);
+  }
+
+  RowStatistics row(Index i) const {
+    RowStatistics result;
+    if (statistics_.mean != nullptr) result.mean = statistics_.mean[i];
+    if (statistics_.inverse_std != nullptr) result.inverse_std = statistics_.inverse_std[i];
+    return result;
+  }
+
+  const ProjectionInputs& inputs_;
+  const ProjectionStatistics& statistics_;
+  const ProjectionGradients& gradients_;
+  Matrix<const T> x_, output_, grad_output_;
+  Matrix<T> grad_x_;
+  int threads_;
+  Index width_, columns_;
+  bool needs_grad_normed_;   // of x̂
+  Index blocks_per_thread_;  // in a chunk
+  VectorTotals bias_, norm_weight_, norm_bias_;
+  Range chunk_{};
+};
+
+void project_backward(const ProjectionInputs& inputs, const AnyMatrix& output, const ProjectionStatistics& statistics,
+                      const AnyMatrix& grad_output, const ProjectionGradients& gradients, int threads) {
+  visit_dtype(inputs.x, [&](auto x) {
+    using T = NumberOf<decltype(x)>;
+    if (inputs.multiplies_bfloat16) {
+      ProjectionBackward<Bfloat16Pairs, T>(inputs, output, statistics, grad_output, gradients, threads).run();
+    } else {
+      ProjectionBackward<Float32, T>(inputs, output, statistics, grad_output, gradients, threads).run();
+    }
+  });
+}
+
+}  // namespace
+}  // namespace mmcore

@@ -1,0 +1,25 @@
+"""In which dtype the operands of a product are multiplied. Sums are float32 whatever the answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def multiplies_bfloat16(x: Tensor) -> bool:
+    """bfloat16 numbers are; float32 ones where torch's float32 precision is "medium"."""
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _is_precision_medium() -> bool:
+    # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
+    return torch.get_float32_matmul_precision() == "medium"
