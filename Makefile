@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 SANITIZE := OFF
 BUILD := build/{wheel_tag}
 # Every family at every instruction set, on random and on extreme inputs; hours would be needed for every test.
-SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.py projection.py clip_loss.py)
+SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.py projection.py projection_dtypes.py clip_loss.py)
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
