@@ -15,7 +15,7 @@ namespace {
 // float32 · float32; 16-bit numbers are widened, which is exact.
 struct Float32 {
   static constexpr Index kNumbersPerUnit = 1;
-  static constexpr Index kChain = 48;
+  static constexpr Index kChain = 32;
 
   static void add_product(Vec& sum, Vec a, Vec b) { mmcore::add_product(sum, a, b); }
 
