@@ -15,7 +15,8 @@ namespace {
 // float32 · float32; 16-bit numbers are widened, which is exact.
 struct Float32 {
   static constexpr Index kNumbersPerUnit = 1;
-  static constexpr Index kChain = 32;
+  // Without FMA, as on SSE2, the products are rounded as well.
+  static constexpr Index kChain = kLanes == 4 ? 16 : 32;
 
   static void add_product(Vec& sum, Vec a, Vec b) { mmcore::add_product(sum, a, b); }
 
