@@ -27,7 +27,7 @@ test: $(VENV)/.test
 # AddressSanitizer and UndefinedBehaviorSanitizer over the kernel tests, at every instruction set, in a venv of its own.
 sanitize:
 	$(MAKE) VENV=.venv-sanitize SANITIZE=ON BUILD=build/sanitize .venv-sanitize/.test
-	$(SANITIZERS) .venv-sanitize/bin/python -m pytest -p no:cacheprovider $(SANITIZED_TESTS) $(ARGS)
+	$(SANITIZERS) .venv-sanitize/bin/python -m pytest -p no:cacheprovider -k "not triton" $(SANITIZED_TESTS) $(ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)

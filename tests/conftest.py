@@ -1,12 +1,16 @@
 """Every backend as one fixture, so that one test body serves them all.
 
-Each instruction set counts as a backend. MMCORE_CPU_ISA narrows the list to that one.
+Each instruction set counts as a backend. MMCORE_CPU_ISA narrows the list to that one. Triton's
+kernels run in its interpreter, on CPU tensors.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+
+# Triton reads it when it is imported, and torch may import Triton.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch
@@ -20,10 +24,14 @@ COMPILED = [f"cpu-{name}" for name in INSTRUCTION_SETS]
 
 def _enter(name: str) -> str:
     """Selects the instruction set of a "cpu-…" name; returns the backend's name."""
-    if name == "reference":
+    only = os.environ.get("MMCORE_CPU_ISA")
+    if name == "triton":
+        pytest.importorskip("triton")
+        if only:
+            pytest.skip(f"MMCORE_CPU_ISA={only}")
+    if name in ("reference", "triton"):
         return name
     wanted = name.removeprefix("cpu-")
-    only = os.environ.get("MMCORE_CPU_ISA")
     if only and wanted != only:
         pytest.skip(f"MMCORE_CPU_ISA={only}")
     if not cpu._C.select_instruction_set(wanted):
@@ -38,9 +46,15 @@ def _selected(name: str) -> Iterator[str]:
     cpu._C.select_instruction_set(before)
 
 
-@pytest.fixture(params=["reference", *COMPILED])
+@pytest.fixture(params=["reference", *COMPILED, "triton"])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once per backend and instruction set, selected for every mmcore call."""
+    yield from _selected(request.param)
+
+
+@pytest.fixture(params=["reference", *COMPILED])
+def on_host(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `backend`, where the host sees the values: targets out of range are refused."""
     yield from _selected(request.param)
 
 

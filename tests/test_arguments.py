@@ -67,7 +67,7 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.sigmoid_similarity(X, Y, float("nan")), ValueError, "scale must be finite, got nan"),
     (lambda: functional.sigmoid_similarity(X, Y, target=L.float()), TypeError, "target must have dtype int64, got float32"),
     (lambda: functional.clip_loss(X, Y[:3], 1.0), ValueError, "y must have 4 rows to match x, got 3"),
-    (lambda: functional.clip_loss(X, Y, 1.0, backend="gpu"), ValueError, "backend must be one of auto, reference, cpu, got 'gpu'"),
+    (lambda: functional.clip_loss(X, Y, 1.0, backend="gpu"), ValueError, "backend must be one of auto, reference, cpu, triton, got 'gpu'"),
     (lambda: mmcore.nn.ProjectionHead(0, 4), ValueError, "in_features must be an integer of at least 1, got 0"),
     (lambda: mmcore.nn.ProjectionHead(4, 4, norm="batch"), ValueError, "norm must be 'layer', 'rms' or None"),
     (lambda: mmcore.nn.L2Normalize(eps=-1.0), ValueError, "eps must be finite and above 0, got -1.0"),
@@ -81,7 +81,7 @@ def test_bad_input_is_named(call: Callable[[], Any], error: type[Exception], mes
 
 
 @pytest.mark.parametrize("outside", [-2, 4, 2**40])
-def test_targets_out_of_range(backend: str, outside: int) -> None:
+def test_targets_out_of_range(on_host: str, outside: int) -> None:
     target = torch.tensor([0, 1, outside, 3])
     with pytest.raises(ValueError, match=rf"target must be in \[-1, 4\), got {outside}"):
         functional.softmax_similarity(X, Y, target=target)
@@ -93,7 +93,7 @@ def test_explicit_backend_that_cannot_serve_says_why() -> None:
 
 
 @pytest.mark.parametrize("outside", [-2, 4])
-def test_targets_of_the_sigmoid_family_out_of_range(backend: str, outside: int) -> None:
+def test_targets_of_the_sigmoid_family_out_of_range(on_host: str, outside: int) -> None:
     target = torch.tensor([0, 1, outside, 3])
     with pytest.raises(ValueError, match=rf"target must be in \[-1, 4\), got {outside}"):
         functional.sigmoid_similarity(X, Y, target=target)

@@ -92,7 +92,7 @@ def test_precision_is_that_of_the_forward(compiled: str) -> None:
     assert torch.equal(inside, outside)
 
 
-def test_targets_out_of_range_where_y_is_x(backend: str) -> None:
+def test_targets_out_of_range_where_y_is_x(on_host: str) -> None:
     target, group = torch.tensor([0, 1, 9, 3]), torch.arange(4)
     x = torch.randn(4, 8)
     with pytest.raises(ValueError, match=r"target must be in \[-1, 4\), got 9"):

@@ -261,7 +261,8 @@ def check_draws(case: Case, function: Any, names: list[str], draw: Any) -> None:
 @cases(150, **PROJECTION)
 def test_project(compiled: str, threads: None, case: Case) -> None:
     drawn, numbers = case.options, Numbers(case)
-    depth, width = case.columns % 97 + 2, max(2, case.width)  # one number alone normalises to ±1
+    # A layer norm makes ±1 of two numbers, whatever they are, and has a gradient of 0.
+    depth, width = case.columns % 97 + 2, max(3, case.width)
     shapes = {"x": (case.rows, width), "weight": (depth, width)}
     candidates = {"bias": depth, "norm_weight": width, "norm_bias": width}
     takes = {None: 1, "rms": 2, "layer": 3}[drawn["norm"]]

@@ -53,7 +53,7 @@ def same_bits(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
 
 
 @LOSSES
-def test_concurrent_calls(backend: str, function: Callable[..., Tensor]) -> None:
+def test_concurrent_calls(on_host: str, function: Callable[..., Tensor]) -> None:
     inputs = [(unit_rows(100 + i, 40), unit_rows(100 + i, 40)) for i in range(8)]
 
     def work(i: int) -> list[Tensor]:

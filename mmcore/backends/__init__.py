@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, triton
 
-NAMES = ("auto", "reference", "cpu")
+NAMES = ("auto", "reference", "cpu", "triton")
+COMPILED = {"cpu": cpu, "triton": triton}
 
 
 class FallbackWarning(UserWarning):
@@ -42,7 +43,8 @@ def backend(name: str) -> Iterator[None]:
     Args:
         name: ``"auto"`` takes the compiled kernels where they serve the tensors' device and dtype,
             and the reference otherwise; ``"reference"`` is plain PyTorch, for every device and
-            dtype; ``"cpu"`` is the compiled CPU kernels, or an error that says why not.
+            dtype; ``"cpu"`` is the compiled CPU kernels and ``"triton"`` those for GPUs, or an
+            error that says why not.
 
     Raises:
         ValueError: `name` is none of these.
@@ -72,11 +74,13 @@ def choose(requested: str, x: Tensor) -> str:
     """The backend that serves `x`: the one requested, or for "auto" the best that can."""
     if requested == "reference":
         return requested
-    obstacle = cpu.obstacle(x)
+    best = "cpu" if x.device.type == "cpu" else "triton"
+    name = best if requested == "auto" else requested
+    obstacle = COMPILED[name].obstacle(x)
     if obstacle is None:
-        return "cpu"
-    if requested == "cpu":
-        raise RuntimeError(f"backend 'cpu' cannot serve this call: {obstacle}")
+        return name
+    if requested != "auto":
+        raise RuntimeError(f"backend '{name}' cannot serve this call: {obstacle}")
     # float64 has no kernels by design: it exists to check gradients and to be an oracle.
     if x.dtype != torch.float64:
         _report_fallback(obstacle)

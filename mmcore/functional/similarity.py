@@ -14,6 +14,13 @@ from mmcore.functional.pairs import as_pairs, mirrored
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.ops.pairs import DENOMINATORS, Pairs
 
+# Which backends spare their backward some work by what they keep from the forward. On a GPU the
+# host does not know whether kept gradients fit the upstream ones; with targets, mending them is
+# O(N·D).
+KEEP_TILES = ("cpu",)
+KEEP_GRADIENTS = ("cpu",)
+KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
+
 
 class SoftmaxStatistics(NamedTuple):
     """What `softmax_similarity` returns, all float64.
@@ -114,11 +121,13 @@ def softmax_similarity(
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together; `x` or `y` has no
             rows; `scale` or `bias` is no scalar, or a number that is not finite; a target is out of
-            range; a target and labels, or one side of labels or groups without the other.
+            range; a target and labels, or one side of labels or groups without the other. On a
+            GPU a target out of range is not seen by the host: it gives NaN in its row.
 
     Memory:
         O(N + M), per thread 1536 packed rows of `x` and 192 of `y`, and what `mmcore.workspace`
-        allows to be kept for the backward.
+        allows to be kept for the backward. On a GPU the backward takes the workspace itself, for
+        gradients of the logits of a chunk of rows, and at least 128 rows of them.
 
     bfloat16 features, and float32 ones where ``torch.get_float32_matmul_precision()`` is "medium",
     are multiplied as bfloat16, with float32 sums; under autocast float32 features are rounded to
@@ -146,7 +155,7 @@ def softmax_similarity(
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
-    workspace = _workspace(backend, x, y, scale, bias, row_bias, col_bias)
+    workspace = _workspace(KEEP_TILES, backend, x, y, scale, bias, row_bias, col_bias)
     kept_size = _tiles_within(workspace, x, y)
     queries, keys = _as_multiplied(x, keys)
     statistics = torch.ops.mmcore.softmax_similarity(
@@ -220,7 +229,8 @@ def sigmoid_similarity(
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
     numbers = x.numel() + (0 if keys is None else y.numel())
-    keeps_gradients = bool(4 * numbers <= _workspace(backend, x, y, scale, bias))
+    users = KEEP_GRADIENTS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
+    keeps_gradients = bool(4 * numbers <= _workspace(users, backend, x, y, scale, bias))
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
@@ -252,10 +262,10 @@ def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None,
     return (y, pairs) if of_symmetric is None else (None, of_symmetric)
 
 
-def _workspace(backend: str, x: Tensor, *others: Tensor | None) -> int:
-    """Bytes to keep for a backward: none where there will be none, or where nobody uses them."""
+def _workspace(users: tuple[str, ...], backend: str, x: Tensor, *others: Tensor | None) -> int:
+    """Bytes to keep for a backward, which `users` can: none without them, or without a backward."""
     needs_gradient = any(value is not None and value.requires_grad for value in (x, *others))
-    if not (torch.is_grad_enabled() and needs_gradient) or choose(backend, x) == "reference":
+    if not (torch.is_grad_enabled() and needs_gradient) or choose(backend, x) not in users:
         return 0
     return current()
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, triton
 from mmcore.ops.define import define
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -75,7 +75,11 @@ define(
     "l2_normalize",
     SCHEMA,
     fake=fake_forward,
-    implementations={"reference": reference_forward, "cpu": cpu.l2_normalize},
+    implementations={
+        "reference": reference_forward,
+        "cpu": cpu.l2_normalize,
+        "triton": triton.l2_normalize,
+    },
     save=save,
     backward=backward,
 )
@@ -83,5 +87,9 @@ define(
     "l2_normalize_backward",
     BACKWARD_SCHEMA,
     fake=fake_backward,
-    implementations={"reference": reference_backward, "cpu": cpu.l2_normalize_backward},
+    implementations={
+        "reference": reference_backward,
+        "cpu": cpu.l2_normalize_backward,
+        "triton": triton.l2_normalize_backward,
+    },
 )

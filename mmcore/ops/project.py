@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, triton
 from mmcore.ops import l2_normalize
 from mmcore.ops.define import define
 from mmcore.ops.precision import arithmetic_dtype
@@ -174,7 +174,11 @@ define(
     "project",
     SCHEMA,
     fake=fake_forward,
-    implementations={"reference": reference_forward, "cpu": cpu.project},
+    implementations={
+        "reference": reference_forward,
+        "cpu": cpu.project,
+        "triton": triton.project,
+    },
     save=save,
     backward=backward,
 )
@@ -182,5 +186,9 @@ define(
     "project_backward",
     BACKWARD_SCHEMA,
     fake=fake_backward,
-    implementations={"reference": reference_backward, "cpu": cpu.project_backward},
+    implementations={
+        "reference": reference_backward,
+        "cpu": cpu.project_backward,
+        "triton": triton.project_backward,
+    },
 )

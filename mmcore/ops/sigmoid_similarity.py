@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, triton
 from mmcore.ops import pairs
 from mmcore.ops.define import define
 from mmcore.ops.pairs import Pairs
@@ -179,7 +179,11 @@ define(
     "sigmoid_similarity",
     SCHEMA,
     fake=fake_forward,
-    implementations={"reference": reference_forward, "cpu": cpu.sigmoid_similarity},
+    implementations={
+        "reference": reference_forward,
+        "cpu": cpu.sigmoid_similarity,
+        "triton": triton.sigmoid_similarity,
+    },
     save=save,
     backward=backward,
 )
@@ -187,5 +191,9 @@ define(
     "sigmoid_similarity_backward",
     BACKWARD_SCHEMA,
     fake=fake_backward,
-    implementations={"reference": reference_backward, "cpu": cpu.sigmoid_similarity_backward},
+    implementations={
+        "reference": reference_backward,
+        "cpu": cpu.sigmoid_similarity_backward,
+        "triton": triton.sigmoid_similarity_backward,
+    },
 )

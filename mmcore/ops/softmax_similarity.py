@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, triton
 from mmcore.ops import pairs
 from mmcore.ops.define import define
 from mmcore.ops.pairs import Pairs
@@ -219,7 +219,11 @@ define(
     "softmax_similarity",
     SCHEMA,
     fake=fake_forward,
-    implementations={"reference": reference_forward, "cpu": cpu.softmax_similarity},
+    implementations={
+        "reference": reference_forward,
+        "cpu": cpu.softmax_similarity,
+        "triton": triton.softmax_similarity,
+    },
     save=save,
     backward=backward,
 )
@@ -227,5 +231,9 @@ define(
     "softmax_similarity_backward",
     BACKWARD_SCHEMA,
     fake=fake_backward,
-    implementations={"reference": reference_backward, "cpu": cpu.softmax_similarity_backward},
+    implementations={
+        "reference": reference_backward,
+        "cpu": cpu.softmax_similarity_backward,
+        "triton": triton.softmax_similarity_backward,
+    },
 )

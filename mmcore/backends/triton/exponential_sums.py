@@ -1,0 +1,176 @@
+"""Sums of exponentials of the similarity matrix by rows and by columns: the forward's kernels.
+
+    E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
+    row_i = Σ_{j counted} E_ij·2^(col_bias_j)        col_j = Σ_{i counted} E_ij·2^(row_bias_i)
+
+Biases are taken less their largest. Targets are left out: they are known in float64 (positives.py).
+Never stored: the logits. Loop order: a program walks the columns of one strip for BM rows, and
+neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Rows are summed
+in registers over the strip; columns of every tile are stored, (row blocks, M), and added up apart,
+without atomics and in one order. One exponential for each logit, float32.
+
+Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶; such rows are computed anew with
+a running maximum. Whether there are any is known to the device alone: the kernel is always
+launched, and its programs return at once where none of their rows is flagged.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from mmcore.backends.triton.tiles import (
+    counted,
+    exponent_below,
+    exponential,
+    load_ids,
+    load_targets,
+    positive_and_excluded,
+    tile_products,
+)
+
+
+@triton.jit
+def sum_exponentials_kernel(
+    x, y, plan, scale, row_factor, col_factor, row_bias, col_bias,
+    target, row_label, col_label, row_group, col_group,
+    row_sum, col_sum, row_pos, row_count, col_pos, col_count,
+    rows, columns, x_stride, y_stride, strip_tiles,
+    DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
+    HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
+    HAS_COLUMNS: tl.constexpr, IS_PRECISE: tl.constexpr, DEPTH: tl.constexpr,
+    ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    row_blocks = tl.cdiv(rows, BM)
+    block, strip = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
+    high, low, shift = tl.load(plan), tl.load(plan + 1), tl.load(plan + 2)
+    i = block * BM + tl.arange(0, BM)
+    in_rows = i < rows
+    target_i = load_targets(target, i, rows, columns, HAS_TARGET)
+    row_label_i = load_ids(row_label, i, rows, HAS_LABELS)
+    row_group_i = load_ids(row_group, i, rows, HAS_GROUPS)
+    total, pos_total = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
+    count_total = tl.zeros([BM], tl.float32)
+    last = tl.minimum((strip + 1) * strip_tiles, tl.cdiv(columns, BN))
+    for tile in range(strip * strip_tiles, last):
+        j = tile * BN + tl.arange(0, BN)
+        in_columns = j < columns
+        at = block.to(tl.int64) * columns + j
+        products = tile_products(
+            x,
+            y,
+            i,
+            j,
+            rows,
+            columns,
+            x_stride,
+            y_stride,
+            DEPTH,
+            ROUNDS,
+            WIDENS,
+            PRECISION,
+            BM,
+            BN,
+            BK,
+        )
+        positive, excluded = positive_and_excluded(
+            target_i, row_label_i, row_group_i, j,
+            load_ids(col_label, j, columns, HAS_LABELS),
+            load_ids(col_group, j, columns, HAS_GROUPS),
+            HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
+        )  # fmt: skip
+        keep = counted(positive, excluded, DENOMINATOR) & in_rows[:, None] & in_columns[None, :]
+        if HAS_TARGET:
+            keep = keep & ~positive
+        e = exponential(products, high, low, shift, IS_PRECISE)
+        e = tl.where(keep, e, 0.0)
+        if HAS_COL_BIAS:
+            factor = tl.load(col_factor + j, mask=in_columns, other=0)
+            total += tl.sum(e * factor[None, :], 1)
+        else:
+            total += tl.sum(e, 1)
+        if HAS_COLUMNS:
+            if HAS_ROW_BIAS:
+                factor = tl.load(row_factor + i, mask=in_rows, other=0)
+                tl.store(col_sum + at, tl.sum(e * factor[:, None], 0), mask=in_columns)
+            else:
+                tl.store(col_sum + at, tl.sum(e, 0), mask=in_columns)
+        if HAS_LABELS:
+            positive = positive & in_rows[:, None] & in_columns[None, :]
+            logit = products * tl.load(scale)
+            in_row, in_col = logit, logit
+            if HAS_COL_BIAS:
+                in_row += tl.load(col_bias + j, mask=in_columns, other=0)[None, :]
+            if HAS_ROW_BIAS:
+                in_col += tl.load(row_bias + i, mask=in_rows, other=0)[:, None]
+            pos_total += tl.sum(tl.where(positive, in_row, 0.0), 1)
+            count_total += tl.sum(positive.to(tl.float32), 1)
+            if HAS_COLUMNS:
+                tl.store(col_pos + at, tl.sum(tl.where(positive, in_col, 0.0), 0), mask=in_columns)
+                tl.store(col_count + at, tl.sum(positive.to(tl.float32), 0), mask=in_columns)
+    at = strip.to(tl.int64) * rows + i
+    tl.store(row_sum + at, total, mask=in_rows)
+    if HAS_LABELS:
+        tl.store(row_pos + at, pos_total, mask=in_rows)
+        tl.store(row_count + at, count_total, mask=in_rows)
+
+
+@triton.jit
+def running_log_sum_exp_kernel(
+    x, y, plan, row_bias, col_bias, flagged, out,
+    target, row_label, col_label, row_group, col_group, rows, columns, x_stride, y_stride,
+    BY_COLUMNS: tl.constexpr, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr,
+    HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """log2 Σ 2^(a·⟨x_i, y_j⟩ + log2(e)·bias of the other side) of flagged rows, or of columns.
+
+    Products are those of every other kernel, in orientation too: the backward's have equal bits.
+    """
+    OWN: tl.constexpr = BN if BY_COLUMNS else BM
+    OTHER: tl.constexpr = BM if BY_COLUMNS else BN
+    AXIS: tl.constexpr = 0 if BY_COLUMNS else 1
+    size, other_size = (columns, rows) if BY_COLUMNS else (rows, columns)
+    own = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    is_flagged = tl.load(flagged + own, mask=own < size, other=0) != 0
+    if tl.sum(is_flagged.to(tl.int32)) == 0:
+        return
+    high, low = tl.load(plan), tl.load(plan + 1)
+    maximum = tl.full([OWN], float("-inf"), tl.float32)
+    total = tl.zeros([OWN], tl.float32)
+    for start in range(0, other_size, OTHER):
+        other = start + tl.arange(0, OTHER)
+        i, j = (other, own) if BY_COLUMNS else (own, other)
+        products = tile_products(
+            x, y, i, j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION,
+            BM, BN, BK,
+        )  # fmt: skip
+        positive, excluded = positive_and_excluded(
+            load_targets(target, i, rows, columns, HAS_TARGET),
+            load_ids(row_label, i, rows, HAS_LABELS), load_ids(row_group, i, rows, HAS_GROUPS), j,
+            load_ids(col_label, j, columns, HAS_LABELS),
+            load_ids(col_group, j, columns, HAS_GROUPS),
+            HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
+        )  # fmt: skip
+        keep = (
+            counted(positive, excluded, DENOMINATOR) & (i < rows)[:, None] & (j < columns)[None, :]
+        )
+        if HAS_TARGET:
+            keep = keep & ~positive
+        bias = tl.zeros([OTHER], tl.float32)
+        if HAS_BIAS:
+            of_other = row_bias if BY_COLUMNS else col_bias
+            bias = tl.load(of_other + other, mask=other < other_size, other=0) * 1.4426950408889634
+        bias = tl.expand_dims(bias, 1 - AXIS)
+        near = tl.where(keep, tl.fma(products, high, 0.0) + bias, float("-inf"))
+        largest = tl.maximum(maximum, tl.max(near, AXIS))
+        base = tl.where(largest == float("-inf"), 0.0, largest)
+        exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -bias)
+        total = total * tl.exp2(maximum - base) + tl.sum(
+            tl.where(keep, tl.exp2(exponent), 0.0), AXIS
+        )
+        maximum = largest
+    result = maximum.to(tl.float64) + tl.log2(total.to(tl.float64))
+    tl.store(out + own, tl.where(total == 0, float("-inf"), result), mask=(own < size) & is_flagged)

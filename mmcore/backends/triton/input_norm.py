@@ -1,0 +1,99 @@
+"""LayerNorm and RMSNorm of rows, the first step of a projection.
+
+    n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0
+    grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight
+
+RMS: without mean(g) too. One program takes ROWS rows. The variance takes a second pass over
+deviations instead of E[x²] − E[x]², which cancels. Sums in float32; gradients of weight and bias
+are summed by program, (programs, K), and added up apart, in one order.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def input_norm_forward_kernel(
+    x, weight, bias, out, mean, inverse_std, rows, columns, x_stride, eps,
+    IS_LAYER: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    of_row, in_rows = row.to(tl.int64)[:, None], row < rows
+    centre = tl.zeros([ROWS], tl.float32)
+    if IS_LAYER:
+        for start in range(0, columns, COLUMNS):
+            k = start + tl.arange(0, COLUMNS)[None, :]
+            inside = in_rows[:, None] & (k < columns)
+            value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+            centre += tl.sum(value, 1)
+        centre = tl.div_rn(centre, columns.to(tl.float32))
+        tl.store(mean + row, centre, mask=in_rows)
+    square = tl.zeros([ROWS], tl.float32)
+    for start in range(0, columns, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        inside = in_rows[:, None] & (k < columns)
+        value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+        deviation = tl.where(inside, value - centre[:, None], 0.0)
+        square += tl.sum(deviation * deviation, 1)
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(square, columns.to(tl.float32)) + eps))
+    tl.store(inverse_std + row, inverse, mask=in_rows)
+    for start in range(0, columns, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        inside = in_rows[:, None] & (k < columns)
+        value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+        value = (value - centre[:, None]) * inverse[:, None]
+        if HAS_WEIGHT:
+            value = value * tl.load(weight + k, mask=k < columns, other=0)
+        if HAS_BIAS:
+            value = value + tl.load(bias + k, mask=k < columns, other=0)
+        tl.store(out + of_row * columns + k, value, mask=inside)
+
+
+@triton.jit
+def input_norm_backward_kernel(
+    x, weight, mean, inverse_std, grad, grad_x, weight_part, bias_part,
+    rows, columns, x_stride,
+    IS_LAYER: tl.constexpr, HAS_WEIGHT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """grad: of x̂, float32."""
+    program = tl.program_id(0)
+    row = program * ROWS + tl.arange(0, ROWS)
+    of_row, in_rows = row.to(tl.int64)[:, None], row < rows
+    inverse = tl.load(inverse_std + row, mask=in_rows, other=0)[:, None]
+    centre = tl.zeros([ROWS, 1], tl.float32)
+    if IS_LAYER:
+        centre = tl.load(mean + row, mask=in_rows, other=0)[:, None]
+    total, along = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
+    for start in range(0, columns, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        inside = in_rows[:, None] & (k < columns)
+        g = tl.load(grad + of_row * columns + k, mask=inside, other=0)
+        value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+        n = tl.where(inside, (value - centre) * inverse, 0.0)
+        if NEEDS_SUMS:
+            at = program.to(tl.int64) * columns + start + tl.arange(0, COLUMNS)
+            in_columns = start + tl.arange(0, COLUMNS) < columns
+            tl.store(weight_part + at, tl.sum(g * n, 0), mask=in_columns)
+            tl.store(bias_part + at, tl.sum(g, 0), mask=in_columns)
+        if HAS_WEIGHT:
+            g = g * tl.load(weight + k, mask=k < columns, other=0)
+        total += tl.sum(g, 1)
+        along += tl.sum(g * n, 1)
+    size = columns.to(tl.float32)
+    average = tl.zeros([ROWS, 1], tl.float32)
+    if IS_LAYER:
+        average = tl.div_rn(total, size)[:, None]
+    along_n = tl.div_rn(along, size)[:, None]
+    for start in range(0, columns, COLUMNS):
+        k = start + tl.arange(0, COLUMNS)[None, :]
+        inside = in_rows[:, None] & (k < columns)
+        g = tl.load(grad + of_row * columns + k, mask=inside, other=0)
+        value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+        n = (value - centre) * inverse
+        if HAS_WEIGHT:
+            g = g * tl.load(weight + k, mask=k < columns, other=0)
+        tl.store(grad_x + of_row * columns + k, (g - average - n * along_n) * inverse, mask=inside)

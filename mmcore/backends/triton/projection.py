@@ -1,0 +1,123 @@
+"""Projection head: norm and normalisation by own kernels, the products by torch's.
+
+    x̂ = norm(x)      z = x̂·weightᵀ + bias      output = z / max(‖z‖, eps)
+
+Stored beside the output: x̂ in the dtype that is multiplied, and z in float32, while the call runs.
+Products have float32 sums; every result is rounded once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from mmcore.backends.triton import normalize
+from mmcore.backends.triton.input_norm import input_norm_backward_kernel, input_norm_forward_kernel
+from mmcore.backends.triton.launch import row_tile, unit_stride
+from mmcore.backends.triton.products import product
+
+
+class Projection(NamedTuple):
+    """One projection as the ops describe it."""
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    norm: str
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    norm_eps: float
+    do_normalize: bool
+    eps: float
+    multiplies_bfloat16: bool
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """In which operands are multiplied."""
+        is_rounded = self.multiplies_bfloat16 and self.x.dtype == torch.float32
+        return torch.bfloat16 if is_rounded else self.x.dtype
+
+    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Memory for a result."""
+        return torch.empty(shape, dtype=dtype, device=self.x.device)
+
+    def normed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x̂ as it is multiplied, mean and inverse_std of the rows."""
+        x, (rows, columns) = unit_stride(self.x), self.x.shape
+        if self.norm == "none":
+            return x.to(self.product_dtype), self.new(0), self.new(0)
+        mean, inverse_std = self.new(rows if self.norm == "layer" else 0), self.new(rows)
+        out = self.new(rows, columns, dtype=self.product_dtype)
+        tile = row_tile(columns)
+        if rows:
+            input_norm_forward_kernel[(triton.cdiv(rows, tile.ROWS),)](
+                x, _float_or(self.norm_weight, x), _float_or(self.norm_bias, x), out, mean,
+                inverse_std, rows, columns, x.stride(0), self.norm_eps, self.norm == "layer",
+                self.norm_weight is not None, self.norm_bias is not None, *tile,
+            )  # fmt: skip
+        return out, mean, inverse_std
+
+
+def project(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    call = Projection(*arguments)
+    normed, mean, inverse_std = call.normed()
+    z = product(normed, call.weight.to(call.product_dtype).T)
+    if call.bias is not None:
+        z += call.bias.float()
+    if not call.do_normalize:
+        return z.to(call.x.dtype), mean, inverse_std, call.new(0)
+    output, inverse_norm = normalize.l2_normalize(z, call.eps)
+    return output.to(call.x.dtype), mean, inverse_std, inverse_norm
+
+
+def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *described, output, mean, inverse_std, inverse_norm, grad_output, wanted = arguments
+    call = Projection(*described)
+    dtype = call.product_dtype
+    grad_z = grad_output.float()
+    if call.do_normalize:
+        grad_z = normalize.l2_normalize_backward(output.float(), inverse_norm, grad_z, call.eps)
+    rounded = grad_z.to(dtype)
+    likes = (call.x, call.weight, call.bias, call.norm_weight, call.norm_bias)
+    gradients: list[Tensor | None] = [None] * len(likes)
+    if wanted[1]:
+        gradients[1] = product(rounded.T, call.normed()[0])
+    if wanted[2]:
+        gradients[2] = grad_z.sum(0, dtype=torch.float64)
+    if wanted[0] or wanted[3] or wanted[4]:
+        grad_normed = product(rounded, call.weight.to(dtype))
+        gradients[0], *gradients[3:] = _norm_backward(call, mean, inverse_std, grad_normed)
+    nothing = call.x.new_empty(0)
+    return tuple(
+        nothing.clone() if like is None or value is None or not is_wanted else value.to(like.dtype)
+        for value, like, is_wanted in zip(gradients, likes, wanted, strict=True)
+    )
+
+
+def _norm_backward(
+    call: Projection, mean: Tensor, inverse_std: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of x, norm_weight and norm_bias from that of x̂."""
+    if call.norm == "none":
+        return grad, None, None
+    x, (rows, columns) = unit_stride(call.x), call.x.shape
+    tile = row_tile(columns)
+    programs = triton.cdiv(rows, tile.ROWS)
+    needs_sums = call.norm_weight is not None or call.norm_bias is not None
+    parts = [call.new(programs if needs_sums else 0, columns) for _ in range(2)]
+    grad_x = call.new(rows, columns, dtype=call.x.dtype)
+    if rows:
+        input_norm_backward_kernel[(programs,)](
+            x, _float_or(call.norm_weight, x), mean, inverse_std, grad, grad_x, *parts, rows,
+            columns, x.stride(0), call.norm == "layer", call.norm_weight is not None, needs_sums,
+            *tile,
+        )  # fmt: skip
+    of_weight, of_bias = (part.sum(0, dtype=torch.float64) for part in parts)
+    return grad_x, of_weight, of_bias
+
+
+def _float_or(vector: Tensor | None, stand_in: Tensor) -> Tensor:
+    return stand_in if vector is None else vector.float().contiguous()

@@ -1,0 +1,136 @@
+"""What the kernels of the similarity matrix share: one tile of products, and its pairs.
+
+    products(i, j) = ⟨x_i, y_j⟩        positive, excluded = which pairs (i, j) are (ops/pairs.py)
+
+A tile lives in registers and is never stored. Sums of products are float32; operands are multiplied
+as they are, or rounded to bfloat16 first. Ids are read as they come, so an id or a target outside
+its range matches nothing and reaches no memory.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_products(
+    x, y, i, j, rows, columns, x_stride, y_stride,
+    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    k = tl.arange(0, BK)
+    of_x = x + i.to(tl.int64)[:, None] * x_stride + k[None, :]
+    of_y = y + j.to(tl.int64)[:, None] * y_stride + k[None, :]
+    in_x, in_y = (i < rows)[:, None], (j < columns)[:, None]
+    products = tl.zeros([BM, BN], tl.float32)
+    for start in range(0, DEPTH, BK):
+        if DEPTH % BK == 0:
+            left = tl.load(of_x + start, mask=in_x, other=0)
+            right = tl.load(of_y + start, mask=in_y, other=0)
+        else:
+            inside = (start + k < DEPTH)[None, :]
+            left = tl.load(of_x + start, mask=in_x & inside, other=0)
+            right = tl.load(of_y + start, mask=in_y & inside, other=0)
+        if ROUNDS:
+            left, right = left.to(tl.bfloat16), right.to(tl.bfloat16)
+        if WIDENS:  # the interpreter's product takes bfloat16 for integers
+            left, right = left.to(tl.float32), right.to(tl.float32)
+        products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
+    return products
+
+
+@triton.jit
+def exponent_of(products, high, low, level_high, level_low):
+    """a·product − level, each of two float32 parts; rounded as the small number that it is."""
+    return tl.fma(products, high, -level_high) + tl.fma(products, low, -level_low)
+
+
+@triton.jit
+def exponent_below(products, high, low, level_high, level_low):
+    """As above, of any size.
+
+    Beyond float32's integers a level is the rounded a·product of some pair. What the rounding took
+    could be hundreds then, so that it must be taken from every product.
+    """
+    exact = exponent_of(products, high, low, level_high, level_low)
+    rounded = tl.fma(products, high, 0.0) - level_high - level_low
+    return tl.where(tl.abs(level_high) < 4194304.0, exact, rounded)
+
+
+@triton.jit
+def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
+    """E = 2^(a·product − shift), 0 below 2⁻¹²⁶.
+
+    A float32 exponent near 100 leaves 5·10⁻⁶ in E, which 16-bit operands hide and float32 ones do
+    not: one FMA then rounds the exponent to an integer, and a second leaves the exact remainder.
+    """
+    if IS_PRECISE:
+        rounder = 12582912.0  # 1.5·2²³: a smaller number added to it is rounded to an integer
+        integer = tl.fma(products, high, rounder - shift) - rounder
+        rest = tl.fma(products, high, -(shift + integer)) + products * low
+        power = ((integer.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+        result = tl.where(integer < -126, 0.0, tl.exp2(rest) * power)
+        result = tl.where(products == products, result, products)
+    else:
+        result = tl.exp2(exponent_of(products, high, low, shift, 0.0))
+    return result
+
+
+@triton.jit
+def match(row_id, col_id, is_there: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """Whether ids are equal; −1 matches nothing."""
+    if is_there:
+        result = (row_id[:, None] == col_id[None, :]) & (row_id != -1)[:, None]
+    else:
+        result = tl.zeros([BM, BN], tl.int1)
+    return result
+
+
+@triton.jit
+def load_ids(ids, at, size, is_there: tl.constexpr):
+    """Ids of rows or columns, −1 beyond the matrix; anything where there are none."""
+    if is_there:
+        result = tl.load(ids + at, mask=at < size, other=-1)
+    else:
+        result = at.to(tl.int64)
+    return result
+
+
+@triton.jit
+def load_targets(target, i, rows, columns, is_there: tl.constexpr):
+    """Columns, in 32 bits, which halves what a tile's comparisons hold; −1 for what is none."""
+    if is_there:
+        wide = tl.load(target + i, mask=i < rows, other=-1)
+        result = tl.where((wide >= 0) & (wide < columns), wide, -1).to(tl.int32)
+    else:
+        result = i
+    return result
+
+
+@triton.jit
+def positive_and_excluded(
+    target, row_label, row_group, j, col_label, col_group,
+    HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    in_group = match(row_group, col_group, HAS_GROUPS, BM, BN)
+    if HAS_TARGET:
+        positive = target[:, None] == j[None, :]
+        excluded = in_group & ~positive
+    else:
+        positive = match(row_label, col_label, HAS_LABELS, BM, BN) & ~in_group
+        excluded = in_group
+    return positive, excluded
+
+
+@triton.jit
+def counted(positive, excluded, DENOMINATOR: tl.constexpr):
+    """The pairs that enter the denominators."""
+    if DENOMINATOR == "positives":
+        result = positive
+    elif DENOMINATOR == "negatives":
+        result = ~(positive | excluded)
+    else:
+        result = ~excluded
+    return result

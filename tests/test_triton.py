@@ -1,0 +1,104 @@
+"""What is Triton's own: when it serves, targets on the device, chunks of G."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmcore
+from mmcore import functional
+from mmcore.backends import triton as backend
+
+pytest.importorskip("triton")
+
+
+@pytest.fixture(autouse=True)
+def _triton() -> Iterator[None]:
+    with mmcore.backend("triton"):
+        yield
+
+
+def unit_rows(rows: int, width: int = 16) -> Tensor:
+    return F.normalize(torch.randn(rows, width), dim=1)
+
+
+def test_cpu_tensors_need_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(
+        RuntimeError, match=r"'triton' cannot serve this call: .* only with TRITON_INT"
+    ):
+        functional.l2_normalize(torch.ones(2, 2))
+
+
+def test_float64_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="take float32, bfloat16 and float16, got float64"):
+        functional.l2_normalize(torch.ones(2, 2).double())
+
+
+def test_auto_never_takes_the_interpreter() -> None:
+    with mmcore.backend("auto"):
+        assert mmcore.backends.choose("auto", torch.ones(2, 2)) == "cpu"
+    assert backend.obstacle(torch.ones(2, 2)) is None
+
+
+@pytest.mark.parametrize("outside", [-2, 9, 2**40])
+@pytest.mark.parametrize("denominator", ["all", "negatives", "positives"])
+def test_a_target_outside_the_matrix_spoils_its_row_alone(outside: int, denominator: str) -> None:
+    x, y = unit_rows(6), unit_rows(9)
+    target = torch.tensor([0, 1, outside, 3, -1, 8])
+    s = functional.softmax_similarity(x, y, target=target, denominator=denominator)
+    kept = functional.softmax_similarity(
+        x, y, target=target.where(target != outside, -1), denominator=denominator
+    )
+    others = torch.arange(6) != 2
+    assert s.row_lse[2].isnan()
+    assert s.row_pos[2].isnan()
+    assert torch.equal(s.row_lse[others], kept.row_lse[others])
+    assert torch.equal(s.row_pos[others], kept.row_pos[others])
+    assert torch.equal(s.col_pos, kept.col_pos)
+
+
+@pytest.mark.parametrize("outside", [-2, 9])
+def test_a_target_outside_the_matrix_spoils_a_sigmoid_sum(outside: int) -> None:
+    target = torch.tensor([0, outside])
+    assert functional.sigmoid_similarity(unit_rows(2), unit_rows(9), target=target).total.isnan()
+
+
+def gradients(size: int, *leaves: Tensor) -> list[Tensor]:
+    leaves = tuple(leaf.detach().requires_grad_() for leaf in leaves)
+    with mmcore.workspace(size):
+        sums = functional.sigmoid_similarity(leaves[0], leaves[1], 10.0, -10.0)
+        loss = functional.clip_loss(*leaves) + sums.total - sums.positive
+        return list(torch.autograd.grad(loss, leaves))
+
+
+def test_a_workspace_of_one_block_and_of_all_agree() -> None:
+    x, y, scale = unit_rows(300), unit_rows(300), torch.tensor(30.0)
+    for lean, whole in zip(gradients(0, x, y, scale), gradients(2**30, x, y, scale), strict=True):
+        torch.testing.assert_close(lean, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_same_bits_twice() -> None:
+    x, y, scale = unit_rows(150).bfloat16(), unit_rows(150).bfloat16(), torch.tensor(30.0)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(gradients(0, x, y, scale), gradients(0, x, y, scale), strict=True)
+    )
+
+
+def test_upstream_gradients_that_do_not_cancel() -> None:
+    """total and positive weighed apart: what was kept for a = −c is mended by the positives."""
+    x, y, target = unit_rows(40), unit_rows(50), torch.randint(-1, 50, (40,))
+
+    def run(name: str) -> list[Tensor]:
+        leaves = [leaf.detach().requires_grad_() for leaf in (x, y, torch.tensor(9.0))]
+        with mmcore.backend(name):
+            sums = functional.sigmoid_similarity(*leaves, -3.0, target=target)
+        return list(torch.autograd.grad(2 * sums.total + 0.5 * sums.positive, leaves))
+
+    for ours, reference in zip(run("triton"), run("reference"), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)

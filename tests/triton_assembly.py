@@ -1,0 +1,163 @@
+"""Compiles every Triton kernel for GPUs that need not be there; prints what the assembly says.
+
+One JSON line for each kernel and machine. A process of its own: the tests' has Triton interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from mmcore.backends.triton import (
+    exponential_sums,
+    gradient,
+    input_norm,
+    normalize,
+    positives,
+    sigmoid_tile,
+)
+from mmcore.backends.triton.launch import HALF_PRECISION_TILES, row_tile
+from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
+
+
+class Machine(NamedTuple):
+    """What Triton calls a GPU, its tile, its matrix instruction, its exponential."""
+
+    target: GPUTarget
+    tile: str
+    matrix_instruction: str
+    exponential: str
+
+
+MACHINES = {
+    "sm_80": Machine(GPUTarget("cuda", 80, 32), "sm_80", "mma.sync", "ex2.approx"),
+    "sm_90": Machine(GPUTarget("cuda", 90, 32), "sm_90", "wgmma.mma_async", "ex2.approx"),
+    "sm_100": Machine(GPUTarget("cuda", 100, 32), "sm_100", "tcgen05.mma", "ex2.approx"),
+    "gfx942": Machine(GPUTarget("hip", "gfx942", 64), "hip", "v_mfma_f32", "v_exp_f32"),
+}
+SIMILARITY_KERNELS = {
+    "sum_exponentials": exponential_sums.sum_exponentials_kernel,
+    "running_log_sum_exp": exponential_sums.running_log_sum_exp_kernel,
+    "store_gradient": gradient.store_gradient_kernel,
+    "store_gradient_exact": gradient.store_gradient_kernel,
+    "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
+}
+ROW_KERNELS = {
+    "l2_normalize_forward": normalize.l2_normalize_forward_kernel,
+    "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
+    "input_norm_forward": input_norm.input_norm_forward_kernel,
+    "input_norm_backward": input_norm.input_norm_backward_kernel,
+    "row_dots": positives.row_dots_kernel,
+    "column_positives": positives.column_positives_kernel,
+}
+TILE_KINDS = {
+    "sum_exponentials": "sums", "store_gradient": "gradient", "store_gradient_exact": "gradient",
+}  # fmt: skip
+DEPTH = 512
+# CLIP in bfloat16.
+CONSTANTS = {
+    "HAS_TARGET": True, "HAS_LABELS": False, "HAS_GROUPS": False, "HAS_ROW_BIAS": False,
+    "HAS_COL_BIAS": False, "HAS_BIAS": False, "HAS_COLUMNS": True, "HAS_GRADIENTS": True,
+    "NEEDS_SUMS": False, "IS_PRECISE": False, "IS_EXACT": False, "BY_COLUMNS": False,
+    "DENOMINATOR": "all",
+    "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
+    "HAS_WEIGHT": True,
+}  # fmt: skip
+TYPES = {
+    "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
+    "target": "*i64", "row_label": "*i64", "col_label": "*i64", "row_group": "*i64",
+    "col_group": "*i64", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
+    "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32",
+}  # fmt: skip
+# What differs from that table: float64 results, a float32 gradient.
+OWN_TYPES = {
+    "running_log_sum_exp": {"out": "*fp64"},
+    "row_dots": {"out": "*fp64"},
+    "column_positives": {"logit": "*fp64", "col_pos": "*fp64", "col_lse": "*fp64"},
+}
+
+
+def compiled(
+    name: str, kernel: Any, machine: Machine, constants: dict[str, Any], **options: int
+) -> Any:
+    """Specialised as a call with aligned pointers and strides is."""
+    types = TYPES | OWN_TYPES.get(name, {})
+    signature, constexprs, attributes = {}, {}, {}
+    for position, argument in enumerate(kernel.arg_names):
+        if argument.isupper():
+            signature[argument] = "constexpr"
+            constexprs[(position,)] = constants[argument]
+            continue
+        is_stride = argument.endswith("_stride")
+        signature[argument] = "i32" if is_stride else types.get(argument, "*fp32")
+        if is_stride or signature[argument].startswith("*"):
+            attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constexprs, attributes)
+    return triton.compile(source, target=machine.target, options=options)
+
+
+def resources(kernel: Any) -> dict[str, int]:
+    """Registers of a thread, and what did not fit into them, bytes or registers."""
+    if "amdgcn" in kernel.asm:
+        text = kernel.asm["amdgcn"]
+
+        def figure(name: str) -> int:
+            return int(re.search(rf"\.{name}:\s+(\d+)", text)[1])  # type: ignore[index]
+
+        return {
+            "registers": figure("vgpr_count"),
+            "spills": figure("vgpr_spill_count") + figure("private_segment_fixed_size"),
+        }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        command = [tool, "--dump-resource-usage", path]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {"registers": found["REG"], "spills": found["STACK"] + found["LOCAL"]}
+
+
+def report(name: str, machine_name: str) -> dict[str, Any]:
+    """What one kernel became on one machine."""
+    machine = MACHINES[machine_name]
+    tile = HALF_PRECISION_TILES[machine.tile][TILE_KINDS.get(name, "narrow")]
+    if name in SIMILARITY_KERNELS:
+        constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
+        options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+        kernel = compiled(name, SIMILARITY_KERNELS[name], machine, constants, **options)
+    else:
+        rows, columns = COLUMN_TILE if name == "column_positives" else row_tile(DEPTH)
+        constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
+        kernel = compiled(name, ROW_KERNELS[name], machine, constants, num_warps=4)
+    text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
+    threads = kernel.metadata.num_warps * machine.target.warp_size
+    return {
+        "kernel": name,
+        "machine": machine_name,
+        **resources(kernel),
+        "shared": kernel.metadata.shared,
+        "matrix_instructions": text.count(machine.matrix_instruction),
+        "exponentials": text.count(machine.exponential),
+        "logits_per_thread": tile.BM * tile.BN // threads if name in SIMILARITY_KERNELS else 0,
+    }
+
+
+def main() -> None:
+    """All kernels on all machines, or on those named."""
+    for machine in sys.argv[1:] or MACHINES:
+        for name in [*SIMILARITY_KERNELS, *ROW_KERNELS]:
+            print(json.dumps(report(name, machine)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
