@@ -85,7 +85,10 @@ def test_environment_selects_backend_and_instruction_set() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("MMCORE_BACKEND", "MMCORE_BACKEND must be one of auto, reference, cpu, triton, got 'fast'"),
+        (
+            "MMCORE_BACKEND",
+            "MMCORE_BACKEND must be one of auto, reference, cpu, triton, got 'fast'",
+        ),
         ("MMCORE_CPU_ISA", "MMCORE_CPU_ISA must be one that was built"),
         ("MMCORE_WORKSPACE", "MMCORE_WORKSPACE must be a whole number of bytes, got 'fast'"),
     ],
