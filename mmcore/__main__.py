@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 import mmcore
-from mmcore.backends import NAMES, cpu
+from mmcore.backends import NAMES, cpu, triton
 
 
 def lines() -> Iterator[tuple[str, str]]:
@@ -46,7 +46,8 @@ def _gpu_state() -> str:
     if not torch.cuda.is_available():
         return f"none that torch {torch.__version__} can use; GPU tensors need one"
     names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return f"{names}: served by the reference backend, there are no GPU kernels yet"
+    obstacle = triton.obstacle(torch.empty(0, device="cuda"))
+    return f"{names}: " + ("served by triton" if obstacle is None else f"not served: {obstacle}")
 
 
 def main() -> None:

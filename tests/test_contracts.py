@@ -10,7 +10,7 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
-MACHINES = ["reference", "cpu"]
+MACHINES = ["reference", "cpu", "triton"]
 CHECKS = (
     "test_schema",
     "test_autograd_registration",

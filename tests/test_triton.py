@@ -102,3 +102,16 @@ def test_upstream_gradients_that_do_not_cancel() -> None:
 
     for ours, reference in zip(run("triton"), run("reference"), strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [[0], [1], [2], [0, 2]])
+def test_wanted_gradients_do_not_depend_on_each_other(wanted: list[int]) -> None:
+    def run(of: list[int]) -> list[Tensor | None]:
+        leaves = [t.detach().requires_grad_(i in of) for i, t in enumerate(inputs)]
+        functional.softmax_similarity(*leaves, columns=False).row_lse.sum().backward()
+        return [leaf.grad for leaf in leaves]
+
+    inputs = [unit_rows(30), unit_rows(50), torch.tensor(9.0)]
+    for i, (full, part) in enumerate(zip(run([0, 1, 2]), run(wanted), strict=True)):
+        assert full is not None
+        assert part is None if i not in wanted else torch.equal(full, part)

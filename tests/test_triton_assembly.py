@@ -30,7 +30,7 @@ SIMILARITY_KERNELS = [
 ]  # fmt: skip
 ROW_KERNELS = [
     "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "input_norm_backward",
-    "row_dots", "column_positives",
+    "target_products", "column_positives",
 ]  # fmt: skip
 
 
@@ -73,3 +73,11 @@ def test_a_logit_takes_one_exponential(
 ) -> None:
     found = assembly[kernel, machine]
     assert found["exponentials"] == found["logits_per_thread"]
+
+
+@pytest.mark.parametrize("variant", ["sizes of 1", "labels", "one side", "float32", "rounded"])
+@pytest.mark.parametrize("kernel", SIMILARITY_KERNELS + ROW_KERNELS)
+def test_calls_of_other_kinds_compile(
+    assembly: dict[tuple[str, str], dict[str, Any]], kernel: str, variant: str
+) -> None:
+    assert (kernel, variant) in assembly

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from mmcore.backends.triton import (
     positives,
     sigmoid_tile,
 )
-from mmcore.backends.triton.launch import HALF_PRECISION_TILES, row_tile
+from mmcore.backends.triton.launch import HALF_PRECISION_TILES, ProductTile, row_tile
 from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
 
 
@@ -56,7 +56,7 @@ ROW_KERNELS = {
     "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
     "input_norm_forward": input_norm.input_norm_forward_kernel,
     "input_norm_backward": input_norm.input_norm_backward_kernel,
-    "row_dots": positives.row_dots_kernel,
+    "target_products": positives.target_products_kernel,
     "column_positives": positives.column_positives_kernel,
 }
 TILE_KINDS = {
@@ -81,21 +81,25 @@ TYPES = {
 # What differs from that table: float64 results, a float32 gradient.
 OWN_TYPES = {
     "running_log_sum_exp": {"out": "*fp64"},
-    "row_dots": {"out": "*fp64"},
+    "target_products": {"out": "*fp64"},
     "column_positives": {"logit": "*fp64", "col_pos": "*fp64", "col_lse": "*fp64"},
 }
 
 
 def compiled(
-    name: str, kernel: Any, machine: Machine, constants: dict[str, Any], **options: int
+    kernel: Any,
+    machine: Machine,
+    constants: dict[str, Any],
+    types: dict[str, str],
+    ones: Sequence[str],
+    **options: int,
 ) -> Any:
-    """Specialised as a call with aligned pointers and strides is."""
-    types = TYPES | OWN_TYPES.get(name, {})
+    """Specialised as calls with aligned pointers and strides are; `ones` are integers of 1."""
     signature, constexprs, attributes = {}, {}, {}
     for position, argument in enumerate(kernel.arg_names):
-        if argument.isupper():
+        if argument.isupper() or argument in ones:
             signature[argument] = "constexpr"
-            constexprs[(position,)] = constants[argument]
+            constexprs[(position,)] = 1 if argument in ones else constants[argument]
             continue
         is_stride = argument.endswith("_stride")
         signature[argument] = "i32" if is_stride else types.get(argument, "*fp32")
@@ -127,36 +131,73 @@ def resources(kernel: Any) -> dict[str, int]:
     return {"registers": found["REG"], "spills": found["STACK"] + found["LOCAL"]}
 
 
-def report(name: str, machine_name: str) -> dict[str, Any]:
-    """What one kernel became on one machine."""
-    machine = MACHINES[machine_name]
-    tile = HALF_PRECISION_TILES[machine.tile][TILE_KINDS.get(name, "narrow")]
+# Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
+# CLIP in bfloat16 does not switch on; float32 numbers.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sizes of 1": {"ones": [name for name, kind in TYPES.items() if kind == "i32"]},
+    "labels": {
+        "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
+        "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True, "BY_COLUMNS": True,
+        "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
+    },
+    "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
+    "float32": {"IS_PRECISE": True, "types": dict.fromkeys(("x", "y", "out"), "*fp32")},
+    "rounded": {"ROUNDS": True, "types": dict.fromkeys(("x", "y"), "*fp32")},
+}  # fmt: skip
+
+
+def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
+    """The kernel as its launch asks for it."""
+    settings = dict(variant)
+    ones, types = settings.pop("ones", ()), settings.pop("types", {})
     if name in SIMILARITY_KERNELS:
+        tile = production_tile(name, machine)
         constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
-        kernel = compiled(name, SIMILARITY_KERNELS[name], machine, constants, **options)
     else:
         rows, columns = COLUMN_TILE if name == "column_positives" else row_tile(DEPTH)
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
-        kernel = compiled(name, ROW_KERNELS[name], machine, constants, num_warps=4)
+        options = {"num_warps": 4}
+    kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
+    types = TYPES | types | OWN_TYPES.get(name, {})
+    return compiled(kernel, machine, constants | settings, types, ones, **options)
+
+
+def production_tile(name: str, machine: Machine) -> ProductTile:
+    """The tile of a kernel of the similarity matrix."""
+    return HALF_PRECISION_TILES[machine.tile][TILE_KINDS.get(name, "narrow")]
+
+
+def report(name: str, machine_name: str) -> dict[str, Any]:
+    """What one kernel became on one machine."""
+    machine = MACHINES[machine_name]
+    kernel = build(name, machine, {})
     text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
-    threads = kernel.metadata.num_warps * machine.target.warp_size
-    return {
+    figures = {
         "kernel": name,
         "machine": machine_name,
         **resources(kernel),
         "shared": kernel.metadata.shared,
         "matrix_instructions": text.count(machine.matrix_instruction),
         "exponentials": text.count(machine.exponential),
-        "logits_per_thread": tile.BM * tile.BN // threads if name in SIMILARITY_KERNELS else 0,
     }
+    if name in SIMILARITY_KERNELS:
+        tile = production_tile(name, machine)
+        threads = kernel.metadata.num_warps * machine.target.warp_size
+        figures["logits_per_thread"] = tile.BM * tile.BN // threads
+    return figures
 
 
 def main() -> None:
-    """All kernels on all machines, or on those named."""
-    for machine in sys.argv[1:] or MACHINES:
-        for name in [*SIMILARITY_KERNELS, *ROW_KERNELS]:
+    """All kernels on all machines, then every variant on one."""
+    names = [*SIMILARITY_KERNELS, *ROW_KERNELS]
+    for machine in MACHINES:
+        for name in names:
             print(json.dumps(report(name, machine)), flush=True)
+    for variant, settings in VARIANTS.items():
+        for name in names:
+            build(name, MACHINES["sm_90"], settings)
+            print(json.dumps({"kernel": name, "machine": variant}), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,14 @@ using Ids = py::array_t<std::int32_t, 0>;
 
 [[noreturn]] inline void refuse(const std::string& message) { throw py::value_error(message); }
 
+inline std::string size_text(Index size) { return size < 0 ? "any" : std::to_string(size); }
+
 // Refuses what is no matrix of the wanted size with unit column stride; a negative size is any.
 inline void check_matrix(const char* name, const py::array& array, Index rows, Index columns, bool is_written) {
   if (array.ndim() != 2) refuse(std::string(name) + " must have 2 dimensions, got " + std::to_string(array.ndim()));
   if ((rows >= 0 && array.shape(0) != rows) || (columns >= 0 && array.shape(1) != columns))
-    refuse(std::string(name) + " must have shape (" + std::to_string(rows) + ", " + std::to_string(columns) +
-           "), got (" + std::to_string(array.shape(0)) + ", " + std::to_string(array.shape(1)) + ")");
+    refuse(std::string(name) + " must have shape (" + size_text(rows) + ", " + size_text(columns) + "), got (" +
+           size_text(array.shape(0)) + ", " + size_text(array.shape(1)) + ")");
   if (is_written && !array.writeable()) refuse(std::string(name) + " must be writeable");
   if (array.size() == 0) return;
   if (array.shape(1) > 1 && array.strides(1) != array.itemsize())

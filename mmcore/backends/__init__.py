@@ -14,6 +14,11 @@ from mmcore.backends import cpu, triton
 
 NAMES = ("auto", "reference", "cpu", "triton")
 COMPILED = {"cpu": cpu, "triton": triton}
+# Which of them spare their backward some work by what they keep from the forward. On a GPU the host
+# does not know whether kept gradients fit the upstream ones; with targets, mending them is O(N·D).
+KEEP_TILES = ("cpu",)
+KEEP_GRADIENTS_OF_LABELS = ("cpu",)
+KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
 
 
 class FallbackWarning(UserWarning):

@@ -7,19 +7,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends import choose, selected
+from mmcore.backends import (
+    KEEP_GRADIENTS_OF_LABELS,
+    KEEP_GRADIENTS_OF_TARGETS,
+    KEEP_TILES,
+    choose,
+    selected,
+)
 from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.ops.pairs import DENOMINATORS, Pairs
-
-# Which backends spare their backward some work by what they keep from the forward. On a GPU the
-# host does not know whether kept gradients fit the upstream ones; with targets, mending them is
-# O(N·D).
-KEEP_TILES = ("cpu",)
-KEEP_GRADIENTS = ("cpu",)
-KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -229,7 +228,7 @@ def sigmoid_similarity(
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
     numbers = x.numel() + (0 if keys is None else y.numel())
-    users = KEEP_GRADIENTS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
+    users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
     keeps_gradients = bool(4 * numbers <= _workspace(users, backend, x, y, scale, bias))
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(

@@ -6,12 +6,12 @@ rounded once, to the input's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmcore.backends.calls import ProjectionCall, as_inputs
 from mmcore.backends.cpu.arrays import (
     new,
     rows,
@@ -38,19 +38,10 @@ def l2_normalize_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: 
     return grad_x
 
 
-class Projection(NamedTuple):
-    """One projection as the ops describe it."""
+class Projection(ProjectionCall):
+    """One projection as the compiled module takes it."""
 
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    norm: str
-    norm_weight: Tensor | None
-    norm_bias: Tensor | None
-    norm_eps: float
-    normalize: bool
-    eps: float
-    multiplies_bfloat16: bool
+    __slots__ = ()
 
     def arrays(self) -> Any:
         """What the compiled module takes."""
@@ -60,10 +51,6 @@ class Projection(NamedTuple):
             vector_or_none(self.bias, torch.float32), self.eps if self.normalize else 0.0,
             self.multiplies_bfloat16,
         )  # fmt: skip
-
-    def parameters(self) -> tuple[Tensor | None, ...]:
-        """All that a gradient may be wanted of, but x."""
-        return self.weight, self.bias, self.norm_weight, self.norm_bias
 
 
 def project(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -84,7 +71,11 @@ def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, output, mean, inverse_std, inverse_norm, grad_output, wanted = arguments
     call = Projection(*described)
     grad_x = new(call.x.shape, call.x.dtype) if wanted[0] else None
-    sums = _sums(call.parameters(), wanted[1:])
+    # float32 sums, but for x, whose rows are finished one by one.
+    sums = [
+        zeros(like.shape) if like is not None and is_wanted else None
+        for like, is_wanted in zip(call.tensors()[1:], wanted[1:], strict=True)
+    ]
     grad_weight, grad_bias, grad_norm_weight, grad_norm_bias = sums
     _C.project_backward(
         call.arrays(), rows(output), vector(mean), vector(inverse_std), vector(inverse_norm),
@@ -92,16 +83,4 @@ def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
         vector_or_none(grad_bias), vector_or_none(grad_norm_weight),
         vector_or_none(grad_norm_bias), threads(),
     )  # fmt: skip
-    rounded = (
-        new(0) if total is None or like is None else total.to(like.dtype)
-        for total, like in zip(sums, call.parameters(), strict=True)
-    )
-    return (new(0, call.x.dtype) if grad_x is None else grad_x, *rounded)
-
-
-def _sums(likes: Sequence[Tensor | None], wanted: Sequence[bool]) -> list[Tensor | None]:
-    """float32 zeros for the gradients that are wanted."""
-    return [
-        zeros(like.shape) if like is not None and is_wanted else None
-        for like, is_wanted in zip(likes, wanted, strict=True)
-    ]
+    return as_inputs([grad_x, *sums], call.tensors(), wanted)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import kept_memory
+from mmcore.backends.calls import SimilarityCall, as_inputs
 from mmcore.backends.cpu.arrays import (
     double,
     new,
@@ -27,23 +28,10 @@ from mmcore.backends.cpu.arrays import (
 from mmcore.backends.cpu.module import _C
 
 
-class Similarity(NamedTuple):
-    """One similarity matrix as the ops describe it; y is None where it is x."""
+class Similarity(SimilarityCall):
+    """One similarity matrix as the compiled module takes it."""
 
-    x: Tensor
-    y: Tensor | None
-    scale: Tensor
-    bias: Tensor | None
-    row_bias: Tensor | None
-    col_bias: Tensor | None
-    target: Tensor | None
-    row_label: Tensor | None
-    col_label: Tensor | None
-    row_group: Tensor | None
-    col_group: Tensor | None
-    denominator: str
-    has_columns: bool
-    multiplies_bfloat16: bool
+    __slots__ = ()
 
     @property
     def columns(self) -> int:
@@ -117,7 +105,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
     )  # fmt: skip
     values = (*gradients.fold(), grad_scale, grad_bias, grad_row_bias, grad_col_bias)
-    return _as_inputs(values, described[:6], wanted)
+    return as_inputs(_as_tensors(values), described[:6], wanted)
 
 
 def sigmoid_similarity(*arguments: Any) -> tuple[Tensor, ...]:
@@ -147,12 +135,12 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
             None if like is None or not is_wanted else (part * of_total).view(like.shape)
             for part, like, is_wanted in zip(flat, likes, wanted, strict=False)
         ]
-        return _as_inputs([*values, *(kept_sums * of_total).tolist()], likes, wanted)
+        return as_inputs([*values, *(kept_sums * of_total)], likes, wanted)
     gradients = Gradients.of(matrix, is_symmetric, wanted)
     _, _, grad_scale, grad_bias = _C.sigmoid_similarity_gradients(
         matrix.arrays(), of_total, of_positive, *gradients.arrays(), wanted[3], threads()
     )
-    return _as_inputs((*gradients.fold(), grad_scale, grad_bias), likes, wanted)
+    return as_inputs(_as_tensors((*gradients.fold(), grad_scale, grad_bias)), likes, wanted)
 
 
 def _sigmoid_matrix(
@@ -203,18 +191,11 @@ class Gradients(NamedTuple):
         return self.x.add_(self.y), None
 
 
-def _as_inputs(
-    values: Sequence[Any], likes: Sequence[Tensor | None], wanted: Sequence[bool]
-) -> tuple[Tensor, ...]:
-    """Each value rounded to the dtype of its input; empty where it is not wanted."""
-    nothing = likes[0]
-    assert nothing is not None
-    return tuple(
-        nothing.new_empty(0)
-        if like is None or not is_wanted
-        else (value if isinstance(value, Tensor) else double(value)).to(like.dtype)
-        for value, like, is_wanted in zip(values, likes, wanted, strict=True)
-    )
+def _as_tensors(values: Sequence[Any]) -> list[Tensor | None]:
+    """Numbers as float64 tensors."""
+    return [
+        value if value is None or isinstance(value, Tensor) else double(value) for value in values
+    ]
 
 
 def _dense_ids(row: Tensor | None, col: Tensor | None) -> tuple[Any, Any]:

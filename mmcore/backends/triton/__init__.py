@@ -62,7 +62,10 @@ def _of(module: str, name: str) -> Callable[..., Any]:
     """The launcher of that name, whose module is imported by its first call."""
 
     def launch(*arguments: Any) -> Any:
-        return getattr(import_module(f"{__name__}.{module}"), name)(*arguments)
+        launcher = getattr(import_module(f"{__name__}.{module}"), name)
+        # Triton launches on torch's current device, which need not be that of the tensors.
+        with torch.cuda.device_of(arguments[0]):
+            return launcher(*arguments)
 
     return launch
 
@@ -72,6 +75,6 @@ l2_normalize_backward = _of("normalize", "l2_normalize_backward")
 project = _of("projection", "project")
 project_backward = _of("projection", "project_backward")
 softmax_similarity = _of("softmax_statistics", "softmax_similarity")
-softmax_similarity_backward = _of("softmax_statistics", "softmax_similarity_backward")
+softmax_similarity_backward = _of("softmax_gradients", "softmax_similarity_backward")
 sigmoid_similarity = _of("sigmoid_sums", "sigmoid_similarity")
 sigmoid_similarity_backward = _of("sigmoid_sums", "sigmoid_similarity_backward")

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.tiles import (
+    LOG2_E,
     counted,
     exponent_below,
     exponential,
@@ -58,22 +59,9 @@ def sum_exponentials_kernel(
         in_columns = j < columns
         at = block.to(tl.int64) * columns + j
         products = tile_products(
-            x,
-            y,
-            i,
-            j,
-            rows,
-            columns,
-            x_stride,
-            y_stride,
-            DEPTH,
-            ROUNDS,
-            WIDENS,
-            PRECISION,
-            BM,
-            BN,
-            BK,
-        )
+            x, y, i, j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION,
+            BM, BN, BK,
+        )  # fmt: skip
         positive, excluded = positive_and_excluded(
             target_i, row_label_i, row_group_i, j,
             load_ids(col_label, j, columns, HAS_LABELS),
@@ -154,23 +142,21 @@ def running_log_sum_exp_kernel(
             load_ids(col_group, j, columns, HAS_GROUPS),
             HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
         )  # fmt: skip
-        keep = (
-            counted(positive, excluded, DENOMINATOR) & (i < rows)[:, None] & (j < columns)[None, :]
-        )
+        keep = counted(positive, excluded, DENOMINATOR)
+        keep = keep & (i < rows)[:, None] & (j < columns)[None, :]
         if HAS_TARGET:
             keep = keep & ~positive
         bias = tl.zeros([OTHER], tl.float32)
         if HAS_BIAS:
             of_other = row_bias if BY_COLUMNS else col_bias
-            bias = tl.load(of_other + other, mask=other < other_size, other=0) * 1.4426950408889634
+            bias = tl.load(of_other + other, mask=other < other_size, other=0) * LOG2_E
         bias = tl.expand_dims(bias, 1 - AXIS)
         near = tl.where(keep, tl.fma(products, high, 0.0) + bias, float("-inf"))
         largest = tl.maximum(maximum, tl.max(near, AXIS))
         base = tl.where(largest == float("-inf"), 0.0, largest)
         exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -bias)
-        total = total * tl.exp2(maximum - base) + tl.sum(
-            tl.where(keep, tl.exp2(exponent), 0.0), AXIS
-        )
+        e = tl.where(keep, tl.exp2(exponent), 0.0)
+        total = total * tl.exp2(maximum - base) + tl.sum(e, AXIS)
         maximum = largest
     result = maximum.to(tl.float64) + tl.log2(total.to(tl.float64))
     tl.store(out + own, tl.where(total == 0, float("-inf"), result), mask=(own < size) & is_flagged)

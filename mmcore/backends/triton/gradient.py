@@ -7,9 +7,11 @@ exponential serves both sides, E' and E'' being E with the biases of the other s
 a row or a column lies too far below the bound takes one exponential each, exp(s − lse), exponents
 at most 0: in a second launch, IS_EXACT, whose other programs return at once, as in the first do
 those of such tiles. A target's entry is formed in float64 beforehand: near convergence it is the
-difference of equal numbers. Stored: G of one chunk, in the dtype that is multiplied; nothing else.
-Loop order: one tile a program. Its sum with the products, the scale's gradient, and its sums by
-rows and columns, those of the biases, are stored by tile, before G is rounded.
+difference of equal numbers.
+
+Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program.
+Precision: float32, and G in the dtype that is multiplied; its sum with the products, the scale's
+gradient, and its sums by rows and columns, those of the biases, are taken before it is rounded.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.tiles import (
+    LOG2_E,
     counted,
     exponent_below,
     exponential,
@@ -27,14 +30,23 @@ from mmcore.backends.triton.tiles import (
     tile_products,
 )
 
-# The side terms, (TERMS, N) float32: factor, lse in two parts, weight, weight of positives, whether
-# the factor is trusted, 2^(bias − largest), bias.
+# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; log2(e)·lse less the side's own
+# biases in two parts; the upstream gradients of lse and of positives; whether R or C is trusted;
+# 2^(bias − largest); bias.
+FACTOR = tl.constexpr(0)
+LSE_HIGH = tl.constexpr(1)
+LSE_LOW = tl.constexpr(2)
+WEIGHT = tl.constexpr(3)
+POSITIVE = tl.constexpr(4)
+IS_TRUSTED = tl.constexpr(5)
+BIAS_FACTOR = tl.constexpr(6)
+BIAS = tl.constexpr(7)
 TERMS = 8
 
 
 @triton.jit
-def load_term(terms, number: tl.constexpr, at, size):
-    return tl.load(terms + number * size.to(tl.int64) + at, mask=at < size, other=0)
+def load_term(terms, number: tl.constexpr, at, size, other: tl.constexpr = 0):
+    return tl.load(terms + number * tl.cast(size, tl.int64) + at, mask=at < size, other=other)
 
 
 @triton.jit
@@ -55,9 +67,8 @@ def store_gradient_kernel(
     i, j = first_row + in_chunk, tile * BN + tl.arange(0, BN)
     end = first_row + chunk_rows
     high, low, shift = tl.load(plan), tl.load(plan + 1), tl.load(plan + 2)
-    row_trusted = tl.load(row_terms + 5 * rows.to(tl.int64) + i, mask=i < end, other=1)
-    col_trusted = tl.load(col_terms + 5 * columns.to(tl.int64) + j, mask=j < columns, other=1)
-    is_trusted = (tl.min(row_trusted) > 0) & (tl.min(col_trusted) > 0)
+    row_trusted = tl.min(load_term(row_terms, IS_TRUSTED, i, rows, 1)) > 0
+    is_trusted = row_trusted & (tl.min(load_term(col_terms, IS_TRUSTED, j, columns, 1)) > 0)
     if is_trusted == IS_EXACT:
         return
     products = tile_products(
@@ -65,30 +76,29 @@ def store_gradient_kernel(
         BM, BN, BK,
     )  # fmt: skip
     if IS_EXACT:
-        row_high, row_low = load_term(row_terms, 1, i, rows), load_term(row_terms, 2, i, rows)
-        exponent = exponent_below(products, high, low, row_high[:, None], row_low[:, None])
+        level_high = load_term(row_terms, LSE_HIGH, i, rows)[:, None]
+        level_low = load_term(row_terms, LSE_LOW, i, rows)[:, None]
+        exponent = exponent_below(products, high, low, level_high, level_low)
         if HAS_COL_BIAS:
-            exponent += load_term(col_terms, 7, j, columns)[None, :] * 1.4426950408889634
-        g = tl.exp2(exponent) * load_term(row_terms, 3, i, rows)[:, None]
+            exponent += load_term(col_terms, BIAS, j, columns)[None, :] * LOG2_E
+        g = tl.exp2(exponent) * load_term(row_terms, WEIGHT, i, rows)[:, None]
         if HAS_COLUMNS:
-            col_high, col_low = (
-                load_term(col_terms, 1, j, columns),
-                load_term(col_terms, 2, j, columns),
-            )
-            exponent = exponent_below(products, high, low, col_high[None, :], col_low[None, :])
+            level_high = load_term(col_terms, LSE_HIGH, j, columns)[None, :]
+            level_low = load_term(col_terms, LSE_LOW, j, columns)[None, :]
+            exponent = exponent_below(products, high, low, level_high, level_low)
             if HAS_ROW_BIAS:
-                exponent += load_term(row_terms, 7, i, rows)[:, None] * 1.4426950408889634
-            g += tl.exp2(exponent) * load_term(col_terms, 3, j, columns)[None, :]
+                exponent += load_term(row_terms, BIAS, i, rows)[:, None] * LOG2_E
+            g += tl.exp2(exponent) * load_term(col_terms, WEIGHT, j, columns)[None, :]
     else:
-        of_row = load_term(row_terms, 0, i, rows)[:, None]
+        factor = load_term(row_terms, FACTOR, i, rows)[:, None]
         if HAS_COL_BIAS:
-            of_row = of_row * load_term(col_terms, 6, j, columns)[None, :]
+            factor = factor * load_term(col_terms, BIAS_FACTOR, j, columns)[None, :]
         if HAS_COLUMNS:
-            of_col = load_term(col_terms, 0, j, columns)[None, :]
+            of_col = load_term(col_terms, FACTOR, j, columns)[None, :]
             if HAS_ROW_BIAS:
-                of_col = of_col * load_term(row_terms, 6, i, rows)[:, None]
-            of_row = of_row + of_col
-        g = exponential(products, high, low, shift, IS_PRECISE) * of_row
+                of_col = of_col * load_term(row_terms, BIAS_FACTOR, i, rows)[:, None]
+            factor = factor + of_col
+        g = exponential(products, high, low, shift, IS_PRECISE) * factor
     target_i = load_targets(target, i, end, columns, HAS_TARGET)
     positive, excluded = positive_and_excluded(
         target_i, load_ids(row_label, i, end, HAS_LABELS), load_ids(row_group, i, end, HAS_GROUPS),
@@ -100,14 +110,12 @@ def store_gradient_kernel(
         at_target = tl.load(target_gradient + i, mask=i < end, other=0)
         g = tl.where(positive, at_target[:, None], g)
     if HAS_LABELS:
-        of_positive = (
-            load_term(row_terms, 4, i, rows)[:, None] + load_term(col_terms, 4, j, columns)[None, :]
-        )
-        g = tl.where(positive, g + of_positive, g)
+        of_row = load_term(row_terms, POSITIVE, i, rows)[:, None]
+        of_col = load_term(col_terms, POSITIVE, j, columns)[None, :]
+        g = tl.where(positive, g + (of_row + of_col), g)
     inside = (i < end)[:, None] & (j < columns)[None, :]
-    tl.store(
-        out + in_chunk.to(tl.int64)[:, None] * out_stride + j.to(tl.int64)[None, :], g, mask=inside
-    )
+    row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
+    tl.store(row_of_out + j[None, :], g, mask=inside)
     g = tl.where(inside, g, 0.0)
     tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
     if NEEDS_SUMS:

@@ -3,9 +3,10 @@
     n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0
     grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight
 
-RMS: without mean(g) too. One program takes ROWS rows. The variance takes a second pass over
-deviations instead of E[x²] − E[x]², which cancels. Sums in float32; gradients of weight and bias
-are summed by program, (programs, K), and added up apart, in one order.
+RMS: without mean(g) too. Never stored: n. Loop order: one program takes ROWS rows; the variance
+takes a second pass over deviations instead of E[x²] − E[x]², which cancels. Precision: sums in
+float32; gradients of weight and bias are summed by program, (programs, K), and added up apart, in
+one order.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def input_norm_forward_kernel(
             inside = in_rows[:, None] & (k < columns)
             value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
             centre += tl.sum(value, 1)
-        centre = tl.div_rn(centre, columns.to(tl.float32))
+        centre = tl.div_rn(centre, tl.cast(columns, tl.float32))
         tl.store(mean + row, centre, mask=in_rows)
     square = tl.zeros([ROWS], tl.float32)
     for start in range(0, columns, COLUMNS):
@@ -38,7 +39,7 @@ def input_norm_forward_kernel(
         value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
         deviation = tl.where(inside, value - centre[:, None], 0.0)
         square += tl.sum(deviation * deviation, 1)
-    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(square, columns.to(tl.float32)) + eps))
+    inverse = tl.div_rn(1.0, tl.sqrt_rn(tl.div_rn(square, tl.cast(columns, tl.float32)) + eps))
     tl.store(inverse_std + row, inverse, mask=in_rows)
     for start in range(0, columns, COLUMNS):
         k = start + tl.arange(0, COLUMNS)[None, :]
@@ -83,7 +84,7 @@ def input_norm_backward_kernel(
             g = g * tl.load(weight + k, mask=k < columns, other=0)
         total += tl.sum(g, 1)
         along += tl.sum(g * n, 1)
-    size = columns.to(tl.float32)
+    size = tl.cast(columns, tl.float32)
     average = tl.zeros([ROWS, 1], tl.float32)
     if IS_LAYER:
         average = tl.div_rn(total, size)[:, None]

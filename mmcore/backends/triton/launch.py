@@ -9,6 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
+from mmcore.backends import workspace
+
 
 class RowTile(NamedTuple):
     """What one program of a row-wise kernel takes."""
@@ -78,3 +80,9 @@ def product_tile(x: Tensor, multiplies_16_bits: bool, kind: str) -> ProductTile:
 def unit_stride(tensor: Tensor) -> Tensor:
     """The tensor itself, or a copy where neighbours of a row are not neighbours in memory."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def chunk_rows(rows: int, columns: int, itemsize: int, block: int) -> int:
+    """Rows of G that the workspace holds, in whole blocks, at least one."""
+    whole = workspace.current() // (columns * itemsize) // block * block
+    return max(block, min(whole, triton.cdiv(rows, block) * block))

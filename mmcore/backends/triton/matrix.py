@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from mmcore.backends.calls import SimilarityCall
 from mmcore.backends.triton.launch import (
     ProductTile,
     is_interpreted,
@@ -16,45 +17,37 @@ from mmcore.backends.triton.launch import (
     row_tile,
     unit_stride,
 )
-from mmcore.backends.triton.positives import row_dots_kernel
+from mmcore.backends.triton.positives import target_products_kernel
 
 LOG2_E = 1.0 / math.log(2)
 # Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
 LARGEST_SHARED_BOUND = 200
 
 
-class Matrix(NamedTuple):
-    """y, the columns' ids among it, is spelled out where it is x."""
+class Matrix(SimilarityCall):
+    """One similarity matrix as the kernels take it: y, the columns' ids too, is spelled out."""
 
-    x: Tensor
-    y: Tensor
-    scale: Tensor
-    bias: Tensor | None
-    row_bias: Tensor | None
-    col_bias: Tensor | None
-    target: Tensor | None
-    row_label: Tensor | None
-    col_label: Tensor | None
-    row_group: Tensor | None
-    col_group: Tensor | None
-    denominator: str
-    has_columns: bool
-    multiplies_bfloat16: bool
+    __slots__ = ()
 
     @staticmethod
     def of(*described: Any) -> Matrix:
         """From the arguments of the op."""
         matrix = Matrix(*described)
-        x, y = matrix.x, described[1]
-        matrix = matrix._replace(x=unit_stride(x), y=unit_stride(x if y is None else y))
+        x, y = unit_stride(matrix.x), matrix.y
         if y is not None:
-            return matrix
-        return matrix._replace(col_label=matrix.row_label, col_group=matrix.row_group)
+            return matrix._replace(x=x, y=unit_stride(y))
+        return matrix._replace(x=x, y=x, col_label=matrix.row_label, col_group=matrix.row_group)
+
+    @property
+    def keys(self) -> Tensor:
+        """y."""
+        assert self.y is not None
+        return self.y
 
     @property
     def shape(self) -> tuple[int, int]:
         """N and M."""
-        return self.x.shape[0], self.y.shape[0]
+        return self.x.shape[0], self.keys.shape[0]
 
     @property
     def rounds(self) -> bool:
@@ -89,20 +82,18 @@ class Matrix(NamedTuple):
 
     def offset(self) -> Tensor:
         """The scalar bias, float64."""
-        return (
-            self.scale.new_zeros((), dtype=torch.float64)
-            if self.bias is None
-            else self.bias.double()
-        )
+        return (torch.zeros_like(self.scale) if self.bias is None else self.bias).double()
+
+    def own_bias(self, of_rows: bool) -> Tensor:
+        """What all logits of a row, or of a column, share; float64, 0-D where all have the same."""
+        bias = self.row_bias if of_rows else self.col_bias
+        return self.offset() if bias is None else self.offset() + bias.double()
 
     def target_logits(self) -> Tensor:
         """(N,) float64, every bias included: of −1 anything, of what is no column NaN."""
         assert self.target is not None
-        logits = (
-            self.scale.double() * row_dots(self.x, self.y, self.target, self.rounds) + self.offset()
-        )
-        if self.row_bias is not None:
-            logits = logits + self.row_bias.double()
+        products = target_products(self, self.target)
+        logits = self.scale.double() * products + self.own_bias(of_rows=True)
         if self.col_bias is not None:
             known = self.target.clamp(0, self.shape[1] - 1)
             logits = logits + self.col_bias.double()[known]
@@ -114,16 +105,22 @@ def product_precision() -> str:
     return "tf32" if torch.get_float32_matmul_precision() == "high" else "ieee"
 
 
-def row_dots(x: Tensor, y: Tensor, target: Tensor | None = None, rounds: bool = False) -> Tensor:
-    """⟨x_i, y_target(i)⟩ or ⟨x_i, y_i⟩, float64."""
-    rows, depth = x.shape
+def target_products(matrix: Matrix, target: Tensor) -> Tensor:
+    """⟨x_i, y_target(i)⟩, float64, of what is multiplied."""
+    x, y = matrix.x, matrix.keys
+    (rows, depth), tile = x.shape, row_tile(x.shape[1])
     out = torch.empty(rows, dtype=torch.float64, device=x.device)
-    tile = row_tile(depth)
-    row_dots_kernel[(triton.cdiv(rows, tile.ROWS),)](
-        x, y, x if target is None else target.contiguous(), out, rows, y.shape[0], depth,
-        x.stride(0), y.stride(0), target is not None, rounds, *tile,
+    target_products_kernel[(triton.cdiv(rows, tile.ROWS),)](
+        x, y, target.contiguous(), out, rows, y.shape[0], depth, x.stride(0), y.stride(0),
+        matrix.rounds, *tile,
     )  # fmt: skip
     return out
+
+
+def split(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """A float64 number as the sum of two float32 ones; the second is 0 beside an infinite one."""
+    high = wide.float()
+    return high, torch.where(high.isfinite(), wide - high.double(), 0.0).float()
 
 
 class Plan(NamedTuple):
@@ -137,19 +134,24 @@ class Plan(NamedTuple):
     def of(matrix: Matrix) -> Plan:
         """The largest possible E is 2⁸⁰: sums, and their reciprocals, stay within float32."""
         a = matrix.scale.double() * LOG2_E
-        high = a.float()
-        low = torch.where(high.isfinite(), (a - high.double()).float(), 0.0)
         # Rounding to bfloat16 lengthens a row by at most one part in 256.
-        bound = a.abs() * largest_norm(matrix.x) * largest_norm(matrix.y) * 1.004
+        bound = a.abs() * largest_norm(matrix.x) * largest_norm(matrix.keys) * 1.004
         shift = bound.ceil() - 80
         usable = bound <= LARGEST_SHARED_BOUND
         shift = torch.where(usable, shift, 0.0)
-        return Plan(torch.stack([high, low, shift.float()]), shift, usable)
+        return Plan(torch.stack([*split(a), shift.float()]), shift, usable)
 
 
 def largest_norm(x: Tensor) -> Tensor:
     """max_i ‖x_i‖, 0-D float64."""
     return torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).max().double()
+
+
+def sides(matrix: Matrix) -> tuple[Plan, BiasFactors, BiasFactors, Tensor]:
+    """Shift, factors of both sides' biases, and whether one shift may serve the whole matrix."""
+    plan = Plan.of(matrix)
+    row, col = (BiasFactors.of(bias, matrix.x) for bias in (matrix.row_bias, matrix.col_bias))
+    return plan, row, col, plan.is_usable & row.are_normal & col.are_normal
 
 
 class BiasFactors(NamedTuple):

@@ -3,8 +3,8 @@
     y = x / norm,  norm = max(‖x‖, eps),  inverse_norm = 1 / norm
     grad_x = (grad_y − y ⟨y, grad_y⟩) · inverse_norm   where ‖x‖ > eps, else grad_y / eps
 
-One program takes ROWS rows and walks their columns twice, the second time from cache. Sums in
-float32; every result is rounded once.
+Never stored: anything but these. Loop order: one program takes ROWS rows and walks their columns
+twice, the second time from cache. Precision: sums in float32; every result is rounded once.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     col_pos_j = Σ_{i: target(i) = j} logit_i
     col_lse_j = log Σ_{i: target(i) = j} exp(logit_i)
 
-A target of −1 names nothing. One outside the matrix reads nothing and gives NaN. Columns look
-through all targets instead of being scattered to: the order of their sums is fixed.
+A target of −1 names nothing. One outside the matrix reads nothing and gives NaN. Never stored:
+which pairs are positives. Loop order: a program takes some rows, or some columns and looks through
+all targets instead of being scattered to, so that the order of sums is fixed. Precision: float64.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ import triton.language as tl
 
 
 @triton.jit
-def row_dots_kernel(
+def target_products_kernel(
     x, y, target, out, rows, columns, depth, x_stride, y_stride,
-    HAS_TARGET: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    ROUNDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """out_i = ⟨x_i, y_target(i)⟩, or ⟨x_i, y_i⟩, in float64."""
+    """out_i = ⟨x_i, y_target(i)⟩."""
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     in_rows = i < rows
-    if HAS_TARGET:
-        j = tl.load(target + i, mask=in_rows, other=-1)
-    else:
-        j = i.to(tl.int64)
+    j = tl.load(target + i, mask=in_rows, other=-1)
     in_y = in_rows & (j >= 0) & (j < columns)
     total = tl.zeros([ROWS], tl.float64)
     for start in range(0, depth, COLUMNS):
@@ -38,9 +36,15 @@ def row_dots_kernel(
         if ROUNDS:
             of_x, of_y = of_x.to(tl.bfloat16), of_y.to(tl.bfloat16)
         total += tl.sum(of_x.to(tl.float64) * of_y.to(tl.float64), 1)
-    if HAS_TARGET:
-        total = tl.where(in_y | (j == -1), total, float("nan"))
-    tl.store(out + i, total, mask=in_rows)
+    tl.store(out + i, tl.where(in_y | (j == -1), total, float("nan")), mask=in_rows)
+
+
+@triton.jit
+def names(target, start, j, rows, ROWS: tl.constexpr):
+    """The rows from `start`, whether each names column j, and whether any does."""
+    i = start + tl.arange(0, ROWS)
+    named = tl.load(target + i, mask=i < rows, other=-1)[:, None] == j[None, :]
+    return i, named, tl.sum(tl.sum(named.to(tl.int32), 1), 0) > 0
 
 
 @triton.jit
@@ -52,10 +56,8 @@ def column_positives_kernel(
     maximum = tl.full([COLUMNS], float("-inf"), tl.float64)
     total = tl.zeros([COLUMNS], tl.float64)
     for start in range(0, rows, ROWS):
-        i = start + tl.arange(0, ROWS)
-        target_i = tl.load(target + i, mask=i < rows, other=-1)
-        is_positive = target_i[:, None] == j[None, :]
-        if tl.sum(tl.sum(is_positive.to(tl.int32), 1), 0) > 0:
+        i, is_positive, is_any = names(target, start, j, rows, ROWS)
+        if is_any:
             logit_i = tl.load(logit + i, mask=i < rows, other=0)[:, None]
             largest = tl.max(tl.where(is_positive, logit_i, float("-inf")), 0)
             maximum = tl.maximum(maximum, largest)
@@ -63,10 +65,8 @@ def column_positives_kernel(
     base = tl.where(maximum == float("-inf"), 0.0, maximum)
     sums = tl.zeros([COLUMNS], tl.float64)
     for start in range(0, rows, ROWS):
-        i = start + tl.arange(0, ROWS)
-        target_i = tl.load(target + i, mask=i < rows, other=-1)
-        is_positive = target_i[:, None] == j[None, :]
-        if tl.sum(tl.sum(is_positive.to(tl.int32), 1), 0) > 0:
+        i, is_positive, is_any = names(target, start, j, rows, ROWS)
+        if is_any:
             logit_i = tl.load(logit + i, mask=i < rows, other=0)[:, None]
             sums += tl.sum(tl.where(is_positive, tl.exp(logit_i - base[None, :]), 0.0), 0)
     tl.store(col_pos + j, total, mask=j < columns)

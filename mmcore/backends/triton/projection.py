@@ -8,31 +8,23 @@ Products have float32 sums; every result is rounded once.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.triton import normalize
+from mmcore.backends.calls import ProjectionCall, as_inputs
 from mmcore.backends.triton.input_norm import input_norm_backward_kernel, input_norm_forward_kernel
 from mmcore.backends.triton.launch import row_tile, unit_stride
+from mmcore.backends.triton.normalize import l2_normalize, l2_normalize_backward
 from mmcore.backends.triton.products import product
 
 
-class Projection(NamedTuple):
-    """One projection as the ops describe it."""
+class Projection(ProjectionCall):
+    """One projection as the kernels take it."""
 
-    x: Tensor
-    weight: Tensor
-    bias: Tensor | None
-    norm: str
-    norm_weight: Tensor | None
-    norm_bias: Tensor | None
-    norm_eps: float
-    do_normalize: bool
-    eps: float
-    multiplies_bfloat16: bool
+    __slots__ = ()
 
     @property
     def product_dtype(self) -> torch.dtype:
@@ -67,9 +59,9 @@ def project(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     z = product(normed, call.weight.to(call.product_dtype).T)
     if call.bias is not None:
         z += call.bias.float()
-    if not call.do_normalize:
+    if not call.normalize:
         return z.to(call.x.dtype), mean, inverse_std, call.new(0)
-    output, inverse_norm = normalize.l2_normalize(z, call.eps)
+    output, inverse_norm = l2_normalize(z, call.eps)
     return output.to(call.x.dtype), mean, inverse_std, inverse_norm
 
 
@@ -78,11 +70,10 @@ def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
     call = Projection(*described)
     dtype = call.product_dtype
     grad_z = grad_output.float()
-    if call.do_normalize:
-        grad_z = normalize.l2_normalize_backward(output.float(), inverse_norm, grad_z, call.eps)
+    if call.normalize:
+        grad_z = l2_normalize_backward(output.float(), inverse_norm, grad_z, call.eps)
     rounded = grad_z.to(dtype)
-    likes = (call.x, call.weight, call.bias, call.norm_weight, call.norm_bias)
-    gradients: list[Tensor | None] = [None] * len(likes)
+    gradients: list[Tensor | None] = [None] * 5
     if wanted[1]:
         gradients[1] = product(rounded.T, call.normed()[0])
     if wanted[2]:
@@ -90,11 +81,7 @@ def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
     if wanted[0] or wanted[3] or wanted[4]:
         grad_normed = product(rounded, call.weight.to(dtype))
         gradients[0], *gradients[3:] = _norm_backward(call, mean, inverse_std, grad_normed)
-    nothing = call.x.new_empty(0)
-    return tuple(
-        nothing.clone() if like is None or value is None or not is_wanted else value.to(like.dtype)
-        for value, like, is_wanted in zip(gradients, likes, wanted, strict=True)
-    )
+    return as_inputs(gradients, call.tensors(), wanted)
 
 
 def _norm_backward(

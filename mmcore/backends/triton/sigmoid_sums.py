@@ -9,10 +9,11 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from mmcore.backends.triton.matrix import LOG2_E, Matrix, row_dots
+from mmcore.backends.calls import as_inputs
+from mmcore.backends.triton.launch import chunk_rows
+from mmcore.backends.triton.matrix import LOG2_E, Matrix, split, target_products
 from mmcore.backends.triton.products import add_product, product
 from mmcore.backends.triton.sigmoid_tile import sigmoid_tile_kernel
-from mmcore.backends.triton.softmax_statistics import chunk_rows
 
 
 class Pass(NamedTuple):
@@ -46,7 +47,7 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, kept, kept_sums, grad_total, grad_positive, wanted = arguments
     matrix, likes = _matrix(*described), described[:4]
     is_symmetric = described[1] is None
-    if kept.numel() > 0:
+    if kept.numel() > 0 and matrix.target is not None:
         gradients = _from_kept(matrix, is_symmetric, kept, kept_sums, grad_total, grad_positive)
     else:
         found = _run(matrix, (grad_total.double(), grad_positive.double()))
@@ -55,13 +56,7 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         scale = matrix.scale.float()
         grad_x = found.of_x + found.of_y if is_symmetric else found.of_x
         gradients = (grad_x * scale, found.of_y * scale, found.of_scale, found.of_bias)
-    nothing = described[0].new_empty(0)
-    return tuple(
-        nothing.clone()
-        if like is None or not is_wanted
-        else value.to(like.dtype).reshape(like.shape)
-        for value, like, is_wanted in zip(gradients, likes, wanted, strict=True)
-    )
+    return as_inputs(gradients, likes, wanted)
 
 
 def _matrix(x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *rest: Any) -> Matrix:
@@ -81,25 +76,26 @@ def _from_kept(
     known = matrix.target.clamp(0, matrix.shape[1] - 1)
     weight = torch.where(matrix.target == known, of_total + of_positive, 0.0)
     factor = (weight * matrix.scale.double()).float()[:, None]
-    of_x = factor * matrix.y[known]
+    of_x = factor * matrix.keys[known]
     # index_put_ sorts its indices: unlike index_add_ it adds in one order.
-    of_y = torch.zeros(matrix.y.shape, dtype=torch.float32, device=matrix.x.device)
+    of_y = torch.zeros(matrix.keys.shape, dtype=torch.float32, device=matrix.x.device)
     of_y.index_put_((known,), factor * matrix.x, accumulate=True)
     if is_symmetric:
         grad_x, grad_y = kept.view(matrix.x.shape) * of_total + of_x + of_y, of_y
     else:
-        parts = kept.split([matrix.x.numel(), matrix.y.numel()])
+        parts = kept.split([matrix.x.numel(), matrix.keys.numel()])
         grad_x = parts[0].view(matrix.x.shape) * of_total + of_x
-        grad_y = parts[1].view(matrix.y.shape) * of_total + of_y
-    of_scale = kept_sums[0] * of_total + (weight * row_dots(matrix.x, matrix.y, known)).sum()
+        grad_y = parts[1].view(matrix.keys.shape) * of_total + of_y
+    of_scale = kept_sums[0] * of_total + (weight * target_products(matrix, known)).sum()
     return grad_x, grad_y, of_scale, kept_sums[1] * of_total + weight.sum()
 
 
 def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
     rows, columns = matrix.shape
-    x, y, tile, dtype = matrix.x, matrix.y, matrix.tile("narrow"), matrix.product_dtype
+    x, y, tile, dtype = matrix.x, matrix.keys, matrix.tile("narrow"), matrix.product_dtype
     left, right = x.to(dtype), y.to(dtype)
     at_target, logits = _target_terms(matrix, upstream)
+    numbers, ids = _numbers(matrix), matrix.ids()
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
     of_x = of_y = None
     size = rows
@@ -117,7 +113,7 @@ def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
         parts = torch.zeros((4, programs), dtype=torch.float64, device=x.device)
         g = chunk[:count]
         sigmoid_tile_kernel[(programs,)](
-            x, y, _numbers(matrix), weights, matrix.ids()[0], at_target, *matrix.ids()[1:], g,
+            x, y, numbers, weights, ids[0], at_target, *ids[1:], g,
             *parts, first, count, columns, x.stride(0), y.stride(0), g.stride(0),
             HAS_GRADIENTS=upstream is not None, **matrix.flags(), **tile._asdict(),
         )  # fmt: skip
@@ -125,7 +121,7 @@ def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
         if of_x is not None and of_y is not None:
             of_x[first : first + count] = product(g, right)
             add_product(of_y, g.T, left[first : first + count])
-    total, positive = sums[0] + sums[1], sums[1]
+    total, positive = sums[0] + sums[1], sums[1].clone()
     if logits is not None:
         total = total - F.logsigmoid(-logits).sum()
         positive = positive + torch.where(logits == -torch.inf, 0.0, logits).sum()
@@ -135,11 +131,7 @@ def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
 def _numbers(matrix: Matrix) -> Tensor:
     """scale, bias, then both times log2(e) in two parts each; float32."""
     values = torch.stack([matrix.scale.double(), matrix.offset()])
-    bits = values * LOG2_E
-    high = bits.float()
-    low = torch.where(high.isfinite(), (bits - high.double()).float(), 0.0)
-    both = torch.stack([high, low], 1).flatten()
-    return torch.cat([values.float(), both])
+    return torch.cat([values.float(), torch.stack(split(values * LOG2_E), 1).flatten()])
 
 
 def _target_terms(

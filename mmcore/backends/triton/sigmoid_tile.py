@@ -7,8 +7,11 @@
 With z = e^−|s|, the only exponential, softplus(s) = max(s, 0) + log1p(z) and σ(s) is 1 / (1 + z) or
 z / (1 + z). At a positive softplus(−s) is summed, and s apart: the difference of the sums keeps its
 digits. G is (a + c) − a·σ(−s) there, where nothing cancels as σ → 1. What targets name is float64,
-formed beforehand. Stored: G of one chunk of rows, and four sums for each tile, taken before G is
-rounded.
+formed beforehand.
+
+Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program, which
+leaves four sums. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
+rounded, in float64 over the rows of a tile.
 """
 
 from __future__ import annotations
@@ -67,13 +70,8 @@ def sigmoid_tile_kernel(
     )
     logit = tl.fma(products, scale, bias)
     is_negative = logit < 0
-    exponent = exponent_of(
-        products,
-        tl.load(numbers + 2),
-        tl.load(numbers + 3),
-        -tl.load(numbers + 4),
-        -tl.load(numbers + 5),
-    )
+    high, low = tl.load(numbers + 2), tl.load(numbers + 3)
+    exponent = exponent_of(products, high, low, -tl.load(numbers + 4), -tl.load(numbers + 5))
     z = tl.exp2(tl.where(is_negative, exponent, -exponent))
     positive, excluded = positive_and_excluded(
         load_targets(target, i, end, columns, HAS_TARGET), load_ids(row_label, i, end, HAS_LABELS),
@@ -101,10 +99,7 @@ def sigmoid_tile_kernel(
             g = tl.where(positive, at_target[:, None], g)
         else:
             g = tl.where(positive, both - tl.where(is_negative, larger, smaller), g)
-        tl.store(
-            out + in_chunk.to(tl.int64)[:, None] * out_stride + j.to(tl.int64)[None, :],
-            g,
-            mask=inside,
-        )
+        row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
+        tl.store(row_of_out + j[None, :], g, mask=inside)
         tl.store(bias_part + tl.program_id(0), sum_of_tile(g, inside))
         tl.store(scale_part + tl.program_id(0), sum_of_tile(g * products, inside))

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def tile_products(
@@ -62,7 +64,7 @@ def exponent_below(products, high, low, level_high, level_low):
 def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
     """E = 2^(a·product − shift), 0 below 2⁻¹²⁶.
 
-    A float32 exponent near 100 leaves 5·10⁻⁶ in E, which 16-bit operands hide and float32 ones do
+    A float32 exponent near 100 leaves 3·10⁻⁶ in E, which 16-bit operands hide and float32 ones do
     not: one FMA then rounds the exponent to an integer, and a second leaves the exact remainder.
     """
     if IS_PRECISE:
