@@ -117,6 +117,15 @@ def test_project(
     check_against_eager(kernel, [eager, in_reverse(eager)], draws, names)
 
 
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+@pytest.mark.parametrize("width", [3, 5, 40])
+def test_norms_of_short_rows(backend: str, width: int, norm: str) -> None:
+    """Each deviation misses what rounding took from the mean: in near equals, much of itself."""
+    draws = [[100 + torch.randn(200, width), torch.randn(6, width), torch.randn(6)]]
+    kernel, eager = kernel_projection(norm, False), eager_projection(norm, False)
+    check_against_eager(kernel, [eager], draws, NAMES[:4])
+
+
 def test_project_takes_transposed_and_strided_inputs(backend: str) -> None:
     x, weight, bias = torch.randn(40, 60).T, torch.randn(200, 80)[::5, ::2], torch.randn(40)
     names = NAMES[:4]

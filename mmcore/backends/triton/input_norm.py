@@ -3,10 +3,10 @@
     n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0
     grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight
 
-RMS: without mean(g) too. Never stored: n. Loop order: one program takes ROWS rows; the variance
-takes a second pass over deviations instead of E[x²] − E[x]², which cancels. Precision: sums in
-float32; gradients of weight and bias are summed by program, (programs, K), and added up apart, in
-one order.
+RMS: without mean(g) too. Never stored: n. Loop order: one program takes ROWS rows; the mean
+is mended in a second pass and the variance takes a third, over deviations, instead of E[x²] −
+E[x]², which cancels. Precision: sums in float32; gradients of weight and bias are summed by
+program, (programs, K), and added up apart, in one order.
 """
 
 from __future__ import annotations
@@ -31,6 +31,14 @@ def input_norm_forward_kernel(
             value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
             centre += tl.sum(value, 1)
         centre = tl.div_rn(centre, tl.cast(columns, tl.float32))
+        rest = tl.zeros([ROWS], tl.float32)
+        for start in range(0, columns, COLUMNS):
+            k = start + tl.arange(0, COLUMNS)[None, :]
+            inside = in_rows[:, None] & (k < columns)
+            value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
+            rest += tl.sum(tl.where(inside, value - centre[:, None], 0.0), 1)
+        # What rounding took from the mean, every deviation would miss.
+        centre += tl.div_rn(rest, tl.cast(columns, tl.float32))
         tl.store(mean + row, centre, mask=in_rows)
     square = tl.zeros([ROWS], tl.float32)
     for start in range(0, columns, COLUMNS):
