@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 # Triton reads it when it is imported, and torch may import Triton.
 os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -19,6 +20,11 @@ import mmcore
 from mmcore.backends import cpu
 
 INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512_bf16")
+if find_spec("triton") is not None:
+    import interpreter_rounding
+
+    interpreter_rounding.install()
+
 COMPILED = [f"cpu-{name}" for name in INSTRUCTION_SETS]
 
 

@@ -1,7 +1,7 @@
 """What the Triton kernels become on GPUs that need not be there: triton_assembly.py, asserted.
 
-Matrix units multiply, a tile stays in registers, shared memory suffices, and a logit takes one
-exponential.
+Matrix units multiply, the copy engine brings the operands where there is one, a tile stays in
+registers, shared memory suffices, and a logit takes one exponential.
 """
 
 from __future__ import annotations
@@ -34,8 +34,17 @@ ROW_KERNELS = [
 ]  # fmt: skip
 
 
+TILED_BY_OBJECTIVE = ["sum_exponentials", "store_gradient", "sigmoid_tile"]
+OBJECTIVES = ["nt_xent", "sup_con", "labels"]
+CALLS = [(kernel, "clip") for kernel in SIMILARITY_KERNELS + ROW_KERNELS] + [
+    (kernel, objective) for kernel in TILED_BY_OBJECTIVE for objective in OBJECTIVES
+]
+VARIANTS = ["sizes of 1", "labels", "one side", "float32", "rounded", "pointers", "kept"]
+Figures = dict[tuple[str, ...], dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def assembly() -> dict[tuple[str, str], dict[str, Any]]:
+def assembly() -> Figures:
     """The figures of every kernel on every machine."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("triton_assembly.py")
@@ -44,15 +53,16 @@ def assembly() -> dict[tuple[str, str], dict[str, Any]]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {(line["kernel"], line["machine"]): line for line in lines}
+    keys = ("kernel", "machine", "objective", "variant")
+    return {tuple(line[key] for key in keys if key in line): line for line in lines}
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("kernel", SIMILARITY_KERNELS + ROW_KERNELS)
+@pytest.mark.parametrize(("kernel", "objective"), CALLS)
 def test_a_tile_stays_in_registers_and_shared_memory(
-    assembly: dict[tuple[str, str], dict[str, Any]], kernel: str, machine: str
+    assembly: Figures, kernel: str, objective: str, machine: str
 ) -> None:
-    found = assembly[kernel, machine]
+    found = assembly[kernel, machine, objective]
     # The exact G must be cut as the usual one is, whose tile is too large for it; it runs rarely.
     assert found["spills"] == 0 or kernel == "store_gradient_exact"
     assert found["shared"] <= SHARED_MEMORY[machine]
@@ -60,24 +70,27 @@ def test_a_tile_stays_in_registers_and_shared_memory(
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("kernel", SIMILARITY_KERNELS)
-def test_matrix_units_multiply(
-    assembly: dict[tuple[str, str], dict[str, Any]], kernel: str, machine: str
-) -> None:
-    assert assembly[kernel, machine]["matrix_instructions"] > 0
+def test_matrix_units_multiply(assembly: Figures, kernel: str, machine: str) -> None:
+    assert assembly[kernel, machine, "clip"]["matrix_instructions"] > 0
+
+
+@pytest.mark.parametrize("machine", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("kernel", SIMILARITY_KERNELS)
+def test_the_copy_engine_brings_the_operands(assembly: Figures, kernel: str, machine: str) -> None:
+    assert assembly[kernel, machine, "clip"]["tile_copies"] > 0
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("kernel", ["sum_exponentials", "sigmoid_tile", "store_gradient"])
+@pytest.mark.parametrize("kernel", TILED_BY_OBJECTIVE)
+@pytest.mark.parametrize("objective", ["clip", *OBJECTIVES])
 def test_a_logit_takes_one_exponential(
-    assembly: dict[tuple[str, str], dict[str, Any]], kernel: str, machine: str
+    assembly: Figures, kernel: str, machine: str, objective: str
 ) -> None:
-    found = assembly[kernel, machine]
+    found = assembly[kernel, machine, objective]
     assert found["exponentials"] == found["logits_per_thread"]
 
 
-@pytest.mark.parametrize("variant", ["sizes of 1", "labels", "one side", "float32", "rounded"])
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kernel", SIMILARITY_KERNELS + ROW_KERNELS)
-def test_calls_of_other_kinds_compile(
-    assembly: dict[tuple[str, str], dict[str, Any]], kernel: str, variant: str
-) -> None:
+def test_calls_of_other_kinds_compile(assembly: Figures, kernel: str, variant: str) -> None:
     assert (kernel, variant) in assembly

@@ -25,7 +25,7 @@ from mmcore.backends.triton import (
     positives,
     sigmoid_tile,
 )
-from mmcore.backends.triton.launch import HALF_PRECISION_TILES, ProductTile, row_tile
+from mmcore.backends.triton.launch import HALF_PRECISION_TILES, HEAVY, ProductTile, row_tile
 from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
 
 
@@ -51,6 +51,7 @@ SIMILARITY_KERNELS = {
     "store_gradient_exact": gradient.store_gradient_kernel,
     "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
 }
+TILED_BY_OBJECTIVE = ("sum_exponentials", "store_gradient", "sigmoid_tile")
 ROW_KERNELS = {
     "l2_normalize_forward": normalize.l2_normalize_forward_kernel,
     "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
@@ -60,7 +61,8 @@ ROW_KERNELS = {
     "column_positives": positives.column_positives_kernel,
 }
 TILE_KINDS = {
-    "sum_exponentials": "sums", "store_gradient": "gradient", "store_gradient_exact": "gradient",
+    "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
+    "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
 }  # fmt: skip
 DEPTH = 512
 # CLIP in bfloat16.
@@ -68,15 +70,17 @@ CONSTANTS = {
     "HAS_TARGET": True, "HAS_LABELS": False, "HAS_GROUPS": False, "HAS_ROW_BIAS": False,
     "HAS_COL_BIAS": False, "HAS_BIAS": False, "HAS_COLUMNS": True, "HAS_GRADIENTS": True,
     "NEEDS_SUMS": False, "IS_PRECISE": False, "IS_EXACT": False, "BY_COLUMNS": False,
+    "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
     "HAS_WEIGHT": True,
 }  # fmt: skip
 TYPES = {
     "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
-    "target": "*i64", "row_label": "*i64", "col_label": "*i64", "row_group": "*i64",
-    "col_group": "*i64", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
-    "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32",
+    "target": "*i64", "row_label": "*i32", "col_label": "*i32", "row_group": "*i32",
+    "col_group": "*i32", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
+    "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32", "kept": "*bf16",
+    "kept_rows": "i32",
 }  # fmt: skip
 # What differs from that table: float64 results, a float32 gradient.
 OWN_TYPES = {
@@ -131,6 +135,15 @@ def resources(kernel: Any) -> dict[str, int]:
     return {"registers": found["REG"], "spills": found["STACK"] + found["LOCAL"]}
 
 
+# What decides which tile is taken, beside CLIP: NT-Xent, SupCon and CLIP with labels for targets.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "nt_xent": {"IS_SYMMETRIC": True, "HAS_GROUPS": True, "KEEPS": False},
+    "sup_con": {
+        "IS_SYMMETRIC": True, "HAS_GROUPS": True, "HAS_LABELS": True, "HAS_TARGET": False,
+        "KEEPS": False,
+    },
+    "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
+}  # fmt: skip
 # Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
 # CLIP in bfloat16 does not switch on; float32 numbers.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -141,9 +154,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
     },
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
-    "float32": {"IS_PRECISE": True, "types": dict.fromkeys(("x", "y", "out"), "*fp32")},
-    "rounded": {"ROUNDS": True, "types": dict.fromkeys(("x", "y"), "*fp32")},
+    "float32": {
+        "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False,
+        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
+    },
+    "rounded": {
+        "ROUNDS": True, "USES_DESCRIPTORS": False, "types": dict.fromkeys(("x", "y"), "*fp32"),
+    },
+    "pointers": {"USES_DESCRIPTORS": False},
+    "kept": {"HAS_KEPT": True},
 }  # fmt: skip
+
+
+def descriptors(name: str, tile: ProductTile, constants: dict[str, Any]) -> dict[str, str]:
+    """The types of what the GPU's copy engine brings or takes away."""
+    shapes = {"x": (tile.BM, tile.BK), "y": (tile.BN, tile.BK)}
+    if constants["KEEPS" if name == "sum_exponentials" else "HAS_KEPT"]:
+        shapes["kept"] = (tile.BM, tile.BN)
+    return {
+        name: f"tensordesc<bf16[{rows}, {columns}]>" for name, (rows, columns) in shapes.items()
+    }
 
 
 def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
@@ -151,8 +181,10 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     settings = dict(variant)
     ones, types = settings.pop("ones", ()), settings.pop("types", {})
     if name in SIMILARITY_KERNELS:
-        tile = production_tile(name, machine)
+        tile = production_tile(name, machine, settings)
         constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
+        if (constants | settings)["USES_DESCRIPTORS"]:
+            types = descriptors(name, tile, constants | settings) | types
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
         rows, columns = COLUMN_TILE if name == "column_positives" else row_tile(DEPTH)
@@ -163,26 +195,31 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     return compiled(kernel, machine, constants | settings, types, ones, **options)
 
 
-def production_tile(name: str, machine: Machine) -> ProductTile:
-    """The tile of a kernel of the similarity matrix."""
-    return HALF_PRECISION_TILES[machine.tile][TILE_KINDS.get(name, "narrow")]
+def production_tile(name: str, machine: Machine, settings: dict[str, Any]) -> ProductTile:
+    """The tile that a launch of the kernel takes."""
+    kind = TILE_KINDS[name]
+    if settings.get("IS_SYMMETRIC") or settings.get("HAS_LABELS"):
+        kind = HEAVY[kind]
+    return HALF_PRECISION_TILES[machine.tile][kind]
 
 
-def report(name: str, machine_name: str) -> dict[str, Any]:
+def report(name: str, machine_name: str, objective: str) -> dict[str, Any]:
     """What one kernel became on one machine."""
-    machine = MACHINES[machine_name]
-    kernel = build(name, machine, {})
+    machine, settings = MACHINES[machine_name], OBJECTIVES.get(objective, {})
+    kernel = build(name, machine, settings)
     text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
     figures = {
         "kernel": name,
         "machine": machine_name,
+        "objective": objective,
         **resources(kernel),
         "shared": kernel.metadata.shared,
         "matrix_instructions": text.count(machine.matrix_instruction),
         "exponentials": text.count(machine.exponential),
+        "tile_copies": text.count("cp.async.bulk.tensor"),
     }
     if name in SIMILARITY_KERNELS:
-        tile = production_tile(name, machine)
+        tile = production_tile(name, machine, settings)
         threads = kernel.metadata.num_warps * machine.target.warp_size
         figures["logits_per_thread"] = tile.BM * tile.BN // threads
     return figures
@@ -193,11 +230,14 @@ def main() -> None:
     names = [*SIMILARITY_KERNELS, *ROW_KERNELS]
     for machine in MACHINES:
         for name in names:
-            print(json.dumps(report(name, machine)), flush=True)
+            print(json.dumps(report(name, machine, "clip")), flush=True)
+        for objective in OBJECTIVES:
+            for name in TILED_BY_OBJECTIVE:
+                print(json.dumps(report(name, machine, objective)), flush=True)
     for variant, settings in VARIANTS.items():
         for name in names:
             build(name, MACHINES["sm_90"], settings)
-            print(json.dumps({"kernel": name, "machine": variant}), flush=True)
+            print(json.dumps({"kernel": name, "variant": variant}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,8 @@ from mmcore.backends import cpu, triton
 
 NAMES = ("auto", "reference", "cpu", "triton")
 COMPILED = {"cpu": cpu, "triton": triton}
-# Which of them spare their backward some work by what they keep from the forward. On a GPU the host
-# does not know whether kept gradients fit the upstream ones; with targets, mending them is O(N·D).
-KEEP_TILES = ("cpu",)
+# Which of them keep finished gradients of a sigmoid. On a GPU the host does not know whether those
+# fit the upstream ones; with targets, mending them is O(N·D).
 KEEP_GRADIENTS_OF_LABELS = ("cpu",)
 KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
 
@@ -90,6 +90,16 @@ def choose(requested: str, x: Tensor) -> str:
     if x.dtype != torch.float64:
         _report_fallback(obstacle)
     return "reference"
+
+
+def kept_tiles(name: str, *described: Any) -> int:
+    """Float32 numbers that a backend keeps of a similarity matrix for its backward.
+
+    `described`: the workspace's bytes, rows, columns, whether products are of bfloat16, and whether
+    half of the matrix is enough because it is its own transpose.
+    """
+    size: int = 0 if name == "reference" else COMPILED[name].kept_tiles(*described)
+    return size
 
 
 def _report_fallback(obstacle: str) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from mmcore.backends import (
     KEEP_GRADIENTS_OF_LABELS,
     KEEP_GRADIENTS_OF_TARGETS,
-    KEEP_TILES,
     choose,
+    kept_tiles,
     selected,
 )
 from mmcore.backends.workspace import current
@@ -154,9 +154,13 @@ def softmax_similarity(
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
-    workspace = _workspace(KEEP_TILES, backend, x, y, scale, bias, row_bias, col_bias)
-    kept_size = _tiles_within(workspace, x, y)
     queries, keys = _as_multiplied(x, keys)
+    kept_size = 0
+    if _needs_backward(x, y, scale, bias, row_bias, col_bias):
+        kept_size = kept_tiles(
+            choose(backend, x), current(), x.shape[0], y.shape[0],
+            multiplies_bfloat16(queries), keys is None and not columns,
+        )  # fmt: skip
     statistics = torch.ops.mmcore.softmax_similarity(
         queries, keys, scale, bias, row_bias, col_bias, *pairs, denominator, columns,
         multiplies_bfloat16(queries), kept_size, backend,
@@ -229,7 +233,8 @@ def sigmoid_similarity(
     keys, pairs = _mirror(y, pairs, y is x)
     numbers = x.numel() + (0 if keys is None else y.numel())
     users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
-    keeps_gradients = bool(4 * numbers <= _workspace(users, backend, x, y, scale, bias))
+    keeps_gradients = _needs_backward(x, y, scale, bias) and choose(backend, x) in users
+    keeps_gradients = keeps_gradients and bool(4 * numbers <= current())
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
@@ -261,20 +266,9 @@ def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None,
     return (y, pairs) if of_symmetric is None else (None, of_symmetric)
 
 
-def _workspace(users: tuple[str, ...], backend: str, x: Tensor, *others: Tensor | None) -> int:
-    """Bytes to keep for a backward, which `users` can: none without them, or without a backward."""
-    needs_gradient = any(value is not None and value.requires_grad for value in (x, *others))
-    if not (torch.is_grad_enabled() and needs_gradient) or choose(backend, x) not in users:
-        return 0
-    return current()
-
-
-def _tiles_within(workspace: int, x: Tensor, y: Tensor) -> int:
-    """Float32 numbers of tiles to keep: the workspace, or the matrix in whole blocks."""
-    margin = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
-    whole = (x.shape[0] + margin) * (y.shape[0] + margin)
-    size: int = torch.sym_min(workspace // 4, whole)
-    return size
+def _needs_backward(*inputs: Tensor | None) -> bool:
+    is_wanted = any(value is not None and value.requires_grad for value in inputs)
+    return torch.is_grad_enabled() and is_wanted
 
 
 def _as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:

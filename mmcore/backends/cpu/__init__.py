@@ -8,6 +8,7 @@ from mmcore.backends.cpu.projection import (
     project_backward,
 )
 from mmcore.backends.cpu.similarity import (
+    kept_tiles,
     sigmoid_similarity,
     sigmoid_similarity_backward,
     softmax_similarity,
@@ -17,6 +18,7 @@ from mmcore.backends.cpu.similarity import (
 __all__ = [
     "_C",
     "instruction_sets",
+    "kept_tiles",
     "l2_normalize",
     "l2_normalize_backward",
     "measure_peak",

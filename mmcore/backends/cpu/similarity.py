@@ -28,6 +28,13 @@ from mmcore.backends.cpu.arrays import (
 from mmcore.backends.cpu.module import _C
 
 
+def kept_tiles(workspace: int, rows: int, columns: int, *_: bool) -> int:
+    """Float32 numbers of tiles to keep: the workspace, or the matrix in whole blocks."""
+    margin = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
+    size: int = torch.sym_min(workspace // 4, (rows + margin) * (columns + margin))
+    return size
+
+
 class Similarity(SimilarityCall):
     """One similarity matrix as the compiled module takes it."""
 

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.backends.triton.kept_tiles import kept_tiles
+
 __all__ = [
+    "kept_tiles",
     "l2_normalize",
     "l2_normalize_backward",
     "obstacle",

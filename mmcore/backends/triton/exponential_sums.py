@@ -4,10 +4,15 @@
     row_i = Σ_{j counted} E_ij·2^(col_bias_j)        col_j = Σ_{i counted} E_ij·2^(row_bias_i)
 
 Biases are taken less their largest. Targets are left out: they are known in float64 (positives.py).
-Never stored: the logits. Loop order: a program walks the columns of one strip for BM rows, and
-neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Rows are summed
-in registers over the strip; columns of every tile are stored, (row blocks, M), and added up apart,
-without atomics and in one order. One exponential for each logit, float32.
+Never stored: the logits; E of the first `kept_rows` rows is where KEEPS, rounded to bfloat16, for
+the backward. Loop order: a program walks the columns of one strip for BM rows, and neighbouring
+programs take neighbouring rows of the same strip, whose y stays in L2. Rows are summed in registers
+over the strip; columns of every tile are stored, (row blocks, M), and added up apart, without
+atomics and in one order. One exponential for each logit, float32.
+
+IS_SYMMETRIC, where y is x: columns left of a program's own rows are other programs' work. What
+stands right of them is summed along the columns too, for those rows, with what is i's in col_j
+taken from the columns' side: row_factor and row_bias are col_factor and col_bias then.
 
 Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶; such rows are computed anew with
 a running maximum. Whether there are any is known to the device alone: the kernel is always
@@ -27,6 +32,7 @@ from mmcore.backends.triton.tiles import (
     load_ids,
     load_targets,
     positive_and_excluded,
+    store_kept,
     tile_products,
 )
 
@@ -35,12 +41,13 @@ from mmcore.backends.triton.tiles import (
 def sum_exponentials_kernel(
     x, y, plan, scale, row_factor, col_factor, row_bias, col_bias,
     target, row_label, col_label, row_group, col_group,
-    row_sum, col_sum, row_pos, row_count, col_pos, col_count,
-    rows, columns, x_stride, y_stride, strip_tiles,
+    row_sum, col_sum, row_pos, col_pos, kept,
+    rows, columns, x_stride, y_stride, strip_tiles, kept_rows, kept_stride,
     DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
-    HAS_COLUMNS: tl.constexpr, IS_PRECISE: tl.constexpr, DEPTH: tl.constexpr,
-    ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, KEEPS: tl.constexpr,
+    IS_PRECISE: tl.constexpr, DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr,
+    PRECISION: tl.constexpr, USES_DESCRIPTORS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(rows, BM)
@@ -52,56 +59,68 @@ def sum_exponentials_kernel(
     row_label_i = load_ids(row_label, i, rows, HAS_LABELS)
     row_group_i = load_ids(row_group, i, rows, HAS_GROUPS)
     total, pos_total = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
-    count_total = tl.zeros([BM], tl.float32)
-    last = tl.minimum((strip + 1) * strip_tiles, tl.cdiv(columns, BN))
-    for tile in range(strip * strip_tiles, last):
+    first = strip * strip_tiles
+    last = tl.minimum(first + strip_tiles, tl.cdiv(columns, BN))
+    if IS_SYMMETRIC:
+        first = tl.maximum(first, block * BM // BN)
+    for tile in range(first, last):
         j = tile * BN + tl.arange(0, BN)
         in_columns = j < columns
         at = block.to(tl.int64) * columns + j
         products = tile_products(
-            x, y, i, j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION,
-            BM, BN, BK,
+            x, y, block * BM, tile * BN, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
+        inside = in_rows[:, None] & in_columns[None, :]
+        by_rows, by_columns = inside, inside
+        if IS_SYMMETRIC:
+            by_rows = inside & (j >= block * BM)[None, :]
+            by_columns = inside & (j >= (block + 1) * BM)[None, :]
         positive, excluded = positive_and_excluded(
             target_i, row_label_i, row_group_i, j,
             load_ids(col_label, j, columns, HAS_LABELS),
             load_ids(col_group, j, columns, HAS_GROUPS),
             HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
         )  # fmt: skip
-        keep = counted(positive, excluded, DENOMINATOR) & in_rows[:, None] & in_columns[None, :]
-        if HAS_TARGET:
+        keep = inside & counted(positive, excluded, DENOMINATOR, HAS_TARGET)
+        if HAS_TARGET and not IS_SYMMETRIC:
             keep = keep & ~positive
         e = exponential(products, high, low, shift, IS_PRECISE)
         e = tl.where(keep, e, 0.0)
+        if KEEPS and block * BM < kept_rows:
+            store_kept(kept, e, block * BM, tile * BN, kept_stride, USES_DESCRIPTORS, BM, BN)
+        of_rows, of_columns = e, e
+        if IS_SYMMETRIC:
+            of_rows, of_columns = tl.where(by_rows, e, 0.0), tl.where(by_columns, e, 0.0)
+            if HAS_TARGET:
+                target_j = load_targets(target, j, columns, rows, HAS_TARGET)
+                of_rows = tl.where(positive, 0.0, of_rows)
+                of_columns = tl.where(target_j[None, :] == i[:, None], 0.0, of_columns)
         if HAS_COL_BIAS:
             factor = tl.load(col_factor + j, mask=in_columns, other=0)
-            total += tl.sum(e * factor[None, :], 1)
-        else:
-            total += tl.sum(e, 1)
+            of_rows = of_rows * factor[None, :]
+        total += tl.sum(of_rows, 1)
         if HAS_COLUMNS:
             if HAS_ROW_BIAS:
                 factor = tl.load(row_factor + i, mask=in_rows, other=0)
-                tl.store(col_sum + at, tl.sum(e * factor[:, None], 0), mask=in_columns)
-            else:
-                tl.store(col_sum + at, tl.sum(e, 0), mask=in_columns)
+                of_columns = of_columns * factor[:, None]
+            tl.store(col_sum + at, tl.sum(of_columns, 0), mask=in_columns)
         if HAS_LABELS:
-            positive = positive & in_rows[:, None] & in_columns[None, :]
+            by_rows, by_columns = positive & by_rows, positive & by_columns
             logit = products * tl.load(scale)
             in_row, in_col = logit, logit
             if HAS_COL_BIAS:
                 in_row += tl.load(col_bias + j, mask=in_columns, other=0)[None, :]
             if HAS_ROW_BIAS:
                 in_col += tl.load(row_bias + i, mask=in_rows, other=0)[:, None]
-            pos_total += tl.sum(tl.where(positive, in_row, 0.0), 1)
-            count_total += tl.sum(positive.to(tl.float32), 1)
+            pos_total += tl.sum(tl.where(by_rows, in_row, 0.0), 1)
             if HAS_COLUMNS:
-                tl.store(col_pos + at, tl.sum(tl.where(positive, in_col, 0.0), 0), mask=in_columns)
-                tl.store(col_count + at, tl.sum(positive.to(tl.float32), 0), mask=in_columns)
+                of_tile = tl.sum(tl.where(by_columns, in_col, 0.0), 0)
+                tl.store(col_pos + at, of_tile, mask=in_columns)
     at = strip.to(tl.int64) * rows + i
     tl.store(row_sum + at, total, mask=in_rows)
     if HAS_LABELS:
         tl.store(row_pos + at, pos_total, mask=in_rows)
-        tl.store(row_count + at, count_total, mask=in_rows)
 
 
 @triton.jit
@@ -111,7 +130,7 @@ def running_log_sum_exp_kernel(
     BY_COLUMNS: tl.constexpr, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr,
     HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr, HAS_BIAS: tl.constexpr,
     DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """log2 Σ 2^(a·⟨x_i, y_j⟩ + log2(e)·bias of the other side) of flagged rows, or of columns.
 
@@ -131,9 +150,11 @@ def running_log_sum_exp_kernel(
     for start in range(0, other_size, OTHER):
         other = start + tl.arange(0, OTHER)
         i, j = (other, own) if BY_COLUMNS else (own, other)
+        first_own = tl.program_id(0) * OWN
+        first_i, first_j = (start, first_own) if BY_COLUMNS else (first_own, start)
         products = tile_products(
-            x, y, i, j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION,
-            BM, BN, BK,
+            x, y, first_i, first_j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
         positive, excluded = positive_and_excluded(
             load_targets(target, i, rows, columns, HAS_TARGET),
@@ -142,7 +163,7 @@ def running_log_sum_exp_kernel(
             load_ids(col_group, j, columns, HAS_GROUPS),
             HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
         )  # fmt: skip
-        keep = counted(positive, excluded, DENOMINATOR)
+        keep = counted(positive, excluded, DENOMINATOR, HAS_TARGET)
         keep = keep & (i < rows)[:, None] & (j < columns)[None, :]
         if HAS_TARGET:
             keep = keep & ~positive

@@ -9,6 +9,12 @@ at most 0: in a second launch, IS_EXACT, whose other programs return at once, as
 those of such tiles. A target's entry is formed in float64 beforehand: near convergence it is the
 difference of equal numbers.
 
+IS_SYMMETRIC, where y is x and columns have no statistics of their own: what is stored is G + Gᵀ,
+so that C is R, each side's targets apart. Of what stands both in the chunk's rows and in its
+columns, half is computed and stored twice.
+
+HAS_KEPT: E was kept by the forward, rounded to bfloat16, and nothing is multiplied.
+
 Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program.
 Precision: float32, and G in the dtype that is multiplied; its sum with the products, the scale's
 gradient, and its sums by rows and columns, those of the biases, are taken before it is rounded.
@@ -25,6 +31,7 @@ from mmcore.backends.triton.tiles import (
     exponent_below,
     exponential,
     load_ids,
+    load_kept,
     load_targets,
     positive_and_excluded,
     tile_products,
@@ -50,74 +57,120 @@ def load_term(terms, number: tl.constexpr, at, size, other: tl.constexpr = 0):
 
 
 @triton.jit
+def side_factors(
+    own_terms, other_terms, own, other, own_size, other_size, AXIS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """What E is multiplied by for the side whose vectors lie along 1 − AXIS."""
+    factor = tl.expand_dims(load_term(own_terms, FACTOR, own, own_size), AXIS)
+    if HAS_BIAS:
+        of_other = load_term(other_terms, BIAS_FACTOR, other, other_size)
+        factor = factor * tl.expand_dims(of_other, 1 - AXIS)
+    return factor
+
+
+@triton.jit
+def exact_terms(
+    products, high, low, own_terms, other_terms, own, other, own_size, other_size,
+    AXIS: tl.constexpr, HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """One side's share of G by an exponential of its own."""
+    level_high = tl.expand_dims(load_term(own_terms, LSE_HIGH, own, own_size), AXIS)
+    level_low = tl.expand_dims(load_term(own_terms, LSE_LOW, own, own_size), AXIS)
+    exponent = exponent_below(products, high, low, level_high, level_low)
+    if HAS_BIAS:
+        of_other = load_term(other_terms, BIAS, other, other_size) * LOG2_E
+        exponent += tl.expand_dims(of_other, 1 - AXIS)
+    weight = tl.expand_dims(load_term(own_terms, WEIGHT, own, own_size), AXIS)
+    return tl.exp2(exponent) * weight
+
+
+@triton.jit
 def store_gradient_kernel(
     x, y, plan, row_terms, col_terms, target, target_gradient,
-    row_label, col_label, row_group, col_group, out, scale_part, row_sum, col_sum,
-    first_row, chunk_rows, rows, columns, x_stride, y_stride, out_stride,
+    row_label, col_label, row_group, col_group, kept, out, scale_part, row_sum, col_sum,
+    first_row, chunk_rows, rows, columns, x_stride, y_stride, out_stride, kept_stride,
     DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
-    HAS_COLUMNS: tl.constexpr, IS_PRECISE: tl.constexpr, IS_EXACT: tl.constexpr,
-    NEEDS_SUMS: tl.constexpr, DEPTH: tl.constexpr,
-    ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, HAS_KEPT: tl.constexpr,
+    IS_PRECISE: tl.constexpr, IS_EXACT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
+    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(chunk_rows, BM)
     block, tile = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
     in_chunk = block * BM + tl.arange(0, BM)
     i, j = first_row + in_chunk, tile * BN + tl.arange(0, BN)
-    end = first_row + chunk_rows
+    first_i, first_j, end = first_row + block * BM, tile * BN, first_row + chunk_rows
     high, low, shift = tl.load(plan), tl.load(plan + 1), tl.load(plan + 2)
     row_trusted = tl.min(load_term(row_terms, IS_TRUSTED, i, rows, 1)) > 0
     is_trusted = row_trusted & (tl.min(load_term(col_terms, IS_TRUSTED, j, columns, 1)) > 0)
     if is_trusted == IS_EXACT:
         return
-    products = tile_products(
-        x, y, i, j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION,
-        BM, BN, BK,
-    )  # fmt: skip
-    if IS_EXACT:
-        level_high = load_term(row_terms, LSE_HIGH, i, rows)[:, None]
-        level_low = load_term(row_terms, LSE_LOW, i, rows)[:, None]
-        exponent = exponent_below(products, high, low, level_high, level_low)
-        if HAS_COL_BIAS:
-            exponent += load_term(col_terms, BIAS, j, columns)[None, :] * LOG2_E
-        g = tl.exp2(exponent) * load_term(row_terms, WEIGHT, i, rows)[:, None]
-        if HAS_COLUMNS:
-            level_high = load_term(col_terms, LSE_HIGH, j, columns)[None, :]
-            level_low = load_term(col_terms, LSE_LOW, j, columns)[None, :]
-            exponent = exponent_below(products, high, low, level_high, level_low)
-            if HAS_ROW_BIAS:
-                exponent += load_term(row_terms, BIAS, i, rows)[:, None] * LOG2_E
-            g += tl.exp2(exponent) * load_term(col_terms, WEIGHT, j, columns)[None, :]
+    if IS_SYMMETRIC:
+        if (first_j >= first_row) & (first_j + BN <= first_i):
+            return
+    inside = (i < end)[:, None] & (j < columns)[None, :]
+    if HAS_KEPT and not IS_EXACT:
+        e = load_kept(kept, first_i, first_j, kept_stride, USES_DESCRIPTORS, BM, BN)
     else:
-        factor = load_term(row_terms, FACTOR, i, rows)[:, None]
-        if HAS_COL_BIAS:
-            factor = factor * load_term(col_terms, BIAS_FACTOR, j, columns)[None, :]
-        if HAS_COLUMNS:
-            of_col = load_term(col_terms, FACTOR, j, columns)[None, :]
-            if HAS_ROW_BIAS:
-                of_col = of_col * load_term(row_terms, BIAS_FACTOR, i, rows)[:, None]
-            factor = factor + of_col
-        g = exponential(products, high, low, shift, IS_PRECISE) * factor
+        products = tile_products(
+            x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            PRECISION, USES_DESCRIPTORS, BM, BN, BK,
+        )  # fmt: skip
+    if IS_EXACT:
+        of_row = exact_terms(
+            products, high, low, row_terms, col_terms, i, j, rows, columns, 1, HAS_COL_BIAS
+        )
+    else:
+        of_row = side_factors(row_terms, col_terms, i, j, rows, columns, 1, HAS_COL_BIAS)
+    of_col = tl.zeros([1, BN], tl.float32)
+    if HAS_COLUMNS and IS_EXACT:
+        of_col = exact_terms(
+            products, high, low, col_terms, row_terms, j, i, columns, rows, 0, HAS_ROW_BIAS
+        )
+    elif HAS_COLUMNS:
+        of_col = side_factors(col_terms, row_terms, j, i, columns, rows, 0, HAS_ROW_BIAS)
     target_i = load_targets(target, i, end, columns, HAS_TARGET)
     positive, excluded = positive_and_excluded(
         target_i, load_ids(row_label, i, end, HAS_LABELS), load_ids(row_group, i, end, HAS_GROUPS),
         j, load_ids(col_label, j, columns, HAS_LABELS), load_ids(col_group, j, columns, HAS_GROUPS),
         HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
     )  # fmt: skip
-    g = tl.where(counted(positive, excluded, DENOMINATOR), g, 0.0)
+    if IS_SYMMETRIC and HAS_TARGET:
+        target_j = load_targets(target, j, columns, rows, HAS_TARGET)
+        mirrored = target_j[None, :] == i[:, None]
+        of_row, of_col = tl.where(positive, 0.0, of_row), tl.where(mirrored, 0.0, of_col)
+    g = of_row + of_col
+    if HAS_KEPT and not IS_EXACT:
+        g = e * g
+    elif not IS_EXACT:
+        g = exponential(products, high, low, shift, IS_PRECISE) * g
+    g = tl.where(counted(positive, excluded, DENOMINATOR, HAS_TARGET), g, 0.0)
     if HAS_TARGET:
-        at_target = tl.load(target_gradient + i, mask=i < end, other=0)
-        g = tl.where(positive, at_target[:, None], g)
+        at_i = tl.load(target_gradient + i, mask=i < end, other=0)[:, None]
+        if IS_SYMMETRIC:
+            at_j = tl.load(target_gradient + j, mask=j < columns, other=0)[None, :]
+            g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
+        else:
+            g = tl.where(positive, at_i, g)
     if HAS_LABELS:
-        of_row = load_term(row_terms, POSITIVE, i, rows)[:, None]
-        of_col = load_term(col_terms, POSITIVE, j, columns)[None, :]
-        g = tl.where(positive, g + (of_row + of_col), g)
-    inside = (i < end)[:, None] & (j < columns)[None, :]
+        of_positive = load_term(row_terms, POSITIVE, i, rows)[:, None]
+        of_positive = of_positive + load_term(col_terms, POSITIVE, j, columns)[None, :]
+        g = tl.where(positive, g + of_positive, g)
     row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
+    if IS_SYMMETRIC:
+        is_left = (j >= first_row) & (j < first_i)  # mirrored by the programs of those rows
+        inside = inside & ~is_left[None, :]
     tl.store(row_of_out + j[None, :], g, mask=inside)
     g = tl.where(inside, g, 0.0)
-    tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
+    if IS_SYMMETRIC:
+        is_right = (j >= first_i + BM) & (j < end)
+        at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
+        tl.store(at_mirrored, tl.trans(g), mask=is_right[:, None] & (i < end)[None, :])
+        g = tl.where(is_right[None, :], 2.0 * g, g)
+    if not (HAS_KEPT and not IS_EXACT):
+        tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
     if NEEDS_SUMS:
         at_row = tile.to(tl.int64) * chunk_rows + in_chunk
         at_column = block.to(tl.int64) * columns + j

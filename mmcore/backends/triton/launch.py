@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 from torch import Tensor
 
 from mmcore.backends import workspace
+
+Result = TypeVar("Result")
 
 
 class RowTile(NamedTuple):
@@ -27,26 +30,39 @@ class ProductTile(NamedTuple):
     BK: int
     num_warps: int
     num_stages: int
+    # Whether the GPU's copy engine brings the operands (TMA of Hopper and later).
+    USES_DESCRIPTORS: bool = False
 
 
 # 4,096 numbers a program: 32 for each thread of four warps, enough loads in flight.
 NUMBERS_PER_PROGRAM = 4096
 # What an epilogue holds of each logit besides its float32 sum decides how large a tile fits into
-# 255 registers a thread; tests/test_triton_assembly.py says when it does not. "sums": exponentials
-# and their sums; "gradient": G; "narrow": everything else.
+# 255 registers a thread; tests/test_triton_assembly.py says when it does not.
+WIDE = ProductTile(128, 256, 64, 8, 3)
+SQUARE = ProductTile(128, 128, 64, 8, 3)
+NARROW = ProductTile(128, 64, 64, 8, 3)
+SMALL = ProductTile(64, 64, 64, 8, 3)
+# "sums": exponentials and their sums; "gradient": G; "sigmoid": both at once; "running": the
+# fallback with running maxima. "heavy": labels are compared, or a tile is meant both ways.
+HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")} | {"running": "running"}
+
+
+def _tiles(
+    sums: ProductTile, gradient: ProductTile, heavy: ProductTile, narrow: ProductTile,
+    small: ProductTile, **changes: Any,
+) -> dict[str, ProductTile]:  # fmt: skip
+    tiles = {
+        "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
+        "heavy sums": heavy, "heavy gradient": heavy, "heavy sigmoid": small,
+    }  # fmt: skip
+    return {kind: tile._replace(**changes) for kind, tile in tiles.items()}
+
+
 HALF_PRECISION_TILES = {
-    "sm_80": dict.fromkeys(("sums", "gradient", "narrow"), ProductTile(128, 64, 64, 8, 3)),
-    "sm_90": {
-        "sums": ProductTile(128, 256, 64, 8, 3),
-        "gradient": ProductTile(128, 128, 64, 8, 3),
-        "narrow": ProductTile(128, 64, 64, 8, 3),
-    },
-    "sm_100": {
-        "sums": ProductTile(128, 128, 64, 8, 3),
-        "gradient": ProductTile(128, 128, 64, 8, 3),
-        "narrow": ProductTile(128, 64, 64, 8, 3),
-    },
-    "hip": dict.fromkeys(("sums", "gradient", "narrow"), ProductTile(128, 128, 32, 8, 2)),
+    "sm_80": _tiles(NARROW, NARROW, NARROW, NARROW, SMALL),
+    "sm_90": _tiles(WIDE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
+    "sm_100": _tiles(SQUARE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
+    "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
 # float32 products without matrix units, and the interpreter's, whose time goes by programs.
 FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
@@ -82,7 +98,23 @@ def unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def chunk_rows(rows: int, columns: int, itemsize: int, block: int) -> int:
-    """Rows of G that the workspace holds, in whole blocks, at least one."""
-    whole = workspace.current() // (columns * itemsize) // block * block
+def is_aligned(matrix: Tensor) -> bool:
+    """Whether a tensor descriptor may describe it: every row begins at a multiple of 16 bytes."""
+    return matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0
+
+
+def chunk_rows(rows: int, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
+    """Rows of G that the workspace holds beside what is kept, in whole blocks, at least one."""
+    whole = (workspace.current() - kept_bytes) // (columns * itemsize) // block * block
     return max(block, min(whole, triton.cdiv(rows, block) * block))
+
+
+def within_memory(run: Callable[[int], Result], size: int, block: int) -> Result:
+    """run(size): chunks of `size` rows; of half as many where memory is out, down to one block."""
+    while True:
+        try:
+            return run(size)
+        except torch.OutOfMemoryError:
+            if size <= block:
+                raise
+        size = max(block, size // 2 // block * block)

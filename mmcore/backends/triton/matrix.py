@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mmcore.backends.calls import SimilarityCall
 from mmcore.backends.triton.launch import (
+    HEAVY,
     ProductTile,
+    is_aligned,
     is_interpreted,
     product_tile,
     row_tile,
     unit_stride,
 )
+from mmcore.backends.triton.pair_ids import count_positives, ranks
 from mmcore.backends.triton.positives import target_products_kernel
 
 LOG2_E = 1.0 / math.log(2)
@@ -25,7 +29,7 @@ LARGEST_SHARED_BOUND = 200
 
 
 class Matrix(SimilarityCall):
-    """One similarity matrix as the kernels take it: y, the columns' ids too, is spelled out."""
+    """One similarity matrix as the kernels take it: the columns' ids are always spelled out."""
 
     __slots__ = ()
 
@@ -33,16 +37,28 @@ class Matrix(SimilarityCall):
     def of(*described: Any) -> Matrix:
         """From the arguments of the op."""
         matrix = Matrix(*described)
-        x, y = unit_stride(matrix.x), matrix.y
-        if y is not None:
-            return matrix._replace(x=x, y=unit_stride(y))
-        return matrix._replace(x=x, y=x, col_label=matrix.row_label, col_group=matrix.row_group)
+        matrix = matrix._replace(x=unit_stride(matrix.x))
+        if matrix.y is None:
+            matrix = matrix._replace(col_label=matrix.row_label, col_group=matrix.row_group)
+        else:
+            matrix = matrix._replace(y=unit_stride(matrix.y))
+        if matrix.row_label is not None and matrix.col_label is not None:
+            row, col = ranks(matrix.row_label, matrix.col_label)
+            matrix = matrix._replace(row_label=row, col_label=col)
+        if matrix.row_group is not None and matrix.col_group is not None:
+            row, col = ranks(matrix.row_group, matrix.col_group)
+            matrix = matrix._replace(row_group=row, col_group=col)
+        return matrix
 
     @property
     def keys(self) -> Tensor:
-        """y."""
-        assert self.y is not None
-        return self.y
+        """y, which may be x."""
+        return self.x if self.y is None else self.y
+
+    @property
+    def is_half_enough(self) -> bool:
+        """Whether rows alone are asked about, of a matrix that is its own transpose."""
+        return self.y is None and not self.has_columns
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -61,6 +77,8 @@ class Matrix(SimilarityCall):
 
     def tile(self, kind: str) -> ProductTile:
         """The tile of its products for a kind of epilogue (launch.py)."""
+        if self.y is None or self.row_label is not None:
+            kind = HEAVY[kind]
         return product_tile(self.x, self.product_dtype != torch.float32, kind)
 
     def ids(self) -> tuple[Tensor, ...]:
@@ -68,9 +86,43 @@ class Matrix(SimilarityCall):
         vectors = (self.target, self.row_label, self.col_label, self.row_group, self.col_group)
         return tuple(self.x if ids is None else ids.contiguous() for ids in vectors)
 
-    def flags(self) -> dict[str, Any]:
-        """The switches of the kernels."""
+    def count_positives(self, of_rows: bool) -> Tensor | None:
+        """How many positives labels give each row, or column; None without labels."""
+        rows = (self.row_label, self.row_group)
+        columns = (self.col_label, self.col_group)
+        (own, own_group), (other, other_group) = (rows, columns) if of_rows else (columns, rows)
+        if own is None or other is None:
+            return None
+        return count_positives(own, other, own_group, other_group)
+
+    def uses_descriptors(self, tile: ProductTile) -> bool:
+        """Whether the GPU copies tiles by itself, for which rows begin at multiples of 16 bytes.
+
+        What is rounded on its way to the product passes through registers anyway.
+        """
+        are_aligned = is_aligned(self.x) and is_aligned(self.keys)
+        return tile.USES_DESCRIPTORS and not self.rounds and are_aligned
+
+    def features(self, tile: ProductTile) -> tuple[Any, Any]:
+        """x and y as the kernels take them."""
+        if not self.uses_descriptors(tile):
+            return self.x, self.keys
+        return (
+            TensorDescriptor.from_tensor(self.x, [tile.BM, tile.BK]),
+            TensorDescriptor.from_tensor(self.keys, [tile.BN, tile.BK]),
+        )
+
+    def kept(self, rows_of_e: Tensor, tile: ProductTile) -> Any:
+        """E as the kernels take it (kept_tiles.py)."""
+        if len(rows_of_e) == 0 or not self.uses_descriptors(tile):
+            return rows_of_e
+        return TensorDescriptor.from_tensor(rows_of_e, [tile.BM, tile.BN])
+
+    def settings(self, tile: ProductTile) -> dict[str, Any]:
+        """The tile, and the switches of every kernel."""
         return {
+            **tile._asdict(),
+            "USES_DESCRIPTORS": self.uses_descriptors(tile),
             "HAS_TARGET": self.target is not None,
             "HAS_LABELS": self.row_label is not None,
             "HAS_GROUPS": self.row_group is not None,
@@ -157,19 +209,20 @@ def sides(matrix: Matrix) -> tuple[Plan, BiasFactors, BiasFactors, Tensor]:
 class BiasFactors(NamedTuple):
     """2^(bias − largest) ≤ 1 of one side, float32, and log2(e)·largest."""
 
+    bias: Tensor | None  # in nats, as given
     factor: Tensor | None
     largest: Tensor  # 0-D float64
     are_normal: Tensor  # whether every finite bias kept its digits
 
     @staticmethod
     def of(bias: Tensor | None, like: Tensor) -> BiasFactors:
-        """Of biases in nats."""
+        """Of the biases of one side."""
         zero = like.new_zeros((), dtype=torch.float64)
         if bias is None:
-            return BiasFactors(None, zero, zero == 0)
+            return BiasFactors(None, None, zero, zero == 0)
         bits = bias.double() * LOG2_E
         largest = bits.max()
         largest = torch.where(largest == -torch.inf, zero, largest)
         factor = torch.exp2(bits - largest).float()
         are_normal = ((factor >= torch.finfo(torch.float32).tiny) | (bits == -torch.inf)).all()
-        return BiasFactors(factor, largest, are_normal)
+        return BiasFactors(bias, factor, largest, are_normal)

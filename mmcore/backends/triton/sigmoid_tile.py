@@ -9,6 +9,9 @@ z / (1 + z). At a positive softplus(−s) is summed, and s apart: the difference
 digits. G is (a + c) − a·σ(−s) there, where nothing cancels as σ → 1. What targets name is float64,
 formed beforehand.
 
+IS_SYMMETRIC, where y is x: G + Gᵀ is stored. What stands both in the chunk's rows and in its
+columns is computed once for (i, j) and (j, i), of which each target is taken out by itself.
+
 Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program, which
 leaves four sums. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
 rounded, in float64 over the rows of a tile.
@@ -55,51 +58,79 @@ def sigmoid_tile_kernel(
     out, total_part, positive_part, bias_part, scale_part,
     first_row, chunk_rows, columns, x_stride, y_stride, out_stride,
     HAS_GRADIENTS: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
-    HAS_GROUPS: tl.constexpr, DEPTH: tl.constexpr, ROUNDS: tl.constexpr,
-    WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    HAS_GROUPS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, DEPTH: tl.constexpr,
+    ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(chunk_rows, BM)
     block, tile = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
     in_chunk = block * BM + tl.arange(0, BM)
     i, j, end = first_row + in_chunk, tile * BN + tl.arange(0, BN), first_row + chunk_rows
+    first_i, first_j = first_row + block * BM, tile * BN
+    if IS_SYMMETRIC:
+        if (first_j >= first_row) & (first_j + BN <= first_i):
+            return
     # scale and bias, then both times log2(e), each in two parts
     scale, bias = tl.load(numbers), tl.load(numbers + 1)
     products = tile_products(
-        x, y, i, j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS, PRECISION, BM, BN, BK
-    )
+        x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+        PRECISION, USES_DESCRIPTORS, BM, BN, BK,
+    )  # fmt: skip
     logit = tl.fma(products, scale, bias)
     is_negative = logit < 0
     high, low = tl.load(numbers + 2), tl.load(numbers + 3)
     exponent = exponent_of(products, high, low, -tl.load(numbers + 4), -tl.load(numbers + 5))
     z = tl.exp2(tl.where(is_negative, exponent, -exponent))
+    target_i = load_targets(target, i, end, columns, HAS_TARGET)
     positive, excluded = positive_and_excluded(
-        load_targets(target, i, end, columns, HAS_TARGET), load_ids(row_label, i, end, HAS_LABELS),
+        target_i, load_ids(row_label, i, end, HAS_LABELS),
         load_ids(row_group, i, end, HAS_GROUPS), j, load_ids(col_label, j, columns, HAS_LABELS),
         load_ids(col_group, j, columns, HAS_GROUPS), HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
     )  # fmt: skip
     inside = (i < end)[:, None] & (j < columns)[None, :]
+    # How often a pair is counted, and in how many orders its number is meant.
+    times, orders = 1.0, 1.0
+    if IS_SYMMETRIC:
+        is_left = (j >= first_row) & (j < first_i)  # mirrored by the programs of those rows
+        is_right = (j >= first_i + BM) & (j < end)
+        inside = inside & ~is_left[None, :]
+        times, orders = tl.where(is_right, 1.0, 0.5)[None, :], 2.0
+        if HAS_TARGET:
+            target_j = load_targets(target, j, columns, columns, HAS_TARGET)
+            mirrored = target_j[None, :] == i[:, None]
+            orders = 2.0 - positive.to(tl.float32) - mirrored.to(tl.float32)
     rest = log1p_of_unit(z)
     of_positive = tl.where(is_negative, -logit, 0.0) + rest
     softplus = tl.where(is_negative, 0.0, logit) + rest
-    if HAS_TARGET:
+    if HAS_TARGET and not IS_SYMMETRIC:
         softplus = tl.where(positive, 0.0, softplus)
-    else:
+    elif HAS_LABELS:
         softplus = tl.where(positive, of_positive, softplus)
-    tl.store(total_part + tl.program_id(0), sum_of_tile(softplus, inside & ~excluded))
+    of_pair = softplus * orders * times
+    tl.store(total_part + tl.program_id(0), sum_of_tile(of_pair, inside & ~excluded))
     if HAS_LABELS:
-        tl.store(positive_part + tl.program_id(0), sum_of_tile(logit, inside & positive))
+        of_pair = logit * orders * times
+        tl.store(positive_part + tl.program_id(0), sum_of_tile(of_pair, inside & positive))
     if HAS_GRADIENTS:
         of_total, both = tl.load(upstream), tl.load(upstream + 1)
         larger = of_total / (z + 1.0)
         smaller = z * larger
         g = tl.where(excluded, 0.0, tl.where(is_negative, smaller, larger))
-        if HAS_TARGET:
-            at_target = tl.load(target_gradient + i, mask=i < end, other=0)
-            g = tl.where(positive, at_target[:, None], g)
-        else:
+        if HAS_LABELS:
             g = tl.where(positive, both - tl.where(is_negative, larger, smaller), g)
+        g = g * orders
+        if HAS_TARGET:
+            at_i = tl.load(target_gradient + i, mask=i < end, other=0)[:, None]
+            if IS_SYMMETRIC:
+                at_j = tl.load(target_gradient + j, mask=j < columns, other=0)[None, :]
+                g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
+            else:
+                g = tl.where(positive, at_i, g)
         row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
         tl.store(row_of_out + j[None, :], g, mask=inside)
+        if IS_SYMMETRIC:
+            at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
+            tl.store(at_mirrored, tl.trans(g), mask=is_right[:, None] & (i < end)[None, :])
+        g = g * times
         tl.store(bias_part + tl.program_id(0), sum_of_tile(g, inside))
         tl.store(scale_part + tl.program_id(0), sum_of_tile(g * products, inside))

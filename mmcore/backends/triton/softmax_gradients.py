@@ -1,162 +1,185 @@
-"""Gradients of the statistics of the similarity matrix: the launches, and what is O(N + M)."""
+"""Gradients of the statistics of the similarity matrix: the launches, chunk by chunk of G."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
-from mmcore.backends.triton.gradient import TERMS, store_gradient_kernel
-from mmcore.backends.triton.launch import chunk_rows
-from mmcore.backends.triton.matrix import LOG2_E, BiasFactors, Matrix, Plan, sides, split
+from mmcore.backends.triton.gradient import store_gradient_kernel
+from mmcore.backends.triton.gradient_terms import side_terms, target_gradients, unit_of
+from mmcore.backends.triton.kept_tiles import as_rows
+from mmcore.backends.triton.launch import chunk_rows, within_memory
+from mmcore.backends.triton.matrix import Matrix, Plan, sides
 from mmcore.backends.triton.products import add_product, product
 
 
+class Gradient(NamedTuple):
+    """G as the kernel finds it, over the unit of the upstream gradients."""
+
+    matrix: Matrix
+    plan: Plan
+    row_terms: Tensor
+    col_terms: Tensor
+    at_target: Tensor | None
+    is_half: bool  # whether G + Gᵀ is meant, and half of it computed
+    kept: Tensor  # rows of E
+
+
+class Needs(NamedTuple):
+    """Which of the results are wanted."""
+
+    of_x: bool
+    of_y: bool
+    of_scale: bool
+    sums: bool
+
+
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *described, row_lse, col_lse, _ = arguments[:17]
+    *described, row_lse, col_lse, kept = arguments[:17]
     *upstream, wanted = arguments[17:]
     matrix = Matrix.of(*described)
     if not matrix.has_columns:
         col_lse = row_lse.new_full((matrix.shape[1],), -torch.inf)
         upstream[1] = upstream[3] = torch.zeros_like(col_lse)
-    unit = _unit(*upstream)
-    row_grad, col_grad, row_pos_grad, col_pos_grad = (part / unit for part in upstream)
-    plan, row_factors, col_factors, is_shared = sides(matrix)
-    row_terms = _side_terms(
-        matrix, True, row_lse, row_grad, row_pos_grad, plan, row_factors, col_factors, is_shared
+    unit = unit_of(*upstream)
+    gradient = _gradient(
+        matrix, (row_lse, col_lse), [part / unit for part in upstream], kept, wanted
     )
-    col_terms = _side_terms(
-        matrix, False, col_lse, col_grad, col_pos_grad, plan, col_factors, row_factors, is_shared
-    )
-    at_target = None
-    if matrix.target is not None:
-        at_target = _target_gradients(
-            matrix, row_lse, col_lse, row_grad, col_grad, row_pos_grad, col_pos_grad
-        )
-    is_symmetric = described[1] is None
-    needs = (wanted[0], wanted[1] or (is_symmetric and wanted[0]), any(wanted[3:]))
-    found = _products_with_gradient(matrix, plan, row_terms, col_terms, at_target, needs)
+    is_own_transpose = matrix.y is None
+    needs = Needs(
+        wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not gradient.is_half,
+        wanted[2], any(wanted[3:]),
+    )  # fmt: skip
+    (rows, columns), block = matrix.shape, matrix.tile("gradient").BM
+    itemsize = matrix.product_dtype.itemsize
+    found = within_memory(
+        partial(_products_with, gradient, needs),
+        chunk_rows(rows, columns, itemsize, block, kept.nbytes), block,
+    )  # fmt: skip
     factor = (matrix.scale.double() * unit).float()
-    of_x, of_y = (None if part is None else part.mul_(factor) for part in found[:2])
-    if is_symmetric and of_x is not None and of_y is not None:
+    of_x, of_y = (None if part is None else part.mul_(factor) for part in found.products())
+    if is_own_transpose and of_x is not None and of_y is not None:
         of_x += of_y
-    of_scale, row_sums, col_sums = (part.mul_(unit) for part in found[2:])
+    of_scale, row_sums, col_sums = (part.mul_(unit) for part in found.sums())
     values = (of_x, of_y, of_scale, row_sums.sum(), row_sums, col_sums)
     return as_inputs(values, described[:6], wanted)
 
 
-def _unit(*upstream: Tensor) -> Tensor:
-    """A power of two near the largest upstream gradient: G over it fits into float16."""
-    largest = torch.stack(
-        [part.abs().max() if part.numel() else part.new_zeros(()) for part in upstream]
-    ).max()
-    unit = torch.exp2(largest.log2().floor())
-    return torch.where((largest > 0) & unit.isfinite(), unit, 1.0)
+def _gradient(
+    matrix: Matrix, lse: tuple[Tensor, Tensor], upstream: list[Tensor], kept: Tensor,
+    wanted: list[bool],
+) -> Gradient:  # fmt: skip
+    row_grad, col_grad, row_pos_grad, col_pos_grad = upstream
+    plan, of_rows, of_columns, is_shared = sides(matrix)
+    # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
+    is_half = matrix.is_half_enough and not any(wanted[3:])
+    # The mirrored row j receives the biases of columns, at i.
+    lent = of_columns if is_half else of_rows
+    row_terms = col_terms = side_terms(
+        plan, matrix.own_bias(True), lse[0], row_grad, row_pos_grad, lent, of_columns, is_shared
+    )
+    if not is_half:
+        col_terms = side_terms(
+            plan, matrix.own_bias(False), lse[1], col_grad, col_pos_grad, of_columns, of_rows,
+            is_shared,
+        )  # fmt: skip
+    at_target = None
+    if matrix.target is not None:
+        at_target = target_gradients(matrix, *lse, *upstream)
+    rows_of_e = as_rows(kept, matrix.shape[1])
+    return Gradient(matrix, plan, row_terms, col_terms, at_target, is_half, rows_of_e)
 
 
-def _side_terms(
-    matrix: Matrix, of_rows: bool, lse: Tensor, weight: Tensor, positive: Tensor, plan: Plan,
-    own: BiasFactors, other: BiasFactors, is_shared: Tensor,
-) -> Tensor:  # fmt: skip
-    """What G needs of one side: (TERMS, N) or (TERMS, M) float32, in the order of gradient.py."""
-    bias = matrix.own_bias(of_rows)
-    side_bias = matrix.row_bias if of_rows else matrix.col_bias
-    is_counted = lse != -torch.inf
-    level = torch.where(is_counted, (lse - bias) * LOG2_E, torch.inf)
-    weight = torch.where(is_counted, weight, 0.0)
-    exponent = plan.shift + other.largest - level
-    factor = torch.where(weight == 0, 0.0, weight * torch.exp2(exponent)).float()
-    is_normal = factor.abs() >= torch.finfo(torch.float32).tiny
-    is_trusted = ((weight == 0) | ((exponent <= 86) & is_normal)) & is_shared
-    ones = torch.ones_like(factor)
-    terms = torch.stack([
-        factor, *split(level), weight.float(), positive.float(), is_trusted.float(),
-        ones if own.factor is None else own.factor,
-        ones if side_bias is None else side_bias.float(),
-    ])  # fmt: skip
-    assert len(terms) == TERMS
-    return terms
-
-
-def _target_gradients(
-    matrix: Matrix, row_lse: Tensor, col_lse: Tensor, row_grad: Tensor, col_grad: Tensor,
-    row_pos_grad: Tensor, col_pos_grad: Tensor,
-) -> Tensor:  # fmt: skip
-    """G of each row's target, formed in float64."""
-    assert matrix.target is not None
-    known = matrix.target.clamp(0, matrix.shape[1] - 1)
-    logits = matrix.target_logits()
-    total = row_pos_grad + col_pos_grad[known]
-    if matrix.denominator != "negatives":
-        for lse, grad in ((row_lse, row_grad), (col_lse[known], col_grad[known])):
-            softmax = (logits - lse).exp()
-            total = total + torch.where((grad == 0) | (lse == -torch.inf), 0.0, grad * softmax)
-    return torch.where(
-        matrix.target == known, total, torch.where(matrix.target == -1, 0.0, torch.nan)
-    ).float()
-
-
-def _products_with_gradient(
-    matrix: Matrix, plan: Plan, row_terms: Tensor, col_terms: Tensor, at_target: Tensor | None,
-    needs: tuple[bool, bool, bool],
-) -> tuple[Any, ...]:  # fmt: skip
-    """G·y, Gᵀ·x, Σ G·⟨x, y⟩ and the sums of G by rows and columns, chunk by chunk.
-
-    `needs` says which: G·y, Gᵀ·x, the sums by rows and columns.
-    """
-    (rows, columns), tile, dtype = matrix.shape, matrix.tile("gradient"), matrix.product_dtype
-    totals = GradientTotals(matrix, *needs)
-    size = chunk_rows(rows, columns, dtype.itemsize, tile.BM)
+def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotals:
+    """Products and sums of G, chunks of at most `size` rows at a time."""
+    matrix = gradient.matrix
+    (rows, columns), dtype = matrix.shape, matrix.product_dtype
+    totals = GradientTotals(gradient, needs)
     chunk = torch.empty((size, columns), dtype=dtype, device=matrix.x.device)
-    ids = matrix.ids()
-    for first in range(0, rows, size):
-        count = min(size, rows - first)
-        blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
-        g, parts = chunk[:count], totals.parts(blocks, tiles, count)
-        for is_exact in (False, True):
-            store_gradient_kernel[(blocks * tiles,)](
-                matrix.x, matrix.keys, plan.numbers, row_terms, col_terms, ids[0],
-                row_terms if at_target is None else at_target, *ids[1:], g, *parts, first, count,
-                rows, columns, matrix.x.stride(0), matrix.keys.stride(0), g.stride(0),
-                DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=matrix.row_bias is not None,
-                HAS_COL_BIAS=matrix.col_bias is not None, HAS_COLUMNS=matrix.has_columns,
-                IS_PRECISE=dtype == torch.float32, IS_EXACT=is_exact, NEEDS_SUMS=needs[2],
-                **matrix.flags(), **tile._asdict(),
-            )  # fmt: skip
-        totals.add(first, g, parts)
-    return totals.of_x, totals.of_y, totals.of_scale, totals.row_sums, totals.col_sums
+    held = min(rows, len(gradient.kept))
+    for start, stop, is_kept in ((0, held, True), (held, rows, False)):
+        for first in range(start, stop, size):
+            g = chunk[: min(size, stop - first)]
+            parts = totals.parts(g)
+            _store_gradient(gradient, needs, g, first, parts, is_kept)
+            totals.add(first, g, parts, is_kept)
+    return totals
+
+
+def _store_gradient(
+    gradient: Gradient, needs: Needs, g: Tensor, first: int, parts: list[Tensor], is_kept: bool
+) -> None:
+    """G of the rows from `first` on, with its partial sums."""
+    matrix, tile = gradient.matrix, gradient.matrix.tile("gradient")
+    (rows, columns), ids, is_half = matrix.shape, matrix.ids(), gradient.is_half
+    own_bias = matrix.col_bias if is_half else matrix.row_bias
+    at_target = gradient.row_terms if gradient.at_target is None else gradient.at_target
+    programs = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
+    for is_exact in (False, True):
+        store_gradient_kernel[(programs,)](
+            *matrix.features(tile), gradient.plan.numbers, gradient.row_terms, gradient.col_terms,
+            ids[0], at_target, *ids[1:], matrix.kept(gradient.kept, tile), g, *parts, first,
+            len(g), rows, columns, matrix.x.stride(0), matrix.keys.stride(0), g.stride(0),
+            gradient.kept.shape[1],
+            DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=own_bias is not None,
+            HAS_COL_BIAS=matrix.col_bias is not None,
+            HAS_COLUMNS=matrix.has_columns or is_half, IS_SYMMETRIC=is_half, HAS_KEPT=is_kept,
+            IS_PRECISE=matrix.product_dtype == torch.float32, IS_EXACT=is_exact,
+            NEEDS_SUMS=needs.sums, **matrix.settings(tile),
+        )  # fmt: skip
 
 
 class GradientTotals:
     """What the chunks of G add up to: the products that are needed, float32, and sums, float64."""
 
-    def __init__(self, matrix: Matrix, needs_x: bool, needs_y: bool, needs_sums: bool) -> None:
-        x, y, dtype = matrix.x, matrix.keys, matrix.product_dtype
-        self.left, self.right, self.needs_sums = x.to(dtype), y.to(dtype), needs_sums
-        self.of_x = x.new_empty(x.shape, dtype=torch.float32) if needs_x else None
-        self.of_y = y.new_zeros(y.shape, dtype=torch.float32) if needs_y else None
+    def __init__(self, gradient: Gradient, needs: Needs) -> None:
+        matrix, dtype = gradient.matrix, gradient.matrix.product_dtype
+        x, y = matrix.x, matrix.keys
+        self.x, self.left, self.right, self.needs = x, x.to(dtype), y.to(dtype), needs
+        self.tile, self.share = matrix.tile("gradient"), 0.5 if gradient.is_half else 1.0
+        self.of_x = x.new_empty(x.shape, dtype=torch.float32) if needs.of_x else None
+        self.of_y = y.new_zeros(y.shape, dtype=torch.float32) if needs.of_y else None
         self.of_scale = x.new_zeros((), dtype=torch.float64)
         self.row_sums, self.col_sums = (
             x.new_zeros(size, dtype=torch.float64) for size in matrix.shape
         )
 
-    def parts(self, blocks: int, tiles: int, count: int) -> list[Tensor]:
+    def parts(self, g: Tensor) -> list[Tensor]:
         """Memory for the partial sums of a chunk: of the scale, of rows, of columns."""
-        shapes = [(blocks * tiles,), (tiles, count), (blocks, self.col_sums.shape[0])]
-        kept = shapes if self.needs_sums else [shapes[0], (0,), (0,)]
-        return [self.of_scale.new_empty(shape) for shape in kept]
+        count, columns = g.shape
+        blocks, tiles = triton.cdiv(count, self.tile.BM), triton.cdiv(columns, self.tile.BN)
+        shapes = [(blocks * tiles,), (tiles, count), (blocks, columns)]
+        kept = shapes if self.needs.sums else [shapes[0], (0,), (0,)]
+        return [self.of_scale.new_zeros(shape) for shape in kept]
 
-    def add(self, first: int, g: Tensor, parts: list[Tensor]) -> None:
+    def add(self, first: int, g: Tensor, parts: list[Tensor], is_kept: bool) -> None:
         """One chunk, from row `first` on."""
-        rows = slice(first, first + g.shape[0])
-        if self.of_x is not None:
-            self.of_x[rows] = product(g, self.right)
+        rows = slice(first, first + len(g))
+        # Where E was kept no product is known that the scale's gradient could be summed from.
+        sums_by_product = is_kept and self.needs.of_scale
+        of_rows = product(g, self.right) if self.needs.of_x or sums_by_product else None
+        if sums_by_product and of_rows is not None:
+            of_each = (of_rows * self.left[rows]).sum(1, dtype=torch.float64)
+            self.of_scale += of_each.sum()
+        elif self.needs.of_scale:
+            self.of_scale += parts[0].sum() * self.share
+        if self.of_x is not None and of_rows is not None:
+            self.of_x[rows] = of_rows
         if self.of_y is not None:
             add_product(self.of_y, g.T, self.left[rows])
-        self.of_scale += parts[0].sum()
-        if self.needs_sums:
+        if self.needs.sums:
             self.row_sums[rows] = parts[1].sum(0)
             self.col_sums += parts[2].sum(0)
+
+    def products(self) -> tuple[Tensor | None, Tensor | None]:
+        """G·y and Gᵀ·x; where half of the matrix was enough, (G + Gᵀ)·x and nothing."""
+        return self.of_x, self.of_y
+
+    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Σ G·⟨x, y⟩, and the sums of G by rows and by columns."""
+        return self.of_scale, self.row_sums, self.col_sums

@@ -12,6 +12,7 @@ from mmcore.backends.triton.exponential_sums import (
     running_log_sum_exp_kernel,
     sum_exponentials_kernel,
 )
+from mmcore.backends.triton.kept_tiles import as_rows
 from mmcore.backends.triton.matrix import LOG2_E, BiasFactors, Matrix, Plan, sides
 from mmcore.backends.triton.positives import column_positives_kernel
 
@@ -28,7 +29,6 @@ class Sums(NamedTuple):
 
     total: Tensor  # Σ E
     positive: Tensor | None  # Σ logits of positives by label
-    positives: Tensor | None  # how many they are
 
     @staticmethod
     def of(parts: list[Tensor]) -> Sums:
@@ -41,10 +41,10 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, kept_size = arguments
     matrix = Matrix.of(*described)
     plan, row_factors, col_factors, is_shared = sides(matrix)
-    rows, columns = _sum_exponentials(matrix, plan, row_factors, col_factors)
+    kept = matrix.x.new_empty(kept_size, dtype=torch.float32)
+    rows, columns = _sum_exponentials(matrix, plan, row_factors, col_factors, kept)
     logits = None if matrix.target is None else matrix.target_logits()
     row = _statistics(matrix, plan, rows, logits, col_factors, is_shared, is_rows=True)
-    kept = matrix.x.new_empty(kept_size, dtype=torch.float32)
     if columns is None:
         nothing = row[0].new_empty(0)
         return row[0], nothing, row[1], nothing.clone(), kept
@@ -53,37 +53,43 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _sum_exponentials(
-    matrix: Matrix, plan: Plan, row_factors: BiasFactors, col_factors: BiasFactors
+    matrix: Matrix, plan: Plan, row_factors: BiasFactors, col_factors: BiasFactors, kept: Tensor
 ) -> tuple[Sums, Sums | None]:
-    """Of rows, and of columns where they exist."""
+    """Of rows, and of columns where they exist; fills `kept`."""
     rows, columns = matrix.shape
+    is_half = matrix.is_half_enough
+    row_bias, col_bias = matrix.row_bias, matrix.col_bias
+    if is_half:  # what a column adds up to is a row's, as in exponential_sums.py
+        row_factors, row_bias = col_factors, col_bias
+    sums_columns = matrix.has_columns or is_half
     tile, x = matrix.tile("sums"), matrix.x
     row_blocks, tiles = triton.cdiv(rows, tile.BM), triton.cdiv(columns, tile.BN)
     strips = min(tiles, triton.cdiv(ENOUGH_PROGRAMS, row_blocks))
     strip_tiles = triton.cdiv(tiles, strips)
     strips = triton.cdiv(tiles, strip_tiles)
-    has_labels = matrix.row_label is not None
+    has_labels, rows_of_e = matrix.row_label is not None, as_rows(kept, columns)
 
     def partial(parts: int, size: int) -> list[Tensor]:
-        needed = (size > 0, size > 0 and has_labels, size > 0 and has_labels)
-        return [
-            x.new_empty((parts, size) if is_needed else 0, dtype=torch.float32)
-            for is_needed in needed
-        ]
+        needed = (size > 0, size > 0 and has_labels)
+        new = x.new_zeros if is_half else x.new_empty  # half of them no program writes
+        return [new((parts, size) if it else 0, dtype=torch.float32) for it in needed]
 
     of_rows = partial(strips, rows)
-    of_columns = partial(row_blocks, columns if matrix.has_columns else 0)
+    of_columns = partial(row_blocks, columns if sums_columns else 0)
     sum_exponentials_kernel[(row_blocks * strips,)](
-        x, matrix.keys, plan.numbers, matrix.scale.float(),
+        *matrix.features(tile), plan.numbers, matrix.scale.float(),
         _or(row_factors.factor, x), _or(col_factors.factor, x),
-        _or(matrix.row_bias, x), _or(matrix.col_bias, x), *matrix.ids(),
-        of_rows[0], of_columns[0], of_rows[1], of_rows[2], of_columns[1], of_columns[2],
-        rows, columns, x.stride(0), matrix.keys.stride(0), strip_tiles,
-        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=matrix.row_bias is not None,
-        HAS_COL_BIAS=matrix.col_bias is not None, HAS_COLUMNS=matrix.has_columns,
-        IS_PRECISE=matrix.product_dtype == torch.float32,
-        **matrix.flags(), **tile._asdict(),
+        _or(row_bias, x), _or(col_bias, x), *matrix.ids(),
+        of_rows[0], of_columns[0], of_rows[1], of_columns[1],
+        matrix.kept(rows_of_e, tile), rows, columns, x.stride(0), matrix.keys.stride(0),
+        strip_tiles, *rows_of_e.shape,
+        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=row_bias is not None,
+        HAS_COL_BIAS=col_bias is not None, HAS_COLUMNS=sums_columns, IS_SYMMETRIC=is_half,
+        KEEPS=kept.numel() > 0, IS_PRECISE=matrix.product_dtype == torch.float32,
+        **matrix.settings(tile),
     )  # fmt: skip
+    if is_half:
+        of_rows = [torch.cat(parts) for parts in zip(of_rows, of_columns, strict=True)]
     return Sums.of(of_rows), Sums.of(of_columns) if matrix.has_columns else None
 
 
@@ -98,10 +104,10 @@ def _statistics(
     anew = _running(matrix, plan, is_flagged, is_rows) * LN_2
     others = torch.where(is_flagged, anew, shared) + own_bias
     if logits is None:
-        if sums.positive is None or sums.positives is None:
+        count = matrix.count_positives(is_rows)
+        if sums.positive is None or count is None:
             return others, torch.zeros_like(others)
-        positive = sums.positive + sums.positives * own_bias
-        return others, torch.where(sums.positives > 0, positive, 0.0)
+        return others, torch.where(count > 0, sums.positive + count * own_bias, 0.0)
     assert matrix.target is not None
     if is_rows:
         has_target = matrix.target != -1
@@ -119,13 +125,13 @@ def _running(matrix: Matrix, plan: Plan, is_flagged: Tensor, is_rows: bool) -> T
     rows, columns = matrix.shape
     size = rows if is_rows else columns
     out = torch.full((size,), -torch.inf, dtype=torch.float64, device=matrix.x.device)
-    tile, x, y = matrix.tile("narrow"), matrix.x, matrix.keys
+    tile, x, y = matrix.tile("running"), matrix.x, matrix.keys
     bias_of_other = matrix.col_bias if is_rows else matrix.row_bias
     running_log_sum_exp_kernel[(triton.cdiv(size, tile.BM if is_rows else tile.BN),)](
-        x, y, plan.numbers, _or(matrix.row_bias, x), _or(matrix.col_bias, x),
+        *matrix.features(tile), plan.numbers, _or(matrix.row_bias, x), _or(matrix.col_bias, x),
         is_flagged.to(torch.int8), out, *matrix.ids(), rows, columns, x.stride(0), y.stride(0),
         BY_COLUMNS=not is_rows, DENOMINATOR=matrix.denominator,
-        HAS_BIAS=bias_of_other is not None, **matrix.flags(), **tile._asdict(),
+        HAS_BIAS=bias_of_other is not None, **matrix.settings(tile),
     )  # fmt: skip
     return out
 

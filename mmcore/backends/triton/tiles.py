@@ -3,8 +3,9 @@
     products(i, j) = ⟨x_i, y_j⟩        positive, excluded = which pairs (i, j) are (ops/pairs.py)
 
 A tile lives in registers and is never stored. Sums of products are float32; operands are multiplied
-as they are, or rounded to bfloat16 first. Ids are read as they come, so an id or a target outside
-its range matches nothing and reaches no memory.
+as they are, or rounded to bfloat16 first, and come by pointers or, where the GPU copies tiles by
+itself, by tensor descriptors. Ids are read as they come, so an id or a target outside its range
+matches nothing and reaches no memory.
 """
 
 from __future__ import annotations
@@ -16,30 +17,69 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def tile_products(
-    x, y, i, j, rows, columns, x_stride, y_stride,
-    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+def load_rows(
+    features, first, size, stride, start, DEPTH: tl.constexpr, USES_DESCRIPTORS: tl.constexpr,
+    ROWS: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    k = tl.arange(0, BK)
-    of_x = x + i.to(tl.int64)[:, None] * x_stride + k[None, :]
-    of_y = y + j.to(tl.int64)[:, None] * y_stride + k[None, :]
-    in_x, in_y = (i < rows)[:, None], (j < columns)[:, None]
+    """ROWS rows from `first` on, BK columns of them from `start` on; zeros beyond the matrix."""
+    if USES_DESCRIPTORS:
+        result = features.load([first, start])
+    else:
+        row, k = first + tl.arange(0, ROWS), start + tl.arange(0, BK)
+        inside = (row < size)[:, None]
+        if DEPTH % BK != 0:
+            inside = inside & (k < DEPTH)[None, :]
+        at = row.to(tl.int64)[:, None] * stride + k[None, :]
+        result = tl.load(features + at, mask=inside, other=0)
+    return result
+
+
+@triton.jit
+def tile_products(
+    x, y, first_i, first_j, rows, columns, x_stride, y_stride,
+    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
     products = tl.zeros([BM, BN], tl.float32)
     for start in range(0, DEPTH, BK):
-        if DEPTH % BK == 0:
-            left = tl.load(of_x + start, mask=in_x, other=0)
-            right = tl.load(of_y + start, mask=in_y, other=0)
-        else:
-            inside = (start + k < DEPTH)[None, :]
-            left = tl.load(of_x + start, mask=in_x & inside, other=0)
-            right = tl.load(of_y + start, mask=in_y & inside, other=0)
+        left = load_rows(x, first_i, rows, x_stride, start, DEPTH, USES_DESCRIPTORS, BM, BK)
+        right = load_rows(y, first_j, columns, y_stride, start, DEPTH, USES_DESCRIPTORS, BN, BK)
         if ROUNDS:
             left, right = left.to(tl.bfloat16), right.to(tl.bfloat16)
         if WIDENS:  # the interpreter's product takes bfloat16 for integers
             left, right = left.to(tl.float32), right.to(tl.float32)
         products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
     return products
+
+
+@triton.jit
+def at_tile(kept, first_i, first_j, stride, BM: tl.constexpr, BN: tl.constexpr):
+    in_tile = tl.arange(0, BM).to(tl.int64)[:, None] * stride + tl.arange(0, BN)[None, :]
+    return kept + tl.cast(first_i, tl.int64) * stride + first_j + in_tile
+
+
+@triton.jit
+def store_kept(
+    kept, e, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr,
+):  # fmt: skip
+    """A tile of E, of which nothing is masked: kept_tiles.py has room for whole tiles."""
+    if USES_DESCRIPTORS:
+        kept.store([first_i, first_j], e.to(tl.bfloat16))
+    else:
+        tl.store(at_tile(kept, first_i, first_j, stride, BM, BN), e.to(tl.bfloat16))
+
+
+@triton.jit
+def load_kept(
+    kept, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr,
+):  # fmt: skip
+    if USES_DESCRIPTORS:
+        e = kept.load([first_i, first_j])
+    else:
+        e = tl.load(at_tile(kept, first_i, first_j, stride, BM, BN))
+    return e.to(tl.float32)
 
 
 @triton.jit
@@ -95,7 +135,7 @@ def load_ids(ids, at, size, is_there: tl.constexpr):
     if is_there:
         result = tl.load(ids + at, mask=at < size, other=-1)
     else:
-        result = at.to(tl.int64)
+        result = at
     return result
 
 
@@ -116,20 +156,23 @@ def positive_and_excluded(
     HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
+    """A target's own pair may be excluded too: callers take it out, and add it from float64."""
     in_group = match(row_group, col_group, HAS_GROUPS, BM, BN)
     if HAS_TARGET:
         positive = target[:, None] == j[None, :]
-        excluded = in_group & ~positive
     else:
         positive = match(row_label, col_label, HAS_LABELS, BM, BN) & ~in_group
-        excluded = in_group
-    return positive, excluded
+    return positive, in_group
 
 
 @triton.jit
-def counted(positive, excluded, DENOMINATOR: tl.constexpr):
-    """The pairs that enter the denominators."""
-    if DENOMINATOR == "positives":
+def counted(positive, excluded, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr):
+    """The pairs that enter the denominators, whether a target names them or not."""
+    if HAS_TARGET:
+        result = ~excluded
+        if DENOMINATOR == "positives":
+            result = result & excluded
+    elif DENOMINATOR == "positives":
         result = positive
     elif DENOMINATOR == "negatives":
         result = ~(positive | excluded)
