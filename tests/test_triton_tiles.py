@@ -32,8 +32,9 @@ LEAN, ROOMY = 0, 2**24
 
 @pytest.fixture(params=TILES, autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every test once per tile."""
+    """Every test once per tile; a lean forward takes three blocks at a time."""
     monkeypatch.setattr(launch, "INTERPRETED_TILE", TILES[request.param])
+    monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
     with mmcore.backend("triton"):
         yield
 

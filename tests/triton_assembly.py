@@ -80,7 +80,7 @@ TYPES = {
     "target": "*i64", "row_label": "*i32", "col_label": "*i32", "row_group": "*i32",
     "col_group": "*i32", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
     "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32", "kept": "*bf16",
-    "kept_rows": "i32",
+    "kept_rows": "i32", "slab_rows": "i32",
 }  # fmt: skip
 # What differs from that table: float64 results, a float32 gradient.
 OWN_TYPES = {

@@ -158,7 +158,7 @@ def softmax_similarity(
     kept_size = 0
     if _needs_backward(x, y, scale, bias, row_bias, col_bias):
         kept_size = kept_tiles(
-            choose(backend, x), current(), x.shape[0], y.shape[0],
+            choose(backend, x), current(x.device.type), x.shape[0], y.shape[0],
             multiplies_bfloat16(queries), keys is None and not columns,
         )  # fmt: skip
     statistics = torch.ops.mmcore.softmax_similarity(
@@ -234,7 +234,7 @@ def sigmoid_similarity(
     numbers = x.numel() + (0 if keys is None else y.numel())
     users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
     keeps_gradients = _needs_backward(x, y, scale, bias) and choose(backend, x) in users
-    keeps_gradients = keeps_gradients and bool(4 * numbers <= current())
+    keeps_gradients = keeps_gradients and bool(4 * numbers <= current(x.device.type))
     queries, keys = _as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend

@@ -5,10 +5,11 @@
 
 Biases are taken less their largest. Targets are left out: they are known in float64 (positives.py).
 Never stored: the logits; E of the first `kept_rows` rows is where KEEPS, rounded to bfloat16, for
-the backward. Loop order: a program walks the columns of one strip for BM rows, and neighbouring
-programs take neighbouring rows of the same strip, whose y stays in L2. Rows are summed in registers
-over the strip; columns of every tile are stored, (row blocks, M), and added up apart, without
-atomics and in one order. One exponential for each logit, float32.
+the backward. Loop order: a launch takes a slab of rows. A program walks the columns of one strip
+for BM rows, and neighbouring programs take neighbouring rows of the same strip, whose y stays in
+L2. Rows are summed in registers over the strip; columns of every tile are stored, (blocks of the
+slab, M), and added up apart, without atomics and in one order. One exponential for each logit,
+float32.
 
 IS_SYMMETRIC, where y is x: columns left of a program's own rows are other programs' work. What
 stands right of them is summed along the columns too, for those rows, with what is i's in col_j
@@ -42,7 +43,7 @@ def sum_exponentials_kernel(
     x, y, plan, scale, row_factor, col_factor, row_bias, col_bias,
     target, row_label, col_label, row_group, col_group,
     row_sum, col_sum, row_pos, col_pos, kept,
-    rows, columns, x_stride, y_stride, strip_tiles, kept_rows, kept_stride,
+    first_row, slab_rows, rows, columns, x_stride, y_stride, strip_tiles, kept_rows, kept_stride,
     DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
     HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, KEEPS: tl.constexpr,
@@ -50,10 +51,11 @@ def sum_exponentials_kernel(
     PRECISION: tl.constexpr, USES_DESCRIPTORS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    row_blocks = tl.cdiv(rows, BM)
+    row_blocks = tl.cdiv(slab_rows, BM)
     block, strip = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
     high, low, shift = tl.load(plan), tl.load(plan + 1), tl.load(plan + 2)
-    i = block * BM + tl.arange(0, BM)
+    in_slab, first_i = block * BM + tl.arange(0, BM), first_row + block * BM
+    i = first_row + in_slab
     in_rows = i < rows
     target_i = load_targets(target, i, rows, columns, HAS_TARGET)
     row_label_i = load_ids(row_label, i, rows, HAS_LABELS)
@@ -62,20 +64,20 @@ def sum_exponentials_kernel(
     first = strip * strip_tiles
     last = tl.minimum(first + strip_tiles, tl.cdiv(columns, BN))
     if IS_SYMMETRIC:
-        first = tl.maximum(first, block * BM // BN)
+        first = tl.maximum(first, first_i // BN)
     for tile in range(first, last):
         j = tile * BN + tl.arange(0, BN)
         in_columns = j < columns
         at = block.to(tl.int64) * columns + j
         products = tile_products(
-            x, y, block * BM, tile * BN, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            x, y, first_i, tile * BN, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
             PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
         inside = in_rows[:, None] & in_columns[None, :]
         by_rows, by_columns = inside, inside
         if IS_SYMMETRIC:
-            by_rows = inside & (j >= block * BM)[None, :]
-            by_columns = inside & (j >= (block + 1) * BM)[None, :]
+            by_rows = inside & (j >= first_i)[None, :]
+            by_columns = inside & (j >= first_i + BM)[None, :]
         positive, excluded = positive_and_excluded(
             target_i, row_label_i, row_group_i, j,
             load_ids(col_label, j, columns, HAS_LABELS),
@@ -87,8 +89,8 @@ def sum_exponentials_kernel(
             keep = keep & ~positive
         e = exponential(products, high, low, shift, IS_PRECISE)
         e = tl.where(keep, e, 0.0)
-        if KEEPS and block * BM < kept_rows:
-            store_kept(kept, e, block * BM, tile * BN, kept_stride, USES_DESCRIPTORS, BM, BN)
+        if KEEPS and first_i < kept_rows:
+            store_kept(kept, e, first_i, tile * BN, kept_stride, USES_DESCRIPTORS, BM, BN)
         of_rows, of_columns = e, e
         if IS_SYMMETRIC:
             of_rows, of_columns = tl.where(by_rows, e, 0.0), tl.where(by_columns, e, 0.0)
@@ -117,7 +119,7 @@ def sum_exponentials_kernel(
             if HAS_COLUMNS:
                 of_tile = tl.sum(tl.where(by_columns, in_col, 0.0), 0)
                 tl.store(col_pos + at, of_tile, mask=in_columns)
-    at = strip.to(tl.int64) * rows + i
+    at = strip.to(tl.int64) * slab_rows + in_slab
     tl.store(row_sum + at, total, mask=in_rows)
     if HAS_LABELS:
         tl.store(row_pos + at, pos_total, mask=in_rows)

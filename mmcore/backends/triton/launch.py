@@ -64,6 +64,8 @@ HALF_PRECISION_TILES = {
     "sm_100": _tiles(SQUARE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
+# Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
+FEWEST_BLOCKS = 64
 # float32 products without matrix units, and the interpreter's, whose time goes by programs.
 FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
@@ -103,10 +105,17 @@ def is_aligned(matrix: Tensor) -> bool:
     return matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0
 
 
-def chunk_rows(rows: int, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
+def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
     """Rows of G that the workspace holds beside what is kept, in whole blocks, at least one."""
-    whole = (workspace.current() - kept_bytes) // (columns * itemsize) // block * block
+    rows, held = x.shape[0], workspace.current(x.device.type) - kept_bytes
+    whole = held // (columns * itemsize) // block * block
     return max(block, min(whole, triton.cdiv(rows, block) * block))
+
+
+def slab_rows(x: Tensor, columns: int, block: int, sums: int) -> int:
+    """Rows of a forward's launch: the workspace holds `sums` sums of columns for every block."""
+    held = workspace.current(x.device.type) // (sums * columns * torch.float32.itemsize)
+    return min(x.shape[0], block * max(FEWEST_BLOCKS, held))
 
 
 def within_memory(run: Callable[[int], Result], size: int, block: int) -> Result:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Of a product that is added to another: large enough to fill any GPU.
+PIECE_BYTES = 64 * 2**20
+
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a·b, float32."""
@@ -16,8 +19,11 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a·b, float32."""
+    """total += a·b, float32, of which pieces alone are stored apart."""
     if a.dtype == torch.float32:
         total.addmm_(a, b)
-    else:
-        total += product(a, b)
+        return
+    piece = max(1, PIECE_BYTES // (total.shape[1] * total.element_size()))
+    for first in range(0, len(total), piece):
+        rows = slice(first, first + piece)
+        total[rows] += product(a[rows], b)

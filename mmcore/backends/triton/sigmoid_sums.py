@@ -90,7 +90,7 @@ def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
     (rows, columns), block = matrix.shape, matrix.tile("sigmoid").BM
     size = rows
     if upstream is not None:
-        size = chunk_rows(rows, columns, matrix.product_dtype.itemsize, block)
+        size = chunk_rows(matrix.x, columns, matrix.product_dtype.itemsize, block)
     return within_memory(partial(_pass_by_chunks, matrix, upstream), size, block)
 
 

@@ -28,6 +28,7 @@ class Gradient(NamedTuple):
     at_target: Tensor | None
     is_half: bool  # whether G + Gᵀ is meant, and half of it computed
     kept: Tensor  # rows of E
+    factor: Tensor  # what products with G are multiplied by: scale and unit, 0-D float32
 
 
 class Needs(NamedTuple):
@@ -47,33 +48,28 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         col_lse = row_lse.new_full((matrix.shape[1],), -torch.inf)
         upstream[1] = upstream[3] = torch.zeros_like(col_lse)
     unit = unit_of(*upstream)
-    gradient = _gradient(
-        matrix, (row_lse, col_lse), [part / unit for part in upstream], kept, wanted
-    )
+    gradient = _gradient(matrix, (row_lse, col_lse), unit, upstream, kept, wanted)
     is_own_transpose = matrix.y is None
     needs = Needs(
         wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not gradient.is_half,
         wanted[2], any(wanted[3:]),
     )  # fmt: skip
-    (rows, columns), block = matrix.shape, matrix.tile("gradient").BM
+    columns, block = matrix.shape[1], matrix.tile("gradient").BM
     itemsize = matrix.product_dtype.itemsize
     found = within_memory(
         partial(_products_with, gradient, needs),
-        chunk_rows(rows, columns, itemsize, block, kept.nbytes), block,
+        chunk_rows(matrix.x, columns, itemsize, block, kept.nbytes), block,
     )  # fmt: skip
-    factor = (matrix.scale.double() * unit).float()
-    of_x, of_y = (None if part is None else part.mul_(factor) for part in found.products())
-    if is_own_transpose and of_x is not None and of_y is not None:
-        of_x += of_y
     of_scale, row_sums, col_sums = (part.mul_(unit) for part in found.sums())
-    values = (of_x, of_y, of_scale, row_sums.sum(), row_sums, col_sums)
+    values = (*found.products(), of_scale, row_sums.sum(), row_sums, col_sums)
     return as_inputs(values, described[:6], wanted)
 
 
 def _gradient(
-    matrix: Matrix, lse: tuple[Tensor, Tensor], upstream: list[Tensor], kept: Tensor,
+    matrix: Matrix, lse: tuple[Tensor, Tensor], unit: Tensor, upstream: list[Tensor], kept: Tensor,
     wanted: list[bool],
 ) -> Gradient:  # fmt: skip
+    upstream = [part / unit for part in upstream]
     row_grad, col_grad, row_pos_grad, col_pos_grad = upstream
     plan, of_rows, of_columns, is_shared = sides(matrix)
     # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
@@ -92,7 +88,8 @@ def _gradient(
     if matrix.target is not None:
         at_target = target_gradients(matrix, *lse, *upstream)
     rows_of_e = as_rows(kept, matrix.shape[1])
-    return Gradient(matrix, plan, row_terms, col_terms, at_target, is_half, rows_of_e)
+    factor = (matrix.scale.double() * unit).float()
+    return Gradient(matrix, plan, row_terms, col_terms, at_target, is_half, rows_of_e, factor)
 
 
 def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotals:
@@ -135,14 +132,17 @@ def _store_gradient(
 
 
 class GradientTotals:
-    """What the chunks of G add up to: the products that are needed, float32, and sums, float64."""
+    """What the chunks of G add up to: the products that are needed, and sums, float64."""
 
     def __init__(self, gradient: Gradient, needs: Needs) -> None:
         matrix, dtype = gradient.matrix, gradient.matrix.product_dtype
         x, y = matrix.x, matrix.keys
-        self.x, self.left, self.right, self.needs = x, x.to(dtype), y.to(dtype), needs
-        self.tile, self.share = matrix.tile("gradient"), 0.5 if gradient.is_half else 1.0
-        self.of_x = x.new_empty(x.shape, dtype=torch.float32) if needs.of_x else None
+        self.gradient, self.needs = gradient, needs
+        self.left, self.right = x.to(dtype), y.to(dtype)
+        # A chunk's rows of G·y are whole and can be rounded, unless Gᵀ·x is added to them.
+        self.is_both = matrix.y is None and needs.of_y
+        of_rows = torch.float32 if self.is_both else x.dtype
+        self.of_x = x.new_empty(x.shape, dtype=of_rows) if needs.of_x else None
         self.of_y = y.new_zeros(y.shape, dtype=torch.float32) if needs.of_y else None
         self.of_scale = x.new_zeros((), dtype=torch.float64)
         self.row_sums, self.col_sums = (
@@ -151,8 +151,8 @@ class GradientTotals:
 
     def parts(self, g: Tensor) -> list[Tensor]:
         """Memory for the partial sums of a chunk: of the scale, of rows, of columns."""
-        count, columns = g.shape
-        blocks, tiles = triton.cdiv(count, self.tile.BM), triton.cdiv(columns, self.tile.BN)
+        (count, columns), tile = g.shape, self.gradient.matrix.tile("gradient")
+        blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
         shapes = [(blocks * tiles,), (tiles, count), (blocks, columns)]
         kept = shapes if self.needs.sums else [shapes[0], (0,), (0,)]
         return [self.of_scale.new_zeros(shape) for shape in kept]
@@ -162,14 +162,14 @@ class GradientTotals:
         rows = slice(first, first + len(g))
         # Where E was kept no product is known that the scale's gradient could be summed from.
         sums_by_product = is_kept and self.needs.of_scale
-        of_rows = product(g, self.right) if self.needs.of_x or sums_by_product else None
-        if sums_by_product and of_rows is not None:
-            of_each = (of_rows * self.left[rows]).sum(1, dtype=torch.float64)
-            self.of_scale += of_each.sum()
-        elif self.needs.of_scale:
-            self.of_scale += parts[0].sum() * self.share
-        if self.of_x is not None and of_rows is not None:
-            self.of_x[rows] = of_rows
+        if self.needs.of_x or sums_by_product:
+            of_rows = product(g, self.right)
+            if sums_by_product:
+                self.of_scale += (of_rows * self.left[rows]).sum(1, dtype=torch.float64).sum()
+            if self.of_x is not None:
+                self.of_x[rows] = of_rows.mul_(self.gradient.factor)
+        if self.needs.of_scale and not is_kept:
+            self.of_scale += parts[0].sum() * (0.5 if self.gradient.is_half else 1.0)
         if self.of_y is not None:
             add_product(self.of_y, g.T, self.left[rows])
         if self.needs.sums:
@@ -177,8 +177,11 @@ class GradientTotals:
             self.col_sums += parts[2].sum(0)
 
     def products(self) -> tuple[Tensor | None, Tensor | None]:
-        """G·y and Gᵀ·x; where half of the matrix was enough, (G + Gᵀ)·x and nothing."""
-        return self.of_x, self.of_y
+        """Gradients of x and y; where y is x that of both, and nothing."""
+        of_y = None if self.of_y is None else self.of_y.mul_(self.gradient.factor)
+        if not self.is_both or self.of_x is None or of_y is None:
+            return self.of_x, of_y
+        return self.of_x.add_(of_y), None
 
     def sums(self) -> tuple[Tensor, Tensor, Tensor]:
         """Σ G·⟨x, y⟩, and the sums of G by rows and by columns."""

@@ -13,6 +13,7 @@ from mmcore.backends.triton.exponential_sums import (
     sum_exponentials_kernel,
 )
 from mmcore.backends.triton.kept_tiles import as_rows
+from mmcore.backends.triton.launch import slab_rows
 from mmcore.backends.triton.matrix import LOG2_E, BiasFactors, Matrix, Plan, sides
 from mmcore.backends.triton.positives import column_positives_kernel
 
@@ -31,10 +32,16 @@ class Sums(NamedTuple):
     positive: Tensor | None  # Σ logits of positives by label
 
     @staticmethod
-    def of(parts: list[Tensor]) -> Sums:
-        """From partial sums, empty where there are none."""
-        found = (part.sum(0, dtype=torch.float64) if part.numel() else None for part in parts)
-        return Sums(*found)  # type: ignore[arg-type]
+    def zeros(size: int, has_labels: bool, like: Tensor) -> Sums:
+        """Nothing yet."""
+        total = like.new_zeros(size, dtype=torch.float64)
+        return Sums(total, torch.zeros_like(total) if has_labels else None)
+
+    def add(self, rows: slice, parts: tuple[Tensor, Tensor]) -> None:
+        """Partial sums of some rows, (parts, rows) each."""
+        self.total[rows] += parts[0].sum(0, dtype=torch.float64)
+        if self.positive is not None:
+            self.positive[rows] += parts[1].sum(0, dtype=torch.float64)
 
 
 def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
@@ -56,41 +63,61 @@ def _sum_exponentials(
     matrix: Matrix, plan: Plan, row_factors: BiasFactors, col_factors: BiasFactors, kept: Tensor
 ) -> tuple[Sums, Sums | None]:
     """Of rows, and of columns where they exist; fills `kept`."""
-    rows, columns = matrix.shape
-    is_half = matrix.is_half_enough
-    row_bias, col_bias = matrix.row_bias, matrix.col_bias
+    (rows, columns), tile, x = matrix.shape, matrix.tile("sums"), matrix.x
+    is_half, has_labels = matrix.is_half_enough, matrix.row_label is not None
     if is_half:  # what a column adds up to is a row's, as in exponential_sums.py
-        row_factors, row_bias = col_factors, col_bias
-    sums_columns = matrix.has_columns or is_half
-    tile, x = matrix.tile("sums"), matrix.x
-    row_blocks, tiles = triton.cdiv(rows, tile.BM), triton.cdiv(columns, tile.BN)
-    strips = min(tiles, triton.cdiv(ENOUGH_PROGRAMS, row_blocks))
+        row_factors = col_factors
+    of_rows = Sums.zeros(rows, has_labels, x)
+    of_columns = Sums.zeros(columns, has_labels, x) if matrix.has_columns else None
+    rows_of_e = as_rows(kept, columns)
+    size = slab_rows(x, columns, tile.BM, 2 if has_labels else 1)
+    for first in range(0, rows, size):
+        slab = slice(first, min(first + size, rows))
+        by_rows, by_columns = _sum_slab(matrix, plan, slab, row_factors, col_factors, rows_of_e)
+        of_rows.add(slab, by_rows)
+        if is_half:
+            of_rows.add(slice(columns), by_columns)
+        elif of_columns is not None:
+            of_columns.add(slice(columns), by_columns)
+    return of_rows, of_columns
+
+
+Parts = tuple[Tensor, Tensor]
+
+
+def _sum_slab(
+    matrix: Matrix, plan: Plan, slab: slice, row_factors: BiasFactors, col_factors: BiasFactors,
+    rows_of_e: Tensor,
+) -> tuple[Parts, Parts]:  # fmt: skip
+    """Partial sums along the rows of a slab, by strips of columns, and along its columns."""
+    (rows, columns), tile, x = matrix.shape, matrix.tile("sums"), matrix.x
+    count, is_half = slab.stop - slab.start, matrix.is_half_enough
+    blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
+    strips = min(tiles, triton.cdiv(ENOUGH_PROGRAMS, blocks))
     strip_tiles = triton.cdiv(tiles, strips)
     strips = triton.cdiv(tiles, strip_tiles)
-    has_labels, rows_of_e = matrix.row_label is not None, as_rows(kept, columns)
+    sums_columns = matrix.has_columns or is_half
+    new = x.new_zeros if is_half else x.new_empty  # half of them no program writes
 
-    def partial(parts: int, size: int) -> list[Tensor]:
-        needed = (size > 0, size > 0 and has_labels)
-        new = x.new_zeros if is_half else x.new_empty  # half of them no program writes
-        return [new((parts, size) if it else 0, dtype=torch.float32) for it in needed]
+    def partial(parts: int, size: int, is_needed: bool) -> Parts:
+        needed = (is_needed, is_needed and matrix.row_label is not None)
+        total, positive = (new((parts, size) if it else 0, dtype=torch.float32) for it in needed)
+        return total, positive
 
-    of_rows = partial(strips, rows)
-    of_columns = partial(row_blocks, columns if sums_columns else 0)
-    sum_exponentials_kernel[(row_blocks * strips,)](
+    by_rows, by_columns = partial(strips, count, True), partial(blocks, columns, sums_columns)
+    sum_exponentials_kernel[(blocks * strips,)](
         *matrix.features(tile), plan.numbers, matrix.scale.float(),
         _or(row_factors.factor, x), _or(col_factors.factor, x),
-        _or(row_bias, x), _or(col_bias, x), *matrix.ids(),
-        of_rows[0], of_columns[0], of_rows[1], of_columns[1],
-        matrix.kept(rows_of_e, tile), rows, columns, x.stride(0), matrix.keys.stride(0),
-        strip_tiles, *rows_of_e.shape,
-        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=row_bias is not None,
-        HAS_COL_BIAS=col_bias is not None, HAS_COLUMNS=sums_columns, IS_SYMMETRIC=is_half,
-        KEEPS=kept.numel() > 0, IS_PRECISE=matrix.product_dtype == torch.float32,
-        **matrix.settings(tile),
+        _or(row_factors.bias, x), _or(col_factors.bias, x), *matrix.ids(),
+        by_rows[0], by_columns[0], by_rows[1], by_columns[1],
+        matrix.kept(rows_of_e, tile), slab.start, count, rows, columns, x.stride(0),
+        matrix.keys.stride(0), strip_tiles, *rows_of_e.shape,
+        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=row_factors.bias is not None,
+        HAS_COL_BIAS=col_factors.bias is not None, HAS_COLUMNS=sums_columns,
+        IS_SYMMETRIC=is_half, KEEPS=len(rows_of_e) > 0,
+        IS_PRECISE=matrix.product_dtype == torch.float32, **matrix.settings(tile),
     )  # fmt: skip
-    if is_half:
-        of_rows = [torch.cat(parts) for parts in zip(of_rows, of_columns, strict=True)]
-    return Sums.of(of_rows), Sums.of(of_columns) if matrix.has_columns else None
+    return by_rows, by_columns
 
 
 def _statistics(
