@@ -16,7 +16,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test sanitize bench report lint types format clean
+.PHONY: demo test sanitize bench bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
@@ -31,6 +31,10 @@ sanitize:
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
+bench-gpu:
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 report: $(VENV)/.bench
 	$(BIN)/python benchmarks/report.py $(ARGS)

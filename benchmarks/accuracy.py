@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from cases import Case
-from inputs import MODES
+from inputs import DEFAULT_DEVICE, MODES
 from measure import Function, call
 from providers import eager_function, eager_provider
 
@@ -33,12 +33,14 @@ def relative_error(result: torch.Tensor, reference: torch.Tensor) -> float | Non
     return float((result.double() - reference).abs().max()) / largest
 
 
-def measure_errors(functions: Mapping[str, Function], case: Case) -> dict[str, Errors]:
+def measure_errors(
+    functions: Mapping[str, Function], case: Case, device: str = DEFAULT_DEVICE
+) -> dict[str, Errors]:
     """For each provider: error_value, and error_grad_<input> for every input."""
     worst: dict[str, Errors] = {name: {} for name in functions}
     for seed in SEEDS:
-        inputs = case.make_inputs(seed)
-        output_gradient = case.make_output_gradient(seed)
+        inputs = case.make_inputs(seed, device)
+        output_gradient = case.make_output_gradient(seed, device)
         reference = reference_results(case, inputs, output_gradient)
         for name, function in functions.items():
             results = named_results(function, inputs, output_gradient)

@@ -8,17 +8,30 @@ import torch.nn.functional as F
 Mode = Literal["forward", "forward+backward"]
 MODES: tuple[Mode, ...] = ("forward", "forward+backward")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# A device's random numbers are its own: the same seed gives others on a GPU than on a CPU.
+DEFAULT_DEVICE = "cpu"
 
 
-def random_matrix(rows: int, width: int, dtype: str, seed: int) -> torch.Tensor:
+def seeded(seed: int, device: str = DEFAULT_DEVICE) -> torch.Generator:
+    """Random numbers that are made on the device itself."""
+    return torch.Generator(device).manual_seed(seed)
+
+
+def normal(generator: torch.Generator, *size: int) -> torch.Tensor:
+    """Standard normal entries on the generator's device, float32."""
+    return torch.randn(size, generator=generator, device=generator.device)
+
+
+def random_matrix(
+    rows: int, width: int, dtype: str, seed: int, device: str = DEFAULT_DEVICE
+) -> torch.Tensor:
     """Standard normal entries, (rows, width)."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, width, generator=generator).to(DTYPES[dtype])
+    return normal(seeded(seed, device), rows, width).to(DTYPES[dtype])
 
 
 def random_directions(rows: int, width: int, generator: torch.Generator) -> torch.Tensor:
     """Unit rows without any preferred direction, (rows, width), float32."""
-    return F.normalize(torch.randn(rows, width, generator=generator), dim=1)
+    return F.normalize(normal(generator, rows, width), dim=1)
 
 
 def resembling(rows: torch.Tensor, cosine: float, generator: torch.Generator) -> torch.Tensor:

@@ -7,6 +7,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -72,10 +73,13 @@ def others_cpu_seconds() -> float:
 
 
 def git_commit() -> str:
-    """HEAD, with -dirty when the tree differs from it; results themselves do not count."""
+    """HEAD, with -dirty when the tree differs from it; results themselves do not count.
+
+    Where git says nothing, as in a copy without its history, MMCORE_COMMIT does.
+    """
     head = git("rev-parse", "HEAD")
     if head is None:
-        return "unknown"
+        return os.environ.get("MMCORE_COMMIT") or "unknown"
     changes = git("status", "--porcelain", "--", ".", ":(exclude)benchmarks/results")
     return head + ("-dirty" if changes else "")
 
@@ -90,10 +94,10 @@ def git(*arguments: str) -> str | None:
         return None
 
 
-def versions() -> dict[str, str]:
+def versions(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
     """Versions of python, mmcore and the rivals; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in DISTRIBUTIONS:
+    for name in distributions:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -4,9 +4,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from cases import Case
 from machine import now
+
+
+class Measured(Protocol):
+    """What a result line says of its subject: a case, or anything else that has these."""
+
+    op: str
+    shape: Mapping[str, int | float]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -16,7 +24,9 @@ class Recorder:
     path: Path | None
     provenance: dict[str, object]
 
-    def record(self, kind: str, provider: str, case: Case, figures: Mapping[str, object]) -> None:
+    def record(
+        self, kind: str, provider: str, case: Measured, figures: Mapping[str, object]
+    ) -> None:
         """One measurement: one printed line, one JSON line."""
         line = {
             "kind": kind,

@@ -125,11 +125,14 @@ def load_lines(paths: Iterable[Path]) -> list[Line]:
     return sorted(lines, key=lambda line: str(line["date"]))
 
 
-def latest_rows(lines: Iterable[Line], kind: str, op: str) -> list[Row]:
-    """A row per case, ordered by machine, mode, dtype and size; later lines replace earlier."""
+def latest_rows(lines: Iterable[Line], kind: str, op: str, device: str = "cpu") -> list[Row]:
+    """A row per case, ordered by machine, mode, dtype and size; later lines replace earlier.
+
+    Lines of other devices are left out: a line that names none is of a CPU.
+    """
     rows: dict[str, Row] = {}
     for line in lines:
-        if line["kind"] != kind or line["op"] != op:
+        if (line["kind"], line["op"], line.get("device", "cpu")) != (kind, op, device):
             continue
         if any(name in line.get("options", "") for name in EXPERIMENTS):
             continue

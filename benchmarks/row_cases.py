@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import torch
 
-from inputs import DTYPES, Mode, random_matrix, require_gradients
+from inputs import DEFAULT_DEVICE, DTYPES, Mode, normal, random_matrix, require_gradients, seeded
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,22 @@ class ProjectCase:
         """The sizes as a result line names them."""
         return {"rows": self.rows, "input_width": self.input_width, "width": self.width}
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x: (N, K); weight: (D, K); bias: (D,); norm_weight, norm_bias: (K,)."""
-        generator = torch.Generator().manual_seed(seed)
-
-        def normal(*size: int) -> torch.Tensor:
-            return torch.randn(size, generator=generator)
-
+        generator = seeded(seed, device)
         inputs = {
-            "x": normal(self.rows, self.input_width),
-            "weight": normal(self.width, self.input_width) * self.input_width**-0.5,
-            "bias": 0.1 * normal(self.width),
-            "norm_weight": 1 + 0.1 * normal(self.input_width),
-            "norm_bias": 0.1 * normal(self.input_width),
+            "x": normal(generator, self.rows, self.input_width),
+            "weight": normal(generator, self.width, self.input_width) * self.input_width**-0.5,
+            "bias": 0.1 * normal(generator, self.width),
+            "norm_weight": 1 + 0.1 * normal(generator, self.input_width),
+            "norm_bias": 0.1 * normal(generator, self.input_width),
         }
         inputs = {name: tensor.to(DTYPES[self.dtype]) for name, tensor in inputs.items()}
         return require_gradients(inputs)
 
-    def make_output_gradient(self, seed: int) -> torch.Tensor | None:
+    def make_output_gradient(self, seed: int, device: str = DEFAULT_DEVICE) -> torch.Tensor | None:
         """What arrives from above in the backward pass: (N, D)."""
-        return random_matrix(self.rows, self.width, self.dtype, seed)
+        return random_matrix(self.rows, self.width, self.dtype, seed, device)
 
     def flop_count(self, mode: Mode) -> int:
         """2·N·K·D for the product, twice that for its two gradients; norms are not counted."""
@@ -76,13 +72,14 @@ class L2NormalizeCase:
         """The sizes as a result line names them."""
         return {"rows": self.rows, "width": self.width}
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x: (N, D)."""
-        return require_gradients({"x": random_matrix(self.rows, self.width, self.dtype, seed)})
+        x = random_matrix(self.rows, self.width, self.dtype, seed, device)
+        return require_gradients({"x": x})
 
-    def make_output_gradient(self, seed: int) -> torch.Tensor | None:
+    def make_output_gradient(self, seed: int, device: str = DEFAULT_DEVICE) -> torch.Tensor | None:
         """What arrives from above in the backward pass: (N, D)."""
-        return random_matrix(self.rows, self.width, self.dtype, seed + 1)
+        return random_matrix(self.rows, self.width, self.dtype, seed + 1, device)
 
     def flop_count(self, mode: Mode) -> int:
         """Per element: square, add, scale; backward: dot (2), g − y·⟨y, g⟩ (2), scale."""

@@ -6,7 +6,15 @@ from typing import ClassVar
 import torch
 
 import usual
-from inputs import DTYPES, Mode, random_directions, require_gradients, resembling
+from inputs import (
+    DEFAULT_DEVICE,
+    DTYPES,
+    Mode,
+    random_directions,
+    require_gradients,
+    resembling,
+    seeded,
+)
 
 ACCUMULATOR_ITEMSIZE = torch.float32.itemsize
 
@@ -42,7 +50,7 @@ class SimilarityCase:
             shape["pair_cosine"] = self.pair_cosine
         return shape
 
-    def make_output_gradient(self, seed: int) -> torch.Tensor | None:
+    def make_output_gradient(self, seed: int, device: str = DEFAULT_DEVICE) -> torch.Tensor | None:
         """The loss is a scalar: its gradient is 1."""
         return None
 
@@ -57,9 +65,9 @@ class SimilarityCase:
             return 0
         return self.operands * self.rows * self.width * ACCUMULATOR_ITEMSIZE
 
-    def make_pair(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_pair(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x, y: (N, D) unit rows of which xᵢ and yᵢ resemble each other."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed, device)
         x = random_directions(self.rows, self.width, generator)
         y = resembling(x, self.pair_cosine, generator)
         return {"x": x.to(DTYPES[self.dtype]), "y": y.to(DTYPES[self.dtype])}
@@ -72,9 +80,10 @@ class ClipCase(SimilarityCase):
     scale: float = usual.SCALES["clip"]
     op: ClassVar[str] = "clip"
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x, y: (N, D); scale: 0-D float32."""
-        return require_gradients({**self.make_pair(seed), "scale": torch.tensor(self.scale)})
+        scale = torch.tensor(self.scale, device=device)
+        return require_gradients({**self.make_pair(seed, device), "scale": scale})
 
     def flop_count(self, mode: Mode) -> int:
         """2·N²·D for S = x·yᵀ; backward: S once more, G·y and Gᵀ·x, so 8·N²·D together.
@@ -93,10 +102,13 @@ class SiglipCase(SimilarityCase):
     bias: ClassVar[float] = -10.0
     op: ClassVar[str] = "siglip"
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x, y: (N, D); scale, bias: 0-D float32."""
-        scalars = {"scale": torch.tensor(self.scale), "bias": torch.tensor(self.bias)}
-        return require_gradients({**self.make_pair(seed), **scalars})
+        scalars = {
+            "scale": torch.tensor(self.scale, device=device),
+            "bias": torch.tensor(self.bias, device=device),
+        }
+        return require_gradients({**self.make_pair(seed, device), **scalars})
 
     def flop_count(self, mode: Mode) -> int:
         """2·N²·D for S = x·yᵀ, G·y and Gᵀ·x each: 6·N²·D together.
@@ -130,9 +142,9 @@ class NTXentCase(ViewsCase):
     op: ClassVar[str] = "nt_xent"
     rows_divisor: ClassVar[int] = 2
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x: (N, D)."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed, device)
         first = random_directions(self.rows // 2, self.width, generator)
         second = resembling(first, self.pair_cosine, generator)
         return require_gradients({"x": torch.cat([first, second]).to(DTYPES[self.dtype])})
@@ -147,9 +159,9 @@ class SupConCase(ViewsCase):
     rows_per_class: ClassVar[int] = 4
     rows_divisor: ClassVar[int] = rows_per_class
 
-    def make_inputs(self, seed: int) -> dict[str, torch.Tensor]:
+    def make_inputs(self, seed: int, device: str = DEFAULT_DEVICE) -> dict[str, torch.Tensor]:
         """x: (N, D)."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed, device)
         classes = random_directions(self.rows // self.rows_per_class, self.width, generator)
         centers = classes.repeat_interleave(self.rows_per_class, dim=0)
         # Two rows at this cosine to their class are at its square to each other.

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 
 from cases import Case
 from inputs import Mode
-from measure import Function
-from providers.provider import Built, fastest
+from measure import Function, time_call_ms
+from providers.provider import Built, TimeCall, fastest
 
 
 def require_linear_cross_entropy() -> None:
@@ -26,12 +26,17 @@ def linear_cross_entropy_clip(options: "torch.nn.LinearCrossEntropyOptions | Non
     return clip_loss
 
 
-def build_linear_cross_entropy(case: Case, mode: Mode) -> Built:
+def build_linear_cross_entropy(
+    case: Case,
+    mode: Mode,
+    chunks: tuple[int, ...] = (512, 1024, 2048),
+    time_call: TimeCall = time_call_ms,
+) -> Built:
     """The fastest of torch's own pick, several chunk sizes, and (while it fits) no chunks."""
     options: dict[str, torch.nn.LinearCrossEntropyOptions | None] = {
         "chunking_method=auto": torch.nn.LinearCrossEntropyOptions()
     }
-    for chunk in (512, 1024, 2048):
+    for chunk in chunks:
         if chunk <= case.rows:
             option = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk)
             options[f"batch_chunk_size={chunk}"] = option
@@ -40,7 +45,7 @@ def build_linear_cross_entropy(case: Case, mode: Mode) -> Built:
     candidates = {
         name: Built(linear_cross_entropy_clip(each), name) for name, each in options.items()
     }
-    return fastest(candidates, case, mode)
+    return fastest(candidates, case, mode, time_call)
 
 
 def build_lean_linear_cross_entropy(case: Case, mode: Mode) -> Built:

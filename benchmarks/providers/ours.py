@@ -1,4 +1,4 @@
-"""mmcore's functions on the compiled CPU kernels, never on a fallback."""
+"""mmcore's functions on compiled kernels, never on a fallback."""
 
 import os
 from typing import Any
@@ -50,42 +50,38 @@ def settings(*own: str) -> str:
     return ", ".join([*own, *of_environment])
 
 
-def mmcore_function(case: Case, knows_symmetry: bool = True) -> Function:
+def mmcore_function(case: Case, knows_symmetry: bool = True, backend: str = "cpu") -> Function:
     """What a user of mmcore would write for this operation."""
-    from mmcore.functional import clip_loss, l2_normalize, project
+    from mmcore.functional import clip_loss, l2_normalize, project, sigmoid_similarity
 
     def clip(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return clip_loss(x, y, scale, backend="cpu")
+        return clip_loss(x, y, scale, backend=backend)
+
+    def siglip(
+        x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        sums = sigmoid_similarity(x, y, scale, bias, backend=backend)
+        return (sums.total - sums.positive) / x.shape[0]
 
     def project_rows(x: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
-        return project(x, **parameters, norm="layer", backend="cpu")
+        return project(x, **parameters, norm="layer", backend=backend)
 
     def normalize(x: torch.Tensor) -> torch.Tensor:
-        return l2_normalize(x, backend="cpu")
+        return l2_normalize(x, backend=backend)
 
     if case.op in ("nt_xent", "sup_con"):
-        return views_function(case, knows_symmetry)
+        return views_function(case, knows_symmetry, backend)
     return {"clip": clip, "siglip": siglip, "project": project_rows, "l2_normalize": normalize}[
         case.op
     ]
 
 
-def siglip(
-    x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """SigLIP's loss from mmcore's two sums."""
-    from mmcore.functional import sigmoid_similarity
-
-    sums = sigmoid_similarity(x, y, scale, bias, backend="cpu")
-    return (sums.total - sums.positive) / x.shape[0]
-
-
-def views_function(case: Any, knows_symmetry: bool) -> Function:
+def views_function(case: Any, knows_symmetry: bool, backend: str) -> Function:
     """NT-Xent or SupCon from mmcore's statistics; each row is in a group with itself alone."""
     from mmcore.functional import softmax_similarity
 
     def statistics(x: torch.Tensor, **positives: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        itself = torch.arange(x.shape[0])
+        itself = torch.arange(x.shape[0], device=x.device)
         others = x if knows_symmetry else x.view_as(x)
         of_columns = {} if knows_symmetry else {"col_group": itself}
         if "row_label" in positives and not knows_symmetry:
@@ -98,18 +94,18 @@ def views_function(case: Any, knows_symmetry: bool) -> Function:
             **positives,
             **of_columns,
             columns=False,
-            backend="cpu",
+            backend=backend,
         )
         return result.row_lse, result.row_pos
 
     def nt_xent(x: torch.Tensor) -> torch.Tensor:
         rows = x.shape[0]
-        other_view = (torch.arange(rows) + rows // 2) % rows
+        other_view = (torch.arange(rows, device=x.device) + rows // 2) % rows
         lse, positive = statistics(x, target=other_view)
         return (lse - positive).mean()
 
     def sup_con(x: torch.Tensor) -> torch.Tensor:
-        label = torch.arange(x.shape[0]) // case.rows_per_class
+        label = torch.arange(x.shape[0], device=x.device) // case.rows_per_class
         lse, positives = statistics(x, row_label=label)
         return (lse - positives / (case.rows_per_class - 1)).mean()
 

@@ -20,9 +20,10 @@ def nt_xent_in_torch(case: NTXentCase) -> Function:
 
     def nt_xent(x: torch.Tensor) -> torch.Tensor:
         rows = x.shape[0]
-        is_self = torch.eye(rows, dtype=torch.bool)
+        is_self = torch.eye(rows, dtype=torch.bool, device=x.device)
         logits = ((case.scale * x) @ x.T).masked_fill(is_self, -torch.inf)
-        return F.cross_entropy(logits, (torch.arange(rows) + rows // 2) % rows)
+        other_view = (torch.arange(rows, device=x.device) + rows // 2) % rows
+        return F.cross_entropy(logits, other_view)
 
     return nt_xent
 
@@ -31,8 +32,8 @@ def sup_con_in_torch(case: SupConCase) -> Function:
     """SupCon over the whole matrix, in the form that torch.compile makes the fastest."""
 
     def sup_con(x: torch.Tensor) -> torch.Tensor:
-        label = torch.arange(x.shape[0]) // case.rows_per_class
-        is_self = torch.eye(x.shape[0], dtype=torch.bool)
+        label = torch.arange(x.shape[0], device=x.device) // case.rows_per_class
+        is_self = torch.eye(x.shape[0], dtype=torch.bool, device=x.device)
         is_positive = (label[:, None] == label) & ~is_self
         logits = (case.scale * x) @ x.T
         positives = torch.where(is_positive, logits, 0.0).sum(1)
@@ -59,14 +60,40 @@ def l2_normalize_in_torch(x: torch.Tensor) -> torch.Tensor:
     return F.normalize(x, dim=1)
 
 
+def clip_in_torch(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The formula of open_clip's ClipLoss, both products of it."""
+    target = torch.arange(x.shape[0], device=x.device)
+    of_rows = F.cross_entropy(scale * x @ y.T, target)
+    return (of_rows + F.cross_entropy(scale * y @ x.T, target)) / 2
+
+
+def clip_of_one_product(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The same from one matrix and its transpose: fewer operations, slower reads by columns."""
+    target = torch.arange(x.shape[0], device=x.device)
+    logits = scale * x @ y.T
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def siglip_in_torch(
+    x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """The formula of open_clip's SigLipLoss."""
+    logits = scale * x @ y.T + bias
+    sign = 2 * torch.eye(x.shape[0], dtype=x.dtype, device=x.device) - 1
+    return -F.logsigmoid(sign * logits).sum() / x.shape[0]
+
+
 def eager_function(case: Case) -> Function:
-    """The eager rival of an operation."""
+    """The eager rival of an operation; open_clip's formulas stand in where it is not installed."""
     if isinstance(case, NTXentCase):
         return nt_xent_in_torch(case)
     if isinstance(case, SupConCase):
         return sup_con_in_torch(case)
     if case.op in ("clip", "siglip"):
-        return open_clip_clip() if case.op == "clip" else open_clip_siglip()
+        try:
+            return open_clip_clip() if case.op == "clip" else open_clip_siglip()
+        except ImportError:
+            return clip_in_torch if case.op == "clip" else siglip_in_torch
     return project_in_torch if case.op == "project" else l2_normalize_in_torch
 
 

@@ -7,6 +7,9 @@ from cases import Case
 from inputs import DTYPES, Mode
 from measure import Function, time_call_ms
 
+# Milliseconds of one call of a function on inputs of this seed.
+TimeCall = Callable[[Function, Case, Mode, int], float]
+
 
 @dataclass(frozen=True)
 class Built:
@@ -16,6 +19,8 @@ class Built:
     options: str = ""
     # Compiled for the very shape of the case at the first call.
     is_compiled: bool = False
+    # mmcore.workspace in force over forward and backward; None leaves it as it is.
+    workspace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,12 @@ class Provider:
         return int(numbers * DTYPES[case.dtype].itemsize)
 
 
-def fastest(candidates: Mapping[str, Built], case: Case, mode: Mode) -> Built:
+def fastest(
+    candidates: Mapping[str, Built],
+    case: Case,
+    mode: Mode,
+    time_call: TimeCall = time_call_ms,
+) -> Built:
     """The candidate with the fastest of three calls, its name among its options.
 
     What is fastest moves with N, so it is sought for every case, outside the timed rounds.
@@ -63,5 +73,5 @@ def fastest(candidates: Mapping[str, Built], case: Case, mode: Mode) -> Built:
     best_ms = dict.fromkeys(candidates, float("inf"))
     for seed in range(3):
         for name, built in candidates.items():
-            best_ms[name] = min(best_ms[name], time_call_ms(built.function, case, mode, seed))
+            best_ms[name] = min(best_ms[name], time_call(built.function, case, mode, seed))
     return candidates[min(best_ms, key=lambda name: best_ms[name])]
