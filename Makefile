@@ -16,13 +16,21 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test sanitize bench bench-gpu report lint types format clean
+.PHONY: demo test test-gpu sanitize bench bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+# With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
+GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
+	softmax_pairs.py sigmoid_similarity.py clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py)
+BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
+
+test-gpu:
+	MMCORE_TEST_DEVICE=cuda $(BARE) -m pytest -p no:cacheprovider $(GPU_TESTS) $(ARGS)
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the kernel tests, at every instruction set, in a venv of its own.
 sanitize:
@@ -32,9 +40,8 @@ sanitize:
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-# With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 bench-gpu:
-	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu.py $(ARGS)
+	$(BARE) benchmarks/gpu.py $(ARGS)
 
 report: $(VENV)/.bench
 	$(BIN)/python benchmarks/report.py $(ARGS)

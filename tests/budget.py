@@ -32,6 +32,11 @@ def _distance(value: Tensor, exact: Tensor) -> float:
     return (value.double() - exact).abs().max().item()
 
 
+def _noise_like(output: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(output.shape, generator=generator, dtype=torch.float64, device="cpu")
+    return noise.to(output.device)
+
+
 def values_and_gradients(
     function: Function, inputs: Sequence[Tensor], dtype: torch.dtype
 ) -> list[Tensor]:
@@ -45,13 +50,9 @@ def values_and_gradients(
         for value in inputs
     ]
     outputs = list(function(*leaves))
-    generator = torch.Generator().manual_seed(1)
-    total = sum(
-        (
-            output.double() * torch.randn(output.shape, generator=generator, dtype=torch.float64)
-        ).sum()
-        for output in outputs
-    )
+    # Made on the CPU, so that every device combines them alike.
+    generator = torch.Generator("cpu").manual_seed(1)
+    total = sum((output.double() * _noise_like(output, generator)).sum() for output in outputs)
     gradients = torch.autograd.grad(total, leaves)
     return [output.detach() for output in outputs] + list(gradients)
 

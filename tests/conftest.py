@@ -1,8 +1,4 @@
-"""Every backend as one fixture, so that one test body serves them all.
-
-Each instruction set counts as a backend. MMCORE_CPU_ISA narrows the list to that one. Triton's
-kernels run in its interpreter, on CPU tensors.
-"""
+"""Every backend as one fixture, so that one test body serves them all (machines.py)."""
 
 from __future__ import annotations
 
@@ -10,8 +6,11 @@ import os
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-# Triton reads it when it is imported, and torch may import Triton.
-os.environ.setdefault("TRITON_INTERPRET", "1")
+from machines import BACKENDS, COMPILED, DEVICE, IS_GPU
+
+if not IS_GPU:
+    # Triton reads it when it is imported, and torch may import Triton.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 import torch
@@ -19,13 +18,20 @@ import torch
 import mmcore
 from mmcore.backends import cpu
 
-INSTRUCTION_SETS = ("generic", "avx2", "avx512", "avx512_bf16")
-if find_spec("triton") is not None:
+if not IS_GPU and find_spec("triton") is not None:
     import interpreter_rounding
 
     interpreter_rounding.install()
 
-COMPILED = [f"cpu-{name}" for name in INSTRUCTION_SETS]
+
+def pytest_configure() -> None:
+    """Puts every tensor on the GPU that is tested, or stops where there is none."""
+    if not IS_GPU:
+        return
+    if not torch.cuda.is_available():
+        reason = f"tests on {DEVICE} need a GPU that torch can use: torch {torch.__version__}"
+        pytest.exit(f"{reason} sees none", returncode=1)
+    torch.set_default_device(DEVICE)
 
 
 def _enter(name: str) -> str:
@@ -40,16 +46,19 @@ def _enter(name: str) -> str:
     wanted = name.removeprefix("cpu-")
     if only and wanted != only:
         pytest.skip(f"MMCORE_CPU_ISA={only}")
+    if cpu._C is None:
+        pytest.skip("the compiled module is not built")
     if not cpu._C.select_instruction_set(wanted):
         pytest.skip(f"{wanted} was not built or this processor lacks it")
     return "cpu"
 
 
 def _selected(name: str) -> Iterator[str]:
-    before = cpu._C.instruction_set()
+    before = None if cpu._C is None else cpu._C.instruction_set()
     with mmcore.backend(_enter(name)):
         yield name
-    cpu._C.select_instruction_set(before)
+    if before is not None:
+        cpu._C.select_instruction_set(before)
 
 
 @pytest.fixture(params=["reference", *COMPILED, "triton"])
@@ -68,6 +77,13 @@ def on_host(request: pytest.FixtureRequest) -> Iterator[str]:
 def compiled(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once per instruction set."""
     yield from _selected(request.param)
+
+
+@pytest.fixture(params=BACKENDS)
+def machine(request: pytest.FixtureRequest) -> str:
+    """The name of every backend; nothing is selected."""
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(autouse=True)

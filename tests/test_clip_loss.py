@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
+from machines import DEVICE
 from torch import Tensor
 
 import mmcore
@@ -97,7 +98,7 @@ def test_scale_of_one_element_gets_a_gradient_of_its_shape(backend: str) -> None
 def test_autocast_rounds_features_and_keeps_the_logits(backend: str) -> None:
     x, y = pairs(64, 32, 1.0)
     x.requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         loss = functional.clip_loss(x, y, 100.0)
     expected = functional.clip_loss(x.detach().bfloat16(), y.bfloat16(), 100.0)
     assert loss.dtype == torch.float32

@@ -10,7 +10,6 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
-MACHINES = ["reference", "cpu", "triton"]
 CHECKS = (
     "test_schema",
     "test_autograd_registration",
@@ -24,7 +23,6 @@ def layouts() -> list[Tensor]:
     return [torch.randn(10, 6), torch.randn(6, 10).T, torch.randn(20, 12)[::2, ::2]]
 
 
-@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("layout", range(3))
 def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
     x = layouts()[layout].requires_grad_()
@@ -39,7 +37,6 @@ def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
     )
 
 
-@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("norm", ["none", "layer", "rms"])
 def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
@@ -73,7 +70,6 @@ def pair_vectors(name: str) -> list[Tensor | None]:
     return [None, *(torch.randint(-1, 4, (size,)) for size in (10, 8, 10, 8))]
 
 
-@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("pairs", ["target", "labels"])
 @pytest.mark.parametrize("has_biases", [True, False])
@@ -102,7 +98,6 @@ def test_opcheck_softmax_similarity(
     )
 
 
-@pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("pairs", ["target", "labels"])
 @pytest.mark.parametrize("keeps", [True, False])
@@ -122,7 +117,6 @@ def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps
     )
 
 
-@pytest.mark.parametrize("machine", MACHINES)
 def test_opcheck_where_y_is_x(machine: str) -> None:
     x, scale = torch.randn(10, 6, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
@@ -147,7 +141,6 @@ def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize("size", [0, 2**30])
-@pytest.mark.parametrize("machine", MACHINES)
 def test_compiles_to_one_graph(machine: str, size: int) -> None:
     inputs = [torch.randn(16, 30), torch.randn(30, 20), torch.randn(10, 16), torch.tensor(2.0)]
     for value in inputs:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
+from machines import DEVICE
 from test_projection import (
     NAMES,
     eager_projection,
@@ -90,7 +91,7 @@ def test_strided_and_transposed_inputs(backend: str, dtype: torch.dtype) -> None
 
 def test_autocast_multiplies_in_its_dtype_and_norms_in_float32(backend: str) -> None:
     def kernel(*inputs: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=inputs[0].dtype == torch.float32):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=inputs[0].dtype == torch.float32):
             output = kernel_projection("layer", True)(*inputs)[0]
         assert output.dtype == (
             torch.bfloat16 if inputs[0].dtype == torch.float32 else torch.double
@@ -98,7 +99,7 @@ def test_autocast_multiplies_in_its_dtype_and_norms_in_float32(backend: str) -> 
         return [output]
 
     def eager(*inputs: Tensor) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=inputs[0].dtype == torch.float32):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=inputs[0].dtype == torch.float32):
             return list(eager_projection("layer", True)(*inputs))
 
     draws = [projection_inputs(90, 70, 40, "layer") for _ in range(3)]

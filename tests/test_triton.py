@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from machines import IS_GPU
 from torch import Tensor
 
 import mmcore
@@ -14,6 +15,9 @@ from mmcore import functional
 from mmcore.backends import triton as backend
 
 pytest.importorskip("triton")
+
+
+interpreted = pytest.mark.skipif(IS_GPU, reason="of the interpreter")
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +30,7 @@ def unit_rows(rows: int, width: int = 16) -> Tensor:
     return F.normalize(torch.randn(rows, width), dim=1)
 
 
+@interpreted
 def test_cpu_tensors_need_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET")
     with pytest.raises(
@@ -39,6 +44,7 @@ def test_float64_is_refused() -> None:
         functional.l2_normalize(torch.ones(2, 2).double())
 
 
+@interpreted
 def test_auto_never_takes_the_interpreter() -> None:
     with mmcore.backend("auto"):
         assert mmcore.backends.choose("auto", torch.ones(2, 2)) == "cpu"

@@ -1,6 +1,6 @@
 """Triton's walk over the matrix: tiles of every proportion, in chunks, half of them, kept, copied.
 
-Small tiles in the interpreter, so that a matrix of a hundred rows has many.
+Small tiles, so that a matrix of a hundred rows has many.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import mmcore
 from mmcore import functional
 
 pytest.importorskip("triton")
-from mmcore.backends.triton import launch, softmax_gradients
+from mmcore.backends.triton import launch, matrix, softmax_gradients
 from mmcore.backends.triton.kept_tiles import as_rows, kept_tiles
 from mmcore.backends.triton.launch import ProductTile
 
@@ -33,7 +33,7 @@ LEAN, ROOMY = 0, 2**24
 @pytest.fixture(params=TILES, autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test once per tile; a lean forward takes three blocks at a time."""
-    monkeypatch.setattr(launch, "INTERPRETED_TILE", TILES[request.param])
+    monkeypatch.setattr(matrix, "product_tile", lambda *_: TILES[request.param])
     monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
     with mmcore.backend("triton"):
         yield

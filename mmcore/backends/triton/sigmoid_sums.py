@@ -13,31 +13,40 @@ from torch import Tensor
 from mmcore.backends.calls import as_inputs
 from mmcore.backends.triton.launch import chunk_rows, within_memory
 from mmcore.backends.triton.matrix import LOG2_E, Matrix, split, target_products
-from mmcore.backends.triton.products import add_product, product
+from mmcore.backends.triton.products import add_product, product, row_pieces
 from mmcore.backends.triton.sigmoid_tile import sigmoid_tile_kernel
 
 
+class Upstream(NamedTuple):
+    """Gradients of both sums, 0-D float64, and where the products with G go, float32."""
+
+    of_total: Tensor
+    of_positive: Tensor
+    of_x: Tensor  # G·y; where y is x (G + Gᵀ)·x
+    of_y: Tensor | None  # Gᵀ·x; where y is x none
+
+
 class Pass(NamedTuple):
-    """What one pass over the matrix finds; gradients only where they are wanted, not scaled yet."""
+    """What one pass over the matrix adds up to."""
 
     total: Tensor  # 0-D float64
     positive: Tensor
-    of_x: Tensor | None  # G·y; where y is x (G + Gᵀ)·x
-    of_y: Tensor | None  # Gᵀ·x; where y is x none
-    of_bias: Tensor  # Σ G
     of_scale: Tensor  # Σ G·⟨x, y⟩
+    of_bias: Tensor  # Σ G
 
 
 def sigmoid_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, keeps_gradients = arguments
     matrix = _matrix(*described)
     one = torch.ones((), dtype=torch.float64, device=matrix.x.device)
-    found = _run(matrix, (one, -one) if keeps_gradients else None)
     if not keeps_gradients:
-        empty = matrix.x.new_empty(0, dtype=torch.float32)
-        return found.total, found.positive, empty, one.new_empty(0)
-    parts = [part.flatten() for part in (found.of_x, found.of_y) if part is not None]
-    kept = (parts[0] if len(parts) == 1 else torch.cat(parts)).mul_(matrix.scale.float())
+        found = _run(matrix, None)
+        nothing = matrix.x.new_empty(0, dtype=torch.float32)
+        return found.total, found.positive, nothing, one.new_empty(0)
+    numbers = matrix.x.numel() + (0 if matrix.y is None else matrix.y.numel())
+    kept = matrix.x.new_empty(numbers, dtype=torch.float32)
+    found = _run(matrix, Upstream(one, -one, *_sides(kept, matrix)))
+    kept.mul_(matrix.scale.float())
     return found.total, found.positive, kept, torch.stack([found.of_scale, found.of_bias])
 
 
@@ -47,9 +56,13 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     if kept.numel() > 0 and matrix.target is not None:
         gradients = _from_kept(matrix, kept, kept_sums, grad_total, grad_positive)
     else:
-        found = _run(matrix, (grad_total.double(), grad_positive.double()))
+        of_x = torch.empty(matrix.x.shape, dtype=torch.float32, device=matrix.x.device)
+        of_y = None
+        if matrix.y is not None:
+            of_y = torch.empty(matrix.y.shape, dtype=torch.float32, device=matrix.x.device)
+        found = _run(matrix, Upstream(grad_total.double(), grad_positive.double(), of_x, of_y))
         scale = matrix.scale.float()
-        products = (None if part is None else part * scale for part in (found.of_x, found.of_y))
+        products = (None if side is None else side.mul_(scale) for side in (of_x, of_y))
         gradients = (*products, found.of_scale, found.of_bias)
     return as_inputs(gradients, described[:4], wanted)
 
@@ -57,6 +70,12 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
 def _matrix(x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *rest: Any) -> Matrix:
     *pairs, multiplies_bfloat16 = rest
     return Matrix.of(x, y, scale, bias, None, None, *pairs, "all", True, multiplies_bfloat16)
+
+
+def _sides(kept: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor | None]:
+    """Views of what is kept, in the shapes of x and y."""
+    of_x = kept[: matrix.x.numel()].view(matrix.x.shape)
+    return of_x, None if matrix.y is None else kept[matrix.x.numel() :].view(matrix.y.shape)
 
 
 def _from_kept(
@@ -67,25 +86,24 @@ def _from_kept(
     Whether a + c is 0, as it is in every loss, is known to the device alone.
     """
     assert matrix.target is not None
+    x, y = matrix.x, matrix.keys
     known = matrix.target.clamp(0, matrix.shape[1] - 1)
     weight = torch.where(matrix.target == known, of_total + of_positive, 0.0)
     factor = (weight * matrix.scale.double()).float()[:, None]
-    of_x = factor * matrix.keys[known]
-    # index_put_ sorts its indices: unlike index_add_ it adds in one order.
-    of_y = torch.zeros(matrix.keys.shape, dtype=torch.float32, device=matrix.x.device)
-    of_y.index_put_((known,), factor * matrix.x, accumulate=True)
-    grad_y = None
-    if matrix.y is None:
-        grad_x = kept.view(matrix.x.shape) * of_total + of_x + of_y
-    else:
-        parts = kept.split([matrix.x.numel(), matrix.keys.numel()])
-        grad_x = parts[0].view(matrix.x.shape) * of_total + of_x
-        grad_y = parts[1].view(matrix.keys.shape) * of_total + of_y
+    grad_x, grad_y = (
+        None if side is None else side * of_total.float() for side in _sides(kept, matrix)
+    )
+    assert grad_x is not None
+    to_y = grad_x if grad_y is None else grad_y
+    for rows in row_pieces(x):
+        grad_x[rows].add_(factor[rows] * y[known[rows]])
+        # index_put_ sorts its indices: unlike index_add_ it adds in one order.
+        to_y.index_put_((known[rows],), factor[rows] * x[rows], accumulate=True)
     of_scale = kept_sums[0] * of_total + (weight * target_products(matrix, known)).sum()
     return grad_x, grad_y, of_scale, kept_sums[1] * of_total + weight.sum()
 
 
-def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
+def _run(matrix: Matrix, upstream: Upstream | None) -> Pass:
     """One pass; without upstream gradients G is not formed, and all rows are one chunk."""
     (rows, columns), block = matrix.shape, matrix.tile("sigmoid").BM
     size = rows
@@ -94,41 +112,39 @@ def _run(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Pass:
     return within_memory(partial(_pass_by_chunks, matrix, upstream), size, block)
 
 
-def _pass_by_chunks(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None, size: int) -> Pass:
-    (rows, columns), x, y, dtype = matrix.shape, matrix.x, matrix.keys, matrix.product_dtype
-    left, right = x.to(dtype), y.to(dtype)
+def _pass_by_chunks(matrix: Matrix, upstream: Upstream | None, size: int) -> Pass:
+    (rows, columns), x, dtype = matrix.shape, matrix.x, matrix.product_dtype
+    left, right = x.to(dtype), matrix.keys.to(dtype)
     at_target, logits = _target_terms(matrix, upstream)
     sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    of_x = of_y = chunk = None
-    if upstream is not None:
-        of_x = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        if matrix.y is not None:
-            of_y = torch.zeros(y.shape, dtype=torch.float32, device=x.device)
-        chunk = torch.empty((size, columns), dtype=dtype, device=x.device)
+    chunk = None if upstream is None else torch.empty((size, columns), dtype=dtype, device=x.device)
+    if upstream is not None and upstream.of_y is not None:
+        upstream.of_y.zero_()
     for first in range(0, rows, size):
         count = min(size, rows - first)
         g = None if chunk is None else chunk[:count]
         sums += _run_chunk(matrix, upstream, at_target, first, count, g)
-        if g is not None and of_x is not None:
-            of_x[first : first + count] = product(g, right)
-        if g is not None and of_y is not None:
-            add_product(of_y, g.T, left[first : first + count])
+        if upstream is not None and g is not None:
+            upstream.of_x[first : first + count].copy_(product(g, right))
+            if upstream.of_y is not None:
+                add_product(upstream.of_y, g.T, left[first : first + count])
     total, positive = sums[0] + sums[1], sums[1].clone()
     if logits is not None:
         total = total - F.logsigmoid(-logits).sum()
         positive = positive + torch.where(logits == -torch.inf, 0.0, logits).sum()
-    return Pass(total, positive, of_x, of_y, sums[2], sums[3])
+    return Pass(total, positive, of_scale=sums[3], of_bias=sums[2])
 
 
 def _run_chunk(
-    matrix: Matrix, upstream: tuple[Tensor, Tensor] | None, at_target: Tensor, first: int,
-    count: int, g: Tensor | None,
+    matrix: Matrix, upstream: Upstream | None, at_target: Tensor, first: int, count: int,
+    g: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The four sums of `count` rows from `first` on; fills g, if there is one."""
     tile, x, columns, ids = matrix.tile("sigmoid"), matrix.x, matrix.shape[1], matrix.ids()
     weights = x
     if upstream is not None:
-        weights = torch.stack([upstream[0], upstream[0] + upstream[1]]).float()
+        both = upstream.of_total + upstream.of_positive
+        weights = torch.stack([upstream.of_total, both]).float()
     programs = triton.cdiv(count, tile.BM) * triton.cdiv(columns, tile.BN)
     parts = torch.zeros((4, programs), dtype=torch.float64, device=x.device)
     out = x if g is None else g
@@ -146,14 +162,12 @@ def _numbers(matrix: Matrix) -> Tensor:
     return torch.cat([values.float(), torch.stack(split(values * LOG2_E), 1).flatten()])
 
 
-def _target_terms(
-    matrix: Matrix, upstream: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor | None]:
+def _target_terms(matrix: Matrix, upstream: Upstream | None) -> tuple[Tensor, Tensor | None]:
     """G at each row's target, and its logit, −inf where there is none; from float64."""
     if matrix.target is None:
         return matrix.x, None
     logits = torch.where(matrix.target == -1, -torch.inf, matrix.target_logits())
     if upstream is None:
         return matrix.x, logits
-    of_total, of_positive = upstream
+    of_total, of_positive = upstream[:2]
     return (of_total + of_positive - of_total * torch.sigmoid(-logits)).float(), logits

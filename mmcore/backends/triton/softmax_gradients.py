@@ -160,21 +160,25 @@ class GradientTotals:
     def add(self, first: int, g: Tensor, parts: list[Tensor], is_kept: bool) -> None:
         """One chunk, from row `first` on."""
         rows = slice(first, first + len(g))
-        # Where E was kept no product is known that the scale's gradient could be summed from.
-        sums_by_product = is_kept and self.needs.of_scale
-        if self.needs.of_x or sums_by_product:
-            of_rows = product(g, self.right)
-            if sums_by_product:
-                self.of_scale += (of_rows * self.left[rows]).sum(1, dtype=torch.float64).sum()
-            if self.of_x is not None:
-                self.of_x[rows] = of_rows.mul_(self.gradient.factor)
+        self._add_rows(rows, g, is_kept)
         if self.needs.of_scale and not is_kept:
             self.of_scale += parts[0].sum() * (0.5 if self.gradient.is_half else 1.0)
         if self.of_y is not None:
             add_product(self.of_y, g.T, self.left[rows])
         if self.needs.sums:
-            self.row_sums[rows] = parts[1].sum(0)
+            self.row_sums[rows].copy_(parts[1].sum(0))
             self.col_sums += parts[2].sum(0)
+
+    def _add_rows(self, rows: slice, g: Tensor, is_kept: bool) -> None:
+        # Where E was kept no product is known that the scale's gradient could be summed from.
+        sums_by_product = is_kept and self.needs.of_scale
+        if not (self.needs.of_x or sums_by_product):
+            return
+        of_rows = product(g, self.right)
+        if sums_by_product:
+            self.of_scale += (of_rows * self.left[rows]).sum(1, dtype=torch.float64).sum()
+        if self.of_x is not None:
+            self.of_x[rows].copy_(of_rows.mul_(self.gradient.factor))
 
     def products(self) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of x and y; where y is x that of both, and nothing."""

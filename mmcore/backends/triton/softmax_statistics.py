@@ -39,9 +39,9 @@ class Sums(NamedTuple):
 
     def add(self, rows: slice, parts: tuple[Tensor, Tensor]) -> None:
         """Partial sums of some rows, (parts, rows) each."""
-        self.total[rows] += parts[0].sum(0, dtype=torch.float64)
+        self.total[rows].add_(parts[0].sum(0, dtype=torch.float64))
         if self.positive is not None:
-            self.positive[rows] += parts[1].sum(0, dtype=torch.float64)
+            self.positive[rows].add_(parts[1].sum(0, dtype=torch.float64))
 
 
 def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:

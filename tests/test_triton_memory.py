@@ -1,0 +1,231 @@
+"""Launches of the Triton backend on a GPU that is not there: they never wait, and what they take.
+
+Sizes are those of real batches; no kernel runs. docs/gpu-tuning.md has the formulas in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import mmcore
+
+pytest.importorskip("triton")
+from fake_gpu import Launches, Memory, fake_gpu
+
+from mmcore.backends import triton
+from mmcore.backends.triton.products import PIECE_BYTES
+
+MIB, GB = 2**20, 10**9
+# float64 statistics, float32 terms, and what is between them, for a row or a column.
+BYTES_OF_A_ROW = 400
+TILE_ROWS, LEAST_BLOCKS, PROGRAMS = 128, 64, 2048
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    with fake_gpu(monkeypatch) as launches:
+        yield launches
+
+
+class Batch(NamedTuple):
+    """One similarity matrix, and the workspace."""
+
+    rows: int
+    columns: int
+    width: int
+    dtype: torch.dtype = torch.bfloat16
+    workspace: int = 2**30
+    is_own_transpose: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def inputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
+        """x, y, scale."""
+        x = torch.empty(self.rows, self.width, dtype=self.dtype)
+        y = None if self.is_own_transpose else torch.empty(self.columns, self.width, dtype=x.dtype)
+        return x, y, torch.empty(())
+
+    def target(self) -> Tensor:
+        return torch.empty(self.rows, dtype=torch.int64)
+
+    def kept_bytes(self) -> int:
+        """E of whole blocks of rows in half the workspace, where products are of bfloat16."""
+        is_bfloat16 = self.dtype == torch.bfloat16
+        return 4 * triton.kept_tiles(
+            self.workspace, self.rows, self.columns, is_bfloat16, self.is_own_transpose
+        )
+
+    def chunk_bytes(self, others: int = 0, block: int = TILE_ROWS) -> int:
+        """G of as many rows as the workspace holds beside `others`, one block of them at least."""
+        row = self.columns * self.itemsize
+        held = (self.workspace - others) // row // block * block
+        return max(block, min(held, -(-self.rows // block) * block)) * row
+
+    def vectors_bytes(self) -> int:
+        return BYTES_OF_A_ROW * (self.rows + self.columns)
+
+    def float32_bytes(self, rows: int) -> int:
+        return 4 * rows * self.width
+
+    def piece_bytes(self) -> int:
+        """Of a product on its way to the sums of y."""
+        return 0 if self.is_own_transpose else min(PIECE_BYTES, self.float32_bytes(self.columns))
+
+
+def softmax_forward_bytes(batch: Batch) -> int:
+    """What is kept, and sums of columns of a slab of rows."""
+    blocks = -(-batch.rows // TILE_ROWS)
+    slab = min(blocks, max(LEAST_BLOCKS, batch.workspace // (4 * batch.columns)))
+    return batch.kept_bytes() + 4 * slab * batch.columns + batch.vectors_bytes()
+
+
+def softmax_backward_bytes(batch: Batch) -> int:
+    """What was kept, a chunk of G, sums of y's gradient, and x's; or at the end both gradients."""
+    of_x = batch.itemsize * batch.rows * batch.width
+    sums = 0 if batch.is_own_transpose else batch.float32_bytes(batch.columns)
+    chunk = batch.chunk_bytes(batch.kept_bytes())
+    product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
+    meanwhile = chunk + max(product, batch.piece_bytes())
+    at_the_end = 0 if batch.is_own_transpose else batch.itemsize * batch.columns * batch.width
+    return batch.kept_bytes() + sums + of_x + max(meanwhile, at_the_end) + batch.vectors_bytes()
+
+
+def softmax_peaks(batch: Batch, **pairs: Tensor) -> tuple[int, int]:
+    """Bytes above the inputs in the forward, and in the backward with the gradients."""
+    x, y, scale = batch.inputs()
+    vectors = [
+        pairs.get(name) for name in ("target", "row_label", "col_label", "row_group", "col_group")
+    ]
+    described = (
+        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False,
+    )  # fmt: skip
+    with mmcore.workspace(batch.workspace), Memory(x, y, scale, *vectors) as memory:
+        found = triton.softmax_similarity(*described, batch.kept_bytes() // 4)
+        forward = memory.peak
+        memory.peak = memory.now
+        upstream = [torch.empty_like(part) for part in found[:4]]
+        wanted = [True, y is not None, True, False, False, False]
+        gradients = triton.softmax_similarity_backward(
+            *described, found[0], found[1], found[4], *upstream, wanted
+        )
+        assert gradients[0].shape == x.shape
+        return forward, memory.peak
+
+
+BATCHES = [
+    Batch(65536, 65536, 768),
+    Batch(65536, 65536, 768, workspace=0),
+    Batch(32768, 32768, 512, workspace=2**28),
+    Batch(8192, 40000, 512),
+    Batch(8192, 8192, 512, torch.float32),
+    Batch(8192, 8192, 512, torch.float16, workspace=2**26),
+    Batch(16384, 16384, 512, is_own_transpose=True),
+    Batch(8192, 8192, 512, workspace=0, is_own_transpose=True),
+]
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_a_softmax_takes_what_the_formula_says(gpu: Launches, batch: Batch) -> None:
+    forward, backward = softmax_peaks(batch, target=batch.target())
+    for peak, most in (
+        (forward, softmax_forward_bytes(batch)),
+        (backward, softmax_backward_bytes(batch)),
+    ):
+        assert most - batch.vectors_bytes() <= peak <= most
+
+
+def sigmoid_peaks(batch: Batch, keeps: bool) -> tuple[int, int]:
+    """As softmax_peaks, of SigLIP."""
+    x, y, scale = batch.inputs()
+    target, bias = batch.target(), torch.empty(())
+    described = (x, y, scale, bias, target, None, None, None, None, False)
+    with mmcore.workspace(batch.workspace), Memory(x, y, scale, bias, target) as memory:
+        found = triton.sigmoid_similarity(*described, keeps)
+        forward = memory.peak
+        memory.peak = memory.now
+        wanted = [True, y is not None, True, True]
+        triton.sigmoid_similarity_backward(*described, *found[2:], *found[:2], wanted)
+        return forward, memory.peak
+
+
+def sigmoid_pass_bytes(batch: Batch) -> int:
+    """Both products in float32, a chunk of G, a product."""
+    sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
+    chunk = batch.chunk_bytes(block=TILE_ROWS // 2 if batch.is_own_transpose else TILE_ROWS)
+    product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
+    return batch.float32_bytes(sides) + chunk + max(product, batch.piece_bytes())
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_sigmoid_takes_what_the_formula_says(gpu: Launches, batch: Batch, keeps: bool) -> None:
+    forward, backward = sigmoid_peaks(batch, keeps)
+    sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
+    sums, results = batch.float32_bytes(sides), batch.itemsize * sides * batch.width
+    a_pass = sigmoid_pass_bytes(batch)
+    pieces = 3 * PIECE_BYTES
+    finished = max(results, pieces) if batch.itemsize < 4 else pieces
+    most_forward = a_pass if keeps else 0
+    most_backward = 2 * sums + finished if keeps else max(a_pass, sums + results)
+    vectors = batch.vectors_bytes() + 2 * 8 * 4 * (batch.rows // 128 + 1) * (
+        batch.columns // 64 + 1
+    )
+    assert most_forward <= forward <= most_forward + vectors
+    assert backward <= most_backward + vectors
+
+
+def test_the_goals_of_memory(gpu: Launches) -> None:
+    """N = 65,536, D = 768, gradients included; and four million rows on one GPU."""
+    lean = Batch(65536, 65536, 768, workspace=0)
+    assert max(softmax_peaks(lean, target=lean.target())) <= 0.50 * GB
+    huge = Batch(2**22, 2**22, 512)
+    assert max(softmax_forward_bytes(huge), softmax_backward_bytes(huge)) <= 30 * GB
+
+
+@pytest.mark.parametrize("pairs", ["target", "labels", "labels and groups"])
+@pytest.mark.parametrize("is_own_transpose", [True, False])
+def test_no_launch_waits_for_the_device(gpu: Launches, pairs: str, is_own_transpose: bool) -> None:
+    batch = Batch(3000, 3000, 256, is_own_transpose=is_own_transpose)
+    ids = torch.empty(3000, dtype=torch.int64)
+    names = {
+        "target": ["target"],
+        "labels": ["row_label"],
+        "labels and groups": ["row_label", "row_group"],
+    }
+    vectors = dict.fromkeys(names[pairs], ids)
+    if not is_own_transpose:
+        vectors |= {name.replace("row", "col"): ids for name in names[pairs] if "row" in name}
+    softmax_peaks(batch, **vectors)
+    assert {"sum_exponentials_kernel", "store_gradient_kernel"} <= set(gpu.names())
+
+
+def test_what_would_wait_is_noticed(gpu: Launches) -> None:
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.empty(3).sum().item()
+
+
+def test_rows_and_projections_do_not_wait(gpu: Launches) -> None:
+    x, weight, bias = torch.empty(500, 96), torch.empty(64, 96), torch.empty(64)
+    norm = torch.empty(96)
+    described = (x, weight, bias, "layer", norm, norm, 1e-5, True, 1e-12, False)
+    with Memory(x, weight, bias, norm):
+        outputs = triton.project(*described)
+        gradients: Any = triton.project_backward(
+            *described, *outputs, torch.empty_like(outputs[0]), [True] * 5
+        )
+        normalised = triton.l2_normalize(x, 1e-12)
+        triton.l2_normalize_backward(*normalised, torch.empty_like(x), 1e-12)
+    assert [each.shape for each in gradients] == [
+        x.shape,
+        weight.shape,
+        bias.shape,
+        norm.shape,
+        norm.shape,
+    ]
