@@ -1,17 +1,30 @@
-"""``python -m mmcore``: what is available here, and why the rest is not."""
+"""``python -m mmcore``: what is available here, and why the rest is not.
+
+``python -m mmcore tune``: look for the fastest tiles of the Triton kernels on this GPU, and keep
+them for every later process.
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
-import importlib.util
 import os
 import platform
+import sys
 from collections.abc import Iterator
 
 import torch
 
 import mmcore
 from mmcore.backends import NAMES, cpu, triton
+
+VARIABLES = (
+    "MMCORE_BACKEND",
+    "MMCORE_STRICT",
+    "MMCORE_CPU_ISA",
+    "MMCORE_WORKSPACE",
+    "MMCORE_TILES",
+)
 
 
 def lines() -> Iterator[tuple[str, str]]:
@@ -24,7 +37,7 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "backends", ", ".join(NAMES)
     yield "backend cpu", _cpu_state()
     yield "gpu", _gpu_state()
-    for variable in ("MMCORE_BACKEND", "MMCORE_STRICT", "MMCORE_CPU_ISA", "MMCORE_WORKSPACE"):
+    for variable in VARIABLES:
         yield variable, os.environ.get(variable, "not set")
 
 
@@ -50,8 +63,47 @@ def _gpu_state() -> str:
     return f"{names}: " + ("served by triton" if obstacle is None else f"not served: {obstacle}")
 
 
+def command_line() -> argparse.ArgumentParser:
+    """Everything that can be asked for."""
+    parser = argparse.ArgumentParser(prog="python -m mmcore", description=__doc__)
+    commands = parser.add_subparsers(dest="command")
+    tune = commands.add_parser("tune", help="look for the fastest tiles on this GPU; takes minutes")
+    tune.add_argument("--rows", type=int, default=16384, help="N, rows of the features")
+    tune.add_argument("--width", type=int, nargs="+", default=[512, 768], help="D, their columns")
+    tune.add_argument("--dtype", choices=["bfloat16", "float16"], default="bfloat16")
+    return parser
+
+
+def tune(rows: int, widths: list[int], dtype: str) -> None:
+    """Measures tiles for every width, and files the fastest."""
+    obstacle = "torch sees no GPU"
+    if torch.cuda.is_available():
+        obstacle = triton.obstacle(torch.empty(0, device="cuda")) or ""
+    if obstacle:
+        sys.exit(f"tiles can be tuned on a GPU that Triton serves alone: {obstacle}")
+    from triton.testing import do_bench
+
+    from mmcore.backends.triton import tuned_tiles, tuning
+
+    device = torch.device("cuda", torch.cuda.current_device())
+    major, _ = torch.cuda.get_device_capability(device)
+    tiles = list(tuning.candidates(major >= tuning.COPIES_TILES_SINCE and not torch.version.hip))
+    for width in widths:
+        print(f"{rows} rows of {width} columns, {dtype}, {len(tiles)} tiles for each kind")
+        with device:
+            found = tuning.tune(
+                rows, width, getattr(torch, dtype), tiles,
+                lambda call: float(do_bench(call, return_mode="median")),
+            )  # fmt: skip
+        print(f"filed in {tuned_tiles.save(tuned_tiles.gpu_name(device), found)}")
+
+
 def main() -> None:
-    """Prints the report."""
+    """Prints the report, or tunes."""
+    arguments = command_line().parse_args()
+    if arguments.command == "tune":
+        tune(arguments.rows, arguments.width, arguments.dtype)
+        return
     for what, state in lines():
         print(f"{what}: {state}")
 

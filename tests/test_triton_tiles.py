@@ -20,7 +20,7 @@ from mmcore import functional
 pytest.importorskip("triton")
 from mmcore.backends.triton import launch, matrix, softmax_gradients
 from mmcore.backends.triton.kept_tiles import as_rows, kept_tiles
-from mmcore.backends.triton.launch import ProductTile
+from mmcore.backends.triton.tuned_tiles import ProductTile
 
 TILES = {
     "wide": ProductTile(16, 64, 16, 4, 1),

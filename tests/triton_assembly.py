@@ -25,8 +25,9 @@ from mmcore.backends.triton import (
     positives,
     sigmoid_tile,
 )
-from mmcore.backends.triton.launch import HALF_PRECISION_TILES, HEAVY, ProductTile, row_tile
+from mmcore.backends.triton.launch import HALF_PRECISION_TILES, HEAVY, row_tile
 from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
+from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
 class Machine(NamedTuple):

@@ -11,6 +11,8 @@ import triton
 from torch import Tensor
 
 from mmcore.backends import workspace
+from mmcore.backends.triton import tuned_tiles
+from mmcore.backends.triton.tuned_tiles import ProductTile
 
 Result = TypeVar("Result")
 
@@ -20,18 +22,6 @@ class RowTile(NamedTuple):
 
     ROWS: int
     COLUMNS: int
-
-
-class ProductTile(NamedTuple):
-    """What one program of a product takes at a time: BM × BN numbers, BK deep."""
-
-    BM: int
-    BN: int
-    BK: int
-    num_warps: int
-    num_stages: int
-    # Whether the GPU's copy engine brings the operands (TMA of Hopper and later).
-    USES_DESCRIPTORS: bool = False
 
 
 # 4,096 numbers a program: 32 for each thread of four warps, enough loads in flight.
@@ -64,6 +54,8 @@ HALF_PRECISION_TILES = {
     "sm_100": _tiles(SQUARE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
+# By kind; of a search for tiles (tuning.py).
+FORCED_TILES: dict[str, ProductTile] = {}
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
 FEWEST_BLOCKS = 64
 # float32 products without matrix units, and the interpreter's, whose time goes by programs.
@@ -84,10 +76,15 @@ def is_interpreted() -> bool:
 
 def product_tile(x: Tensor, multiplies_16_bits: bool, kind: str) -> ProductTile:
     """The tile of products for a device, a precision and a kind of epilogue."""
+    if kind in FORCED_TILES:
+        return FORCED_TILES[kind]
     if is_interpreted():
         return INTERPRETED_TILE
     if not multiplies_16_bits:
         return FLOAT32_TILE
+    tuned = tuned_tiles.find(x.device, kind, x.shape[1])
+    if tuned is not None:
+        return tuned
     if torch.version.hip is not None:
         return HALF_PRECISION_TILES["hip"][kind]
     major, _ = torch.cuda.get_device_capability(x.device)

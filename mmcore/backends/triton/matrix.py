@@ -13,7 +13,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from mmcore.backends.calls import SimilarityCall
 from mmcore.backends.triton.launch import (
     HEAVY,
-    ProductTile,
     is_aligned,
     is_interpreted,
     product_tile,
@@ -22,6 +21,7 @@ from mmcore.backends.triton.launch import (
 )
 from mmcore.backends.triton.pair_ids import count_positives, ranks
 from mmcore.backends.triton.positives import target_products_kernel
+from mmcore.backends.triton.tuned_tiles import ProductTile
 
 LOG2_E = 1.0 / math.log(2)
 # Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.

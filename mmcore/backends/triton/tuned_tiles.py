@@ -1,0 +1,95 @@
+"""Tiles that `python -m mmcore tune` found the fastest, in a file that outlives the process.
+
+{GPU: {"kind of epilogue, columns of the features": tile}}. MMCORE_TILES names the file, or with an
+empty value that there is none; the default is mmcore/tiles.json in the user's cache folder.
+Processes read it once, at their first product.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class ProductTile(NamedTuple):
+    """What one program of a product takes at a time: BM × BN numbers, BK deep."""
+
+    BM: int
+    BN: int
+    BK: int
+    num_warps: int
+    num_stages: int
+    # Whether the GPU's copy engine brings the operands (TMA of Hopper and later).
+    USES_DESCRIPTORS: bool = False
+
+
+Tuned = dict[str, dict[str, ProductTile]]
+
+
+def file_of_tiles() -> Path | None:
+    """Where tiles are read from and written to; None where nowhere."""
+    named = os.environ.get("MMCORE_TILES")
+    if named is not None:
+        return Path(named) if named else None
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "mmcore" / "tiles.json"
+
+
+@cache
+def load() -> Tuned:
+    """Every tile that was found; nothing where nobody has looked yet."""
+    path = file_of_tiles()
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {
+            gpu: {key: ProductTile(*tile) for key, tile in tiles.items()}
+            for gpu, tiles in found.items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the file of tiles must be as `python -m mmcore tune` writes it, got {path.name} "
+            f"with {error}; delete it, or set MMCORE_TILES"
+        ) from error
+
+
+def save(gpu: str, found: dict[str, ProductTile]) -> Path:
+    """Adds tiles of one GPU to the file, in one step: no other process sees half of it."""
+    path = file_of_tiles()
+    if path is None:
+        raise ValueError("MMCORE_TILES must name a file to write tiles to, got an empty value")
+    load.cache_clear()
+    tuned = {**load()}
+    tuned[gpu] = {**tuned.get(gpu, {}), **found}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}")
+    draft.write_text(json.dumps(tuned, indent=1) + "\n")
+    draft.replace(path)
+    load.cache_clear()
+    return path
+
+
+def key_of(kind: str, columns: int) -> str:
+    """Under which a tile of 16-bit products is filed."""
+    return f"{kind}, {columns}"
+
+
+def find(device: torch.device, kind: str, columns: int) -> ProductTile | None:
+    """The tile that was found for this GPU, or None."""
+    tuned = load()
+    if not tuned:
+        return None
+    return tuned.get(gpu_name(device), {}).get(key_of(kind, columns))
+
+
+@cache
+def gpu_name(device: torch.device) -> str:
+    """As the driver has it."""
+    name: str = torch.cuda.get_device_name(device)
+    return name

@@ -1,0 +1,116 @@
+"""`python -m mmcore tune`: which tiles are the fastest on this GPU, measured and filed.
+
+Nothing looks for tiles by itself: compiling and timing dozens of them takes minutes, which no first
+call of a training run should. What was found is read by every later process (tuned_tiles.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore import functional
+from mmcore.backends import workspace
+from mmcore.backends.triton import launch, tuned_tiles
+from mmcore.backends.triton.tuned_tiles import ProductTile
+
+KINDS = ("sums", "gradient", "sigmoid", "heavy sums", "heavy gradient", "heavy sigmoid")
+COPIES_TILES_SINCE = 9  # compute capability, major
+Timer = Callable[[Callable[[], object]], float]
+
+
+def candidates(has_copy_engine: bool) -> Iterator[ProductTile]:
+    """Tiles that divide what is kept (kept_tiles.py) and that some GPU may like."""
+    sides = ((128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
+    copies = (True, False) if has_copy_engine else (False,)
+    for (rows, columns), depth, warps, stages, copied in itertools.product(
+        sides, (32, 64), (4, 8), (2, 3, 4), copies
+    ):
+        yield ProductTile(rows, columns, depth, warps, stages, copied)
+
+
+def tune(
+    rows: int, columns: int, dtype: torch.dtype, tiles: Iterable[ProductTile], time_ms: Timer,
+    report: Callable[[str], None] = print,
+) -> dict[str, ProductTile]:  # fmt: skip
+    """The fastest of `tiles` for every kind of epilogue, where any runs.
+
+    Args:
+        rows, columns: N and D of the features that are compared.
+        dtype: bfloat16 or float16.
+        tiles: what is tried, beside the tile in use.
+        time_ms: milliseconds of a call.
+        report: is told what was found, a line for each kind.
+    """
+    x, y = (F.normalize(torch.randn(rows, columns), dim=1).to(dtype) for _ in range(2))
+    tiles = list(tiles)
+    found: dict[str, ProductTile] = {}
+    for kind in KINDS:
+        call = call_of(kind, x, y)
+        in_use = launch.product_tile(x, True, kind)
+        times = {
+            tile: time_of(kind, tile, call, time_ms) for tile in dict.fromkeys([in_use, *tiles])
+        }
+        best = min(times, key=lambda tile: times[tile])
+        if times[best] == float("inf"):
+            report(f"{kind}: no tile runs")
+            continue
+        found[tuned_tiles.key_of(kind, columns)] = best
+        before, now = (f"{times[tile]:.3f} ms with {tuple(tile)}" for tile in (in_use, best))
+        report(f"{kind}: {before}, {now}")
+    return found
+
+
+def time_of(kind: str, tile: ProductTile, call: Callable[[], object], time_ms: Timer) -> float:
+    """Infinite for a tile that this GPU cannot take."""
+    with forced(kind, tile):
+        try:
+            call()
+            return time_ms(call)
+        # Which error says that registers or shared memory are short differs by target and version.
+        except Exception:
+            return float("inf")
+
+
+@contextmanager
+def forced(kind: str, tile: ProductTile) -> Iterator[None]:
+    """The tile of a kind, whatever else is known of it, for a block."""
+    launch.FORCED_TILES[kind] = tile
+    try:
+        yield
+    finally:
+        del launch.FORCED_TILES[kind]
+
+
+def call_of(kind: str, x: Tensor, y: Tensor) -> Callable[[], object]:
+    """What spends its time in a kernel of this kind: CLIP or SigLIP, or SupCon where heavy."""
+    is_heavy = kind.startswith("heavy")
+    scale = torch.tensor(20.0, device=x.device)
+
+    def statistics(x: Tensor) -> Tensor:
+        if not is_heavy:
+            return functional.softmax_similarity(x, y, scale, backend="triton").row_lse.sum()
+        label = torch.arange(len(x), device=x.device) // 4
+        return functional.softmax_similarity(
+            x, x, scale, row_label=label, columns=False, backend="triton"
+        ).row_lse.sum()
+
+    def sums() -> object:
+        return statistics(x)
+
+    def sigmoid() -> object:
+        return functional.sigmoid_similarity(x, x if is_heavy else y, scale, backend="triton")
+
+    if kind.endswith("sums"):
+        return sums
+    if kind.endswith("sigmoid"):
+        return sigmoid
+    leaf = x.detach().requires_grad_()
+    with workspace.workspace(0):  # what is kept would not be computed again
+        total = statistics(leaf)
+    return lambda: torch.autograd.grad(total, leaf, retain_graph=True)
