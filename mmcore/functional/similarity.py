@@ -125,8 +125,8 @@ def softmax_similarity(
 
     Memory:
         O(N + M), per thread 1536 packed rows of `x` and 192 of `y`, and what `mmcore.workspace`
-        allows to be kept for the backward. On a GPU the backward takes the workspace itself, for
-        gradients of the logits of a chunk of rows, and at least 128 rows of them.
+        allows to be kept for the backward. On a GPU docs/gpu-tuning.md has the formulas: what is
+        kept and gradients of a chunk of logits fit the workspace; a chunk has 128 rows at least.
 
     bfloat16 features, and float32 ones where ``torch.get_float32_matmul_precision()`` is "medium",
     are multiplied as bfloat16, with float32 sums; under autocast float32 features are rounded to
