@@ -71,6 +71,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     launches = Launches()
 
     def launch_nothing(self: InterpretedFunction | JITFunction, grid: Any) -> Any:
+        assert grid[0] < 2**31, "the first axis of a grid has 31 bits"
+        assert all(size < 2**16 for size in grid[1:]), "the others have 16"
         return lambda *_, **__: launches.append((self.fn.__name__, tuple(grid)))
 
     with monkeypatch.context() as patch:

@@ -90,6 +90,7 @@ def test_neither_forward_nor_backward_waits(loss: Loss, dtype: torch.dtype) -> N
 def test_a_graph_replays_what_it_captured(loss: Loss) -> None:
     inputs = features(512)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         step(loss, inputs)
     torch.cuda.current_stream().wait_stream(stream)
@@ -138,13 +139,16 @@ def test_autocast_multiplies_in_its_dtype() -> None:
 def test_tensor_float_32_is_near_and_highest_is_nearer() -> None:
     x, y, scale = features(300, dtype=torch.float32)
     exact = clip(x.double(), y.double(), scale.double())
+    exact = torch.autograd.grad(exact, x)[0].double()
     errors = {}
     for precision in ("highest", "high", "medium"):
         torch.set_float32_matmul_precision(precision)
-        errors[precision] = (clip(x, y, scale).double() - exact).abs().item()
+        found = torch.autograd.grad(clip(x, y, scale), x)[0].double()
+        errors[precision] = ((found - exact).norm() / exact.norm()).item()
     torch.set_float32_matmul_precision("highest")
     assert errors["highest"] < 1e-5
-    assert max(errors.values()) < 1e-1
+    assert errors["highest"] < errors["high"] < 1e-2
+    assert errors["highest"] < errors["medium"] < 1e-1
 
 
 @pytest.mark.parametrize("size", [0, 2**26, 2**30])
@@ -166,9 +170,13 @@ def test_memory_is_what_the_formula_says(size: int) -> None:
 
 
 def test_more_pairs_than_32_bits_count() -> None:
+    """Room for all of G and of E: offsets into both exceed 32 bits."""
     rows = 50_000
     x, y, scale = features(rows, 64)
-    value, grad_x, _, grad_scale = step(clip, [x, y, scale])
+    with mmcore.workspace(12 * 2**30):
+        value, grad_x, _, grad_scale = step(clip, [x, y, scale])
+    lean = step(clip, [x, y, scale])
+    torch.testing.assert_close(grad_x, lean[1], rtol=2e-2, atol=1e-7)
     some = torch.arange(0, rows, 997)
     logits = scale * x[some].float() @ y.float().T
     statistics = functional.softmax_similarity(x, y, scale)

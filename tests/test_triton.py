@@ -121,3 +121,45 @@ def test_wanted_gradients_do_not_depend_on_each_other(wanted: list[int]) -> None
     for i, (full, part) in enumerate(zip(run([0, 1, 2]), run(wanted), strict=True)):
         assert full is not None
         assert part is None if i not in wanted else torch.equal(full, part)
+
+
+def test_a_row_without_upstream_gradient_takes_no_part() -> None:
+    """Not even where its statistics are NaN: in tiles of one exponential a side, too."""
+    for scale in (20.0, 300.0):
+        x, y = unit_rows(8).requires_grad_(), unit_rows(9).requires_grad_()
+        target = torch.arange(8)
+        target[5] = -9
+        s = functional.softmax_similarity(x, y, scale, target=target)
+        found = torch.autograd.grad(s.row_lse[:3].sum() + s.row_pos[:3].sum(), (x, y))
+        assert all(gradient.isfinite().all() for gradient in found)
+        assert torch.equal(found[0][3:], torch.zeros_like(found[0][3:]))
+
+
+@pytest.mark.parametrize("upstream", [2.0**-6, 1.0, 2.0**12])
+def test_float16_keeps_its_digits_whatever_the_upstream_gradient(upstream: float) -> None:
+    """Loss scaling, and the mean over many rows: G itself would leave float16."""
+    x, y, label = unit_rows(64).half(), unit_rows(64).half(), torch.arange(64) // 2
+
+    def gradient(backend: str) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        sums = functional.sigmoid_similarity(
+            leaf, y, 5.0, -10.0, row_label=label, col_label=label + 100, backend=backend
+        )
+        (found,) = torch.autograd.grad(sums.total * upstream, leaf)
+        return found.double() / upstream
+
+    expected = gradient("reference")
+    error = (gradient("triton") - expected).norm() / expected.norm()
+    assert error < 2e-2
+
+
+def test_torchs_newer_precision_switches_do_not_stop_16_bit_products(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> str:
+        raise RuntimeError("mixed the legacy and the new API")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    x, y = unit_rows(20), unit_rows(20)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert functional.clip_loss(x.to(dtype), y.to(dtype), 10.0).isfinite()

@@ -141,7 +141,7 @@ def test_a_softmax_takes_what_the_formula_says(gpu: Launches, batch: Batch) -> N
         assert most - batch.vectors_bytes() <= peak <= most
 
 
-def sigmoid_peaks(batch: Batch, keeps: bool) -> tuple[int, int]:
+def sigmoid_peaks(batch: Batch, keeps: bool, has_backward: bool = True) -> tuple[int, int]:
     """As softmax_peaks, of SigLIP."""
     x, y, scale = batch.inputs()
     target, bias = batch.target(), torch.empty(())
@@ -150,6 +150,8 @@ def sigmoid_peaks(batch: Batch, keeps: bool) -> tuple[int, int]:
         found = triton.sigmoid_similarity(*described, keeps)
         forward = memory.peak
         memory.peak = memory.now
+        if not has_backward:
+            return forward, 0
         wanted = [True, y is not None, True, True]
         triton.sigmoid_similarity_backward(*described, *found[2:], *found[:2], wanted)
         return forward, memory.peak
@@ -179,6 +181,14 @@ def test_a_sigmoid_takes_what_the_formula_says(gpu: Launches, batch: Batch, keep
     )
     assert most_forward <= forward <= most_forward + vectors
     assert backward <= most_backward + vectors
+
+
+@pytest.mark.parametrize("is_own_transpose", [False, True])
+def test_sums_alone_take_little_at_any_size(gpu: Launches, is_own_transpose: bool) -> None:
+    """Without gradients nothing but sums is stored; fake_gpu.py refuses a grid that is too long."""
+    batch = Batch(2**20, 2**20, 64, is_own_transpose=is_own_transpose)
+    forward, _ = sigmoid_peaks(batch, keeps=False, has_backward=False)
+    assert forward <= batch.vectors_bytes() + 32 * MIB
 
 
 def test_the_goals_of_memory(gpu: Launches) -> None:

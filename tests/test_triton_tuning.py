@@ -47,7 +47,7 @@ def test_the_fastest_tile_that_runs_is_taken(monkeypatch: pytest.MonkeyPatch) ->
     said: list[str] = []
     times = {SMALL: 2.0, LARGE: 1.0}
     found = tuning.tune(40, 24, torch.bfloat16, [BROKEN, LARGE], pretended(times), said.append)
-    assert found == {f"{kind}, 24": LARGE for kind in tuning.KINDS}
+    assert found == {f"{kind}, 24, bfloat16": LARGE for kind in tuning.KINDS}
     assert len(said) == len(tuning.KINDS)
     assert launch.FORCED_TILES == {}
 
@@ -65,13 +65,13 @@ def test_what_was_filed_is_found_by_gpu_kind_and_width(
 ) -> None:
     monkeypatch.setattr(tuned_tiles, "gpu_name", lambda _: "Some GPU")
     device = torch.device("cuda:0")
-    assert tuned_tiles.find(device, "sums", 512) is None
-    tuned_tiles.save("Some GPU", {"sums, 512": LARGE})
-    tuned_tiles.save("Some GPU", {"gradient, 512": SMALL})
-    tuned_tiles.save("Another GPU", {"sums, 512": SMALL})
-    assert tuned_tiles.find(device, "sums", 512) == LARGE
-    assert tuned_tiles.find(device, "gradient", 512) == SMALL
-    assert tuned_tiles.find(device, "sums", 768) is None
+    assert tuned_tiles.find(device, "sums", 512, torch.bfloat16) is None
+    tuned_tiles.save("Some GPU", {"sums, 512, bfloat16": LARGE})
+    tuned_tiles.save("Some GPU", {"gradient, 512, bfloat16": SMALL})
+    tuned_tiles.save("Another GPU", {"sums, 512, bfloat16": SMALL})
+    assert tuned_tiles.find(device, "sums", 512, torch.bfloat16) == LARGE
+    assert tuned_tiles.find(device, "gradient", 512, torch.bfloat16) == SMALL
+    assert tuned_tiles.find(device, "sums", 768, torch.bfloat16) is None
     assert json.loads(file.read_text()).keys() == {"Some GPU", "Another GPU"}
     assert list(file.parent.iterdir()) == [file]
 
@@ -82,23 +82,29 @@ def test_launches_take_what_was_filed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "is_interpreted", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     x: Any = torch.empty(4, 512, device="meta")
-    assert launch.product_tile(x, True, "sums") == launch.HALF_PRECISION_TILES["sm_90"]["sums"]
-    tuned_tiles.save("Some GPU", {"sums, 512": LARGE})
-    assert launch.product_tile(x, True, "sums") == LARGE
-    assert launch.product_tile(x, False, "sums") == launch.FLOAT32_TILE
+    assert (
+        launch.product_tile(x, torch.bfloat16, "sums")
+        == launch.HALF_PRECISION_TILES["sm_90"]["sums"]
+    )
+    tuned_tiles.save("Some GPU", {"sums, 512, bfloat16": LARGE})
+    assert launch.product_tile(x, torch.bfloat16, "sums") == LARGE
+    assert launch.product_tile(x, torch.float32, "sums") == launch.FLOAT32_TILE
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"a": {"b": 3}}', '{"a": {"b": [1, 2]}}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"a": {"b": 3}}', '{"a": {"b": [1, 2]}}', '{"a": {"b": [256, 64, 64, 8, 3]}}'],
+)
 def test_a_spoilt_file_is_named(file: Path, text: str) -> None:
     file.parent.mkdir()
     file.write_text(text)
     with pytest.raises(ValueError, match=r"must be as .* writes it, got tiles\.json"):
-        tuned_tiles.find(torch.device("cuda:0"), "sums", 512)
+        tuned_tiles.find(torch.device("cuda:0"), "sums", 512, torch.bfloat16)
 
 
 def test_no_file_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMCORE_TILES", "")
-    assert tuned_tiles.find(torch.device("cuda:0"), "sums", 512) is None
+    assert tuned_tiles.find(torch.device("cuda:0"), "sums", 512, torch.bfloat16) is None
     with pytest.raises(ValueError, match="must name a file"):
         tuned_tiles.save("Some GPU", {})
 

@@ -25,7 +25,14 @@ from mmcore.backends.triton import (
     positives,
     sigmoid_tile,
 )
-from mmcore.backends.triton.launch import HALF_PRECISION_TILES, HEAVY, row_tile
+from mmcore.backends.triton.launch import (
+    FLOAT32_TILE,
+    HALF_PRECISION_TILES,
+    HEAVY,
+    by_pointers,
+    row_tile,
+)
+from mmcore.backends.triton.projection import SUMS_TILE
 from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
@@ -58,6 +65,7 @@ ROW_KERNELS = {
     "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
     "input_norm_forward": input_norm.input_norm_forward_kernel,
     "input_norm_backward": input_norm.input_norm_backward_kernel,
+    "input_norm_sums": input_norm.input_norm_sums_kernel,
     "target_products": positives.target_products_kernel,
     "column_positives": positives.column_positives_kernel,
 }
@@ -65,6 +73,7 @@ TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
 }  # fmt: skip
+ROW_TILES = {"column_positives": COLUMN_TILE, "input_norm_sums": SUMS_TILE}
 DEPTH = 512
 # CLIP in bfloat16.
 CONSTANTS = {
@@ -88,6 +97,7 @@ OWN_TYPES = {
     "running_log_sum_exp": {"out": "*fp64"},
     "target_products": {"out": "*fp64"},
     "column_positives": {"logit": "*fp64", "col_pos": "*fp64", "col_lse": "*fp64"},
+    "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
 }
 
 
@@ -164,6 +174,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "pointers": {"USES_DESCRIPTORS": False},
     "kept": {"HAS_KEPT": True},
+    "tensor float 32": {
+        "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
+        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
+    },
 }  # fmt: skip
 
 
@@ -188,7 +202,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
             types = descriptors(name, tile, constants | settings) | types
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
-        rows, columns = COLUMN_TILE if name == "column_positives" else row_tile(DEPTH)
+        rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
         options = {"num_warps": 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
@@ -198,10 +212,13 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
 
 def production_tile(name: str, machine: Machine, settings: dict[str, Any]) -> ProductTile:
     """The tile that a launch of the kernel takes."""
+    if settings.get("IS_PRECISE"):
+        return FLOAT32_TILE
     kind = TILE_KINDS[name]
     if settings.get("IS_SYMMETRIC") or settings.get("HAS_LABELS"):
         kind = HEAVY[kind]
-    return HALF_PRECISION_TILES[machine.tile][kind]
+    tile = HALF_PRECISION_TILES[machine.tile][kind]
+    return by_pointers(tile) if settings.get("USES_DESCRIPTORS") is False else tile
 
 
 def report(name: str, machine_name: str, objective: str) -> dict[str, Any]:
@@ -237,8 +254,9 @@ def main() -> None:
                 print(json.dumps(report(name, machine, objective)), flush=True)
     for variant, settings in VARIANTS.items():
         for name in names:
-            build(name, MACHINES["sm_90"], settings)
-            print(json.dumps({"kernel": name, "variant": variant}), flush=True)
+            kernel = build(name, MACHINES["sm_90"], settings)
+            figures = resources(kernel) | {"shared": kernel.metadata.shared}
+            print(json.dumps({"kernel": name, "variant": variant, **figures}), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,19 @@ from mmcore.backends.triton.matrix import LOG2_E, BiasFactors, Matrix, Plan, spl
 LARGEST_TRUSTED_EXPONENT = 86
 
 
-def unit_of(*upstream: Tensor) -> Tensor:
-    """A power of two near the largest upstream gradient: G over it fits into float16."""
+def unit_of(matrix: Matrix, *upstream: Tensor) -> Tensor:
+    """A power of two: G over it keeps its digits in the dtype that is multiplied.
+
+    Over the one below the largest upstream gradient no entry of G, nor of G + Gᵀ, reaches 16. In
+    float16 numbers begin at 2⁻¹⁴, and a softmax over many columns is smaller: 2¹¹ times as much
+    still fits.
+    """
     largest = torch.stack(
         [part.abs().max() if part.numel() else part.new_zeros(()) for part in upstream]
     ).max()
     unit = torch.exp2(largest.log2().floor())
-    return torch.where((largest > 0) & unit.isfinite(), unit, 1.0)
+    unit = torch.where((largest > 0) & unit.isfinite(), unit, 1.0)
+    return unit * 2.0**-11 if matrix.product_dtype == torch.float16 else unit
 
 
 def side_terms(
@@ -30,8 +36,9 @@ def side_terms(
     `lent` are the biases that this side adds to the other's sums, `received` the other way round.
     """
     is_counted = lse != -torch.inf
-    level = torch.where(is_counted, (lse - own_bias) * LOG2_E, torch.inf)
     weight = torch.where(is_counted, weight, 0.0)
+    # Without a weight nothing is taken of a row, not even NaN.
+    level = torch.where(is_counted & (weight != 0), (lse - own_bias) * LOG2_E, torch.inf)
     exponent = plan.shift + received.largest - level
     factor = torch.where(weight == 0, 0.0, weight * torch.exp2(exponent)).float()
     is_small = exponent <= LARGEST_TRUSTED_EXPONENT

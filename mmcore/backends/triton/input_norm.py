@@ -63,14 +63,11 @@ def input_norm_forward_kernel(
 
 @triton.jit
 def input_norm_backward_kernel(
-    x, weight, mean, inverse_std, grad, grad_x, weight_part, bias_part,
-    rows, columns, x_stride,
-    IS_LAYER: tl.constexpr, HAS_WEIGHT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, weight, mean, inverse_std, grad, grad_x, rows, columns, x_stride,
+    IS_LAYER: tl.constexpr, HAS_WEIGHT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """grad: of x̂, float32."""
-    program = tl.program_id(0)
-    row = program * ROWS + tl.arange(0, ROWS)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     of_row, in_rows = row.to(tl.int64)[:, None], row < rows
     inverse = tl.load(inverse_std + row, mask=in_rows, other=0)[:, None]
     centre = tl.zeros([ROWS, 1], tl.float32)
@@ -83,11 +80,6 @@ def input_norm_backward_kernel(
         g = tl.load(grad + of_row * columns + k, mask=inside, other=0)
         value = tl.load(x + of_row * x_stride + k, mask=inside, other=0).to(tl.float32)
         n = tl.where(inside, (value - centre) * inverse, 0.0)
-        if NEEDS_SUMS:
-            at = program.to(tl.int64) * columns + start + tl.arange(0, COLUMNS)
-            in_columns = start + tl.arange(0, COLUMNS) < columns
-            tl.store(weight_part + at, tl.sum(g * n, 0), mask=in_columns)
-            tl.store(bias_part + at, tl.sum(g, 0), mask=in_columns)
         if HAS_WEIGHT:
             g = g * tl.load(weight + k, mask=k < columns, other=0)
         total += tl.sum(g, 1)
@@ -106,3 +98,29 @@ def input_norm_backward_kernel(
         if HAS_WEIGHT:
             g = g * tl.load(weight + k, mask=k < columns, other=0)
         tl.store(grad_x + of_row * columns + k, (g - average - n * along_n) * inverse, mask=inside)
+
+
+@triton.jit
+def input_norm_sums_kernel(
+    x, mean, inverse_std, grad, weight_part, bias_part, rows, columns, x_stride, slab_rows,
+    IS_LAYER: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of norm_weight and norm_bias from a slab of rows, float64 over its blocks."""
+    slab = tl.program_id(1)
+    k = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    of_weight, of_bias = tl.zeros([COLUMNS], tl.float64), tl.zeros([COLUMNS], tl.float64)
+    end = tl.minimum((slab + 1) * slab_rows, rows)
+    for start in range(slab * slab_rows, end, ROWS):
+        row = start + tl.arange(0, ROWS)
+        of_row, in_rows = row.to(tl.int64)[:, None], row < end
+        inside = in_rows[:, None] & (k < columns)[None, :]
+        g = tl.load(grad + of_row * columns + k[None, :], mask=inside, other=0)
+        n = tl.load(x + of_row * x_stride + k[None, :], mask=inside, other=0).to(tl.float32)
+        if IS_LAYER:
+            n = n - tl.load(mean + row, mask=in_rows, other=0)[:, None]
+        n = n * tl.load(inverse_std + row, mask=in_rows, other=0)[:, None]
+        of_weight += tl.sum(g * n, 0).to(tl.float64)
+        of_bias += tl.sum(g, 0).to(tl.float64)
+    at = slab.to(tl.int64) * columns + k
+    tl.store(weight_part + at, of_weight, mask=k < columns)
+    tl.store(bias_part + at, of_bias, mask=k < columns)

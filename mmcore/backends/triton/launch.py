@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -54,6 +55,7 @@ HALF_PRECISION_TILES = {
     "sm_100": _tiles(SQUARE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
+MOST_COLUMNS_BY_POINTERS = 128
 # By kind; of a search for tiles (tuning.py).
 FORCED_TILES: dict[str, ProductTile] = {}
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
@@ -74,15 +76,15 @@ def is_interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def product_tile(x: Tensor, multiplies_16_bits: bool, kind: str) -> ProductTile:
-    """The tile of products for a device, a precision and a kind of epilogue."""
+def product_tile(x: Tensor, product_dtype: torch.dtype, kind: str) -> ProductTile:
+    """The tile of products for a device, a dtype and a kind of epilogue."""
     if kind in FORCED_TILES:
         return FORCED_TILES[kind]
     if is_interpreted():
         return INTERPRETED_TILE
-    if not multiplies_16_bits:
+    if product_dtype == torch.float32:
         return FLOAT32_TILE
-    tuned = tuned_tiles.find(x.device, kind, x.shape[1])
+    tuned = tuned_tiles.find(x.device, kind, x.shape[1], product_dtype)
     if tuned is not None:
         return tuned
     if torch.version.hip is not None:
@@ -92,6 +94,20 @@ def product_tile(x: Tensor, multiplies_16_bits: bool, kind: str) -> ProductTile:
     return HALF_PRECISION_TILES[architecture][kind]
 
 
+def by_pointers(tile: ProductTile) -> ProductTile:
+    """The tile where the copy engine cannot serve: addresses take registers, so of fewer logits."""
+    columns = min(tile.BN, MOST_COLUMNS_BY_POINTERS)
+    return tile._replace(BN=columns, USES_DESCRIPTORS=False)
+
+
+@cache
+def has_tensor_float_32(device: torch.device) -> bool:
+    """Whether Triton multiplies float32 by matrix units of this GPU: on AMD's, of one alone."""
+    if torch.version.hip is None or device.type == "cpu":
+        return True
+    return torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx942")
+
+
 def unit_stride(tensor: Tensor) -> Tensor:
     """The tensor itself, or a copy where neighbours of a row are not neighbours in memory."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
@@ -99,7 +115,9 @@ def unit_stride(tensor: Tensor) -> Tensor:
 
 def is_aligned(matrix: Tensor) -> bool:
     """Whether a tensor descriptor may describe it: every row begins at a multiple of 16 bytes."""
-    return matrix.data_ptr() % 16 == 0 and matrix.stride(0) * matrix.element_size() % 16 == 0
+    begins = (matrix.data_ptr(), matrix.stride(0) * matrix.element_size())
+    # Rows that share memory, as those of expand() do, are left to pointers.
+    return matrix.stride(0) >= matrix.shape[1] and all(at % 16 == 0 for at in begins)
 
 
 def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:

@@ -13,6 +13,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from mmcore.backends.calls import SimilarityCall
 from mmcore.backends.triton.launch import (
     HEAVY,
+    by_pointers,
+    has_tensor_float_32,
     is_aligned,
     is_interpreted,
     product_tile,
@@ -79,7 +81,10 @@ class Matrix(SimilarityCall):
         """The tile of its products for a kind of epilogue (launch.py)."""
         if self.y is None or self.row_label is not None:
             kind = HEAVY[kind]
-        return product_tile(self.x, self.product_dtype != torch.float32, kind)
+        tile = product_tile(self.x, self.product_dtype, kind)
+        if tile.USES_DESCRIPTORS and not self.may_use_descriptors():
+            return by_pointers(tile)
+        return tile
 
     def ids(self) -> tuple[Tensor, ...]:
         """target, labels and groups; x stands in for what there is not."""
@@ -95,17 +100,16 @@ class Matrix(SimilarityCall):
             return None
         return count_positives(own, other, own_group, other_group)
 
-    def uses_descriptors(self, tile: ProductTile) -> bool:
-        """Whether the GPU copies tiles by itself, for which rows begin at multiples of 16 bytes.
+    def may_use_descriptors(self) -> bool:
+        """Whether rows begin at multiples of 16 bytes, as the GPU's copy engine wants them.
 
         What is rounded on its way to the product passes through registers anyway.
         """
-        are_aligned = is_aligned(self.x) and is_aligned(self.keys)
-        return tile.USES_DESCRIPTORS and not self.rounds and are_aligned
+        return not self.rounds and is_aligned(self.x) and is_aligned(self.keys)
 
     def features(self, tile: ProductTile) -> tuple[Any, Any]:
         """x and y as the kernels take them."""
-        if not self.uses_descriptors(tile):
+        if not tile.USES_DESCRIPTORS:
             return self.x, self.keys
         return (
             TensorDescriptor.from_tensor(self.x, [tile.BM, tile.BK]),
@@ -114,7 +118,7 @@ class Matrix(SimilarityCall):
 
     def kept(self, rows_of_e: Tensor, tile: ProductTile) -> Any:
         """E as the kernels take it (kept_tiles.py)."""
-        if len(rows_of_e) == 0 or not self.uses_descriptors(tile):
+        if len(rows_of_e) == 0 or not tile.USES_DESCRIPTORS:
             return rows_of_e
         return TensorDescriptor.from_tensor(rows_of_e, [tile.BM, tile.BN])
 
@@ -122,14 +126,13 @@ class Matrix(SimilarityCall):
         """The tile, and the switches of every kernel."""
         return {
             **tile._asdict(),
-            "USES_DESCRIPTORS": self.uses_descriptors(tile),
             "HAS_TARGET": self.target is not None,
             "HAS_LABELS": self.row_label is not None,
             "HAS_GROUPS": self.row_group is not None,
             "DEPTH": self.x.shape[1],
             "ROUNDS": self.rounds,
             "WIDENS": is_interpreted() and self.product_dtype == torch.bfloat16,
-            "PRECISION": product_precision(),
+            "PRECISION": product_precision(self.x, self.product_dtype),
         }
 
     def offset(self) -> Tensor:
@@ -152,9 +155,14 @@ class Matrix(SimilarityCall):
         return logits
 
 
-def product_precision() -> str:
-    """How tensor cores may multiply float32, as torch is told."""
-    return "tf32" if torch.get_float32_matmul_precision() == "high" else "ieee"
+def product_precision(x: Tensor, product_dtype: torch.dtype) -> str:
+    """How matrix units may multiply float32, as torch is told; of 16 bits there is one way."""
+    if product_dtype != torch.float32 or not has_tensor_float_32(x.device):
+        return "ieee"
+    try:
+        return "tf32" if torch.get_float32_matmul_precision() == "high" else "ieee"
+    except RuntimeError:  # set by torch's newer switches, of which the older one knows nothing
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def target_products(matrix: Matrix, target: Tensor) -> Tensor:

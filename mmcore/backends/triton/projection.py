@@ -15,10 +15,17 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.calls import ProjectionCall, as_inputs
-from mmcore.backends.triton.input_norm import input_norm_backward_kernel, input_norm_forward_kernel
+from mmcore.backends.triton.input_norm import (
+    input_norm_backward_kernel,
+    input_norm_forward_kernel,
+    input_norm_sums_kernel,
+)
 from mmcore.backends.triton.launch import row_tile, unit_stride
 from mmcore.backends.triton.normalize import l2_normalize, l2_normalize_backward
 from mmcore.backends.triton.products import product
+
+# Rows that one program adds up for the gradients of a norm's parameters, and its tile.
+SLAB_ROWS, SUMS_TILE = 1024, (64, 64)
 
 
 class Projection(ProjectionCall):
@@ -80,30 +87,34 @@ def project_backward(*arguments: Any) -> tuple[Tensor, ...]:
         gradients[2] = grad_z.sum(0, dtype=torch.float64)
     if wanted[0] or wanted[3] or wanted[4]:
         grad_normed = product(rounded, call.weight.to(dtype))
-        gradients[0], *gradients[3:] = _norm_backward(call, mean, inverse_std, grad_normed)
+        gradients[0], *gradients[3:] = _norm_backward(
+            call, mean, inverse_std, grad_normed, wanted[3] or wanted[4]
+        )
     return as_inputs(gradients, call.tensors(), wanted)
 
 
 def _norm_backward(
-    call: Projection, mean: Tensor, inverse_std: Tensor, grad: Tensor
+    call: Projection, mean: Tensor, inverse_std: Tensor, grad: Tensor, needs_sums: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Gradients of x, norm_weight and norm_bias from that of x̂."""
     if call.norm == "none":
         return grad, None, None
     x, (rows, columns) = unit_stride(call.x), call.x.shape
-    tile = row_tile(columns)
-    programs = triton.cdiv(rows, tile.ROWS)
-    needs_sums = call.norm_weight is not None or call.norm_bias is not None
-    parts = [call.new(programs if needs_sums else 0, columns) for _ in range(2)]
+    tile, is_layer = row_tile(columns), call.norm == "layer"
     grad_x = call.new(rows, columns, dtype=call.x.dtype)
+    slabs = triton.cdiv(rows, SLAB_ROWS) if needs_sums else 0
+    parts = [call.new(slabs, columns, dtype=torch.float64) for _ in range(2)]
     if rows:
-        input_norm_backward_kernel[(programs,)](
-            x, _float_or(call.norm_weight, x), mean, inverse_std, grad, grad_x, *parts, rows,
-            columns, x.stride(0), call.norm == "layer", call.norm_weight is not None, needs_sums,
-            *tile,
+        input_norm_backward_kernel[(triton.cdiv(rows, tile.ROWS),)](
+            x, _float_or(call.norm_weight, x), mean, inverse_std, grad, grad_x, rows, columns,
+            x.stride(0), is_layer, call.norm_weight is not None, *tile,
         )  # fmt: skip
-    of_weight, of_bias = (part.sum(0, dtype=torch.float64) for part in parts)
-    return grad_x, of_weight, of_bias
+    if slabs:
+        input_norm_sums_kernel[(triton.cdiv(columns, SUMS_TILE[1]), slabs)](
+            x, mean, inverse_std, grad, *parts, rows, columns, x.stride(0), SLAB_ROWS, is_layer,
+            *SUMS_TILE,
+        )  # fmt: skip
+    return grad_x, parts[0].sum(0), parts[1].sum(0)
 
 
 def _float_or(vector: Tensor | None, stand_in: Tensor) -> Tensor:

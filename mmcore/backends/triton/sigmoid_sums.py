@@ -11,10 +11,14 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
+from mmcore.backends.triton.gradient_terms import unit_of
 from mmcore.backends.triton.launch import chunk_rows, within_memory
 from mmcore.backends.triton.matrix import LOG2_E, Matrix, split, target_products
 from mmcore.backends.triton.products import add_product, product, row_pieces
 from mmcore.backends.triton.sigmoid_tile import sigmoid_tile_kernel
+
+# Each leaves four sums: 16 MiB of them.
+MOST_PROGRAMS = 2**19
 
 
 class Upstream(NamedTuple):
@@ -45,9 +49,10 @@ def sigmoid_similarity(*arguments: Any) -> tuple[Tensor, ...]:
         return found.total, found.positive, nothing, one.new_empty(0)
     numbers = matrix.x.numel() + (0 if matrix.y is None else matrix.y.numel())
     kept = matrix.x.new_empty(numbers, dtype=torch.float32)
-    found = _run(matrix, Upstream(one, -one, *_sides(kept, matrix)))
-    kept.mul_(matrix.scale.float())
-    return found.total, found.positive, kept, torch.stack([found.of_scale, found.of_bias])
+    unit = unit_of(matrix, one)
+    found = _run(matrix, Upstream(one / unit, -one / unit, *_sides(kept, matrix)))
+    kept.mul_((matrix.scale.double() * unit).float())
+    return found.total, found.positive, kept, torch.stack([found.of_scale, found.of_bias]) * unit
 
 
 def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -60,10 +65,13 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         of_y = None
         if matrix.y is not None:
             of_y = torch.empty(matrix.y.shape, dtype=torch.float32, device=matrix.x.device)
-        found = _run(matrix, Upstream(grad_total.double(), grad_positive.double(), of_x, of_y))
-        scale = matrix.scale.float()
-        products = (None if side is None else side.mul_(scale) for side in (of_x, of_y))
-        gradients = (*products, found.of_scale, found.of_bias)
+        upstream = (grad_total.double(), grad_positive.double())
+        unit = unit_of(matrix, *upstream)
+        of_total, of_positive = (part / unit for part in upstream)
+        found = _run(matrix, Upstream(of_total, of_positive, of_x, of_y))
+        factor = (matrix.scale.double() * unit).float()
+        products = (None if side is None else side.mul_(factor) for side in (of_x, of_y))
+        gradients = (*products, found.of_scale * unit, found.of_bias * unit)
     return as_inputs(gradients, described[:4], wanted)
 
 
@@ -104,11 +112,13 @@ def _from_kept(
 
 
 def _run(matrix: Matrix, upstream: Upstream | None) -> Pass:
-    """One pass; without upstream gradients G is not formed, and all rows are one chunk."""
-    (rows, columns), block = matrix.shape, matrix.tile("sigmoid").BM
-    size = rows
+    """One pass; without upstream gradients G is not formed, and chunks are large."""
+    (rows, columns), tile = matrix.shape, matrix.tile("sigmoid")
+    block = tile.BM
+    size = min(rows, block * max(1, MOST_PROGRAMS // triton.cdiv(columns, tile.BN)))
     if upstream is not None:
-        size = chunk_rows(matrix.x, columns, matrix.product_dtype.itemsize, block)
+        held = chunk_rows(matrix.x, columns, matrix.product_dtype.itemsize, block)
+        size = min(triton.cdiv(size, block) * block, held)
     return within_memory(partial(_pass_by_chunks, matrix, upstream), size, block)
 
 

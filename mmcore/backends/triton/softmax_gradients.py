@@ -47,7 +47,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     if not matrix.has_columns:
         col_lse = row_lse.new_full((matrix.shape[1],), -torch.inf)
         upstream[1] = upstream[3] = torch.zeros_like(col_lse)
-    unit = unit_of(*upstream)
+    unit = unit_of(matrix, *upstream)
     gradient = _gradient(matrix, (row_lse, col_lse), unit, upstream, kept, wanted)
     is_own_transpose = matrix.y is None
     needs = Needs(
@@ -116,13 +116,13 @@ def _store_gradient(
     (rows, columns), ids, is_half = matrix.shape, matrix.ids(), gradient.is_half
     own_bias = matrix.col_bias if is_half else matrix.row_bias
     at_target = gradient.row_terms if gradient.at_target is None else gradient.at_target
+    kept = matrix.kept(gradient.kept if is_kept else gradient.kept[:0], tile)
     programs = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
     for is_exact in (False, True):
         store_gradient_kernel[(programs,)](
             *matrix.features(tile), gradient.plan.numbers, gradient.row_terms, gradient.col_terms,
-            ids[0], at_target, *ids[1:], matrix.kept(gradient.kept, tile), g, *parts, first,
-            len(g), rows, columns, matrix.x.stride(0), matrix.keys.stride(0), g.stride(0),
-            gradient.kept.shape[1],
+            ids[0], at_target, *ids[1:], kept, g, *parts, first, len(g), rows, columns,
+            matrix.x.stride(0), matrix.keys.stride(0), g.stride(0), gradient.kept.shape[1],
             DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=own_bias is not None,
             HAS_COL_BIAS=matrix.col_bias is not None,
             HAS_COLUMNS=matrix.has_columns or is_half, IS_SYMMETRIC=is_half, HAS_KEPT=is_kept,

@@ -1,7 +1,7 @@
 """Tiles that `python -m mmcore tune` found the fastest, in a file that outlives the process.
 
-{GPU: {"kind of epilogue, columns of the features": tile}}. MMCORE_TILES names the file, or with an
-empty value that there is none; the default is mmcore/tiles.json in the user's cache folder.
+{GPU: {"kind of epilogue, columns of the features, dtype": tile}}. MMCORE_TILES names the file, or
+with an empty value that there is none; the default is mmcore/tiles.json in the user's cache folder.
 Processes read it once, at their first product.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from mmcore.backends.triton.kept_tiles import BLOCK_COLUMNS, BLOCK_ROWS
 
 
 class ProductTile(NamedTuple):
@@ -49,7 +51,7 @@ def load() -> Tuned:
     try:
         found = json.loads(path.read_text())
         return {
-            gpu: {key: ProductTile(*tile) for key, tile in tiles.items()}
+            gpu: {key: _checked(ProductTile(*tile)) for key, tile in tiles.items()}
             for gpu, tiles in found.items()
         }
     except (ValueError, TypeError, AttributeError) as error:
@@ -57,6 +59,13 @@ def load() -> Tuned:
             f"the file of tiles must be as `python -m mmcore tune` writes it, got {path.name} "
             f"with {error}; delete it, or set MMCORE_TILES"
         ) from error
+
+
+def _checked(tile: ProductTile) -> ProductTile:
+    """The tile, if its sides divide the blocks in which exponentials are kept."""
+    if BLOCK_ROWS % tile.BM or BLOCK_COLUMNS % tile.BN:
+        raise ValueError(f"a tile of {tile.BM} × {tile.BN}")
+    return tile
 
 
 def save(gpu: str, found: dict[str, ProductTile]) -> Path:
@@ -75,17 +84,17 @@ def save(gpu: str, found: dict[str, ProductTile]) -> Path:
     return path
 
 
-def key_of(kind: str, columns: int) -> str:
-    """Under which a tile of 16-bit products is filed."""
-    return f"{kind}, {columns}"
+def key_of(kind: str, columns: int, dtype: torch.dtype) -> str:
+    """Under which a tile is filed."""
+    return f"{kind}, {columns}, {str(dtype).removeprefix('torch.')}"
 
 
-def find(device: torch.device, kind: str, columns: int) -> ProductTile | None:
+def find(device: torch.device, kind: str, columns: int, dtype: torch.dtype) -> ProductTile | None:
     """The tile that was found for this GPU, or None."""
     tuned = load()
     if not tuned:
         return None
-    return tuned.get(gpu_name(device), {}).get(key_of(kind, columns))
+    return tuned.get(gpu_name(device), {}).get(key_of(kind, columns, dtype))
 
 
 @cache

@@ -52,7 +52,7 @@ def tune(
     found: dict[str, ProductTile] = {}
     for kind in KINDS:
         call = call_of(kind, x, y)
-        in_use = launch.product_tile(x, True, kind)
+        in_use = launch.product_tile(x, dtype, kind)
         times = {
             tile: time_of(kind, tile, call, time_ms) for tile in dict.fromkeys([in_use, *tiles])
         }
@@ -60,7 +60,7 @@ def tune(
         if times[best] == float("inf"):
             report(f"{kind}: no tile runs")
             continue
-        found[tuned_tiles.key_of(kind, columns)] = best
+        found[tuned_tiles.key_of(kind, columns, dtype)] = best
         before, now = (f"{times[tile]:.3f} ms with {tuple(tile)}" for tile in (in_use, best))
         report(f"{kind}: {before}, {now}")
     return found
@@ -88,29 +88,35 @@ def forced(kind: str, tile: ProductTile) -> Iterator[None]:
 
 
 def call_of(kind: str, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """What spends its time in a kernel of this kind: CLIP or SigLIP, or SupCon where heavy."""
-    is_heavy = kind.startswith("heavy")
+    """What spends its time in a kernel of this kind: CLIP or SigLIP; labels of both where heavy."""
     scale = torch.tensor(20.0, device=x.device)
+    label = torch.arange(len(x), device=x.device) // 4
+    # As in training: with gradients wanted, E is kept, which takes shared memory as well.
+    leaf = x.detach().requires_grad_()
 
-    def statistics(x: Tensor) -> Tensor:
-        if not is_heavy:
-            return functional.softmax_similarity(x, y, scale, backend="triton").row_lse.sum()
-        label = torch.arange(len(x), device=x.device) // 4
-        return functional.softmax_similarity(
-            x, x, scale, row_label=label, columns=False, backend="triton"
-        ).row_lse.sum()
-
-    def sums() -> object:
-        return statistics(x)
+    def statistics() -> Tensor:
+        if not kind.startswith("heavy"):
+            return functional.softmax_similarity(leaf, y, scale, backend="triton").row_lse.sum()
+        views = functional.softmax_similarity(
+            leaf, leaf, scale, row_label=label, columns=False, backend="triton"
+        )
+        classes = functional.softmax_similarity(
+            leaf, y, scale, row_label=label, col_label=label, backend="triton"
+        )
+        return views.row_lse.sum() + classes.row_lse.sum()
 
     def sigmoid() -> object:
-        return functional.sigmoid_similarity(x, x if is_heavy else y, scale, backend="triton")
+        if not kind.startswith("heavy"):
+            return functional.sigmoid_similarity(x, y, scale, backend="triton")
+        classes = functional.sigmoid_similarity(
+            x, y, scale, row_label=label, col_label=label, backend="triton"
+        )
+        return functional.sigmoid_similarity(x, x, scale, backend="triton"), classes
 
     if kind.endswith("sums"):
-        return sums
+        return statistics
     if kind.endswith("sigmoid"):
         return sigmoid
-    leaf = x.detach().requires_grad_()
     with workspace.workspace(0):  # what is kept would not be computed again
-        total = statistics(leaf)
+        total = statistics()
     return lambda: torch.autograd.grad(total, leaf, retain_graph=True)
