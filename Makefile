@@ -26,7 +26,7 @@ test: $(VENV)/.test
 
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
-	softmax_pairs.py sigmoid_similarity.py clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py)
+	softmax_pairs.py objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
 test-gpu:

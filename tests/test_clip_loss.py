@@ -113,3 +113,15 @@ def test_gradients_in_float64() -> None:
     scale = torch.tensor(5.0, dtype=torch.float64, requires_grad=True)
     assert functional.clip_loss(x, y, scale).dtype == torch.float64
     assert torch.autograd.gradcheck(functional.clip_loss, (x, y, scale))
+
+
+def test_siglip_module_is_called_as_open_clips() -> None:
+    x, y = pairs(30, 16, 1.0)
+    scale, bias = torch.tensor([7.0]), torch.tensor([-9.0])
+    module = mmcore.nn.SigLipLoss()
+    loss = module(x, y, scale, bias)
+    assert torch.equal(module(x, y, scale, bias, output_dict=True)["contrastive_loss"], loss)
+    sign = 2 * torch.eye(30) - 1
+    expected = -F.logsigmoid(sign * (7 * x @ y.T - 9)).sum() / 30
+    torch.testing.assert_close(loss, expected)
+    assert not list(module.state_dict())

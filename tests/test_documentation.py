@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,3 +46,15 @@ def test_example_runs(name: str) -> None:
     for test in tests:
         runner.run(test)
     assert runner.failures == 0
+
+
+def test_the_objective_of_ones_own_runs() -> None:
+    page = (Path(__file__).parent.parent / "docs/objectives.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/objectives.md", "exec"), {})
+
+
+def test_every_objective_is_on_its_page() -> None:
+    page = (Path(__file__).parent.parent / "docs/objectives.md").read_text()
+    losses = [name for name in functional.__all__ if name.endswith("_loss")]
+    assert not [name for name in losses if f"| `{name}` |" not in page]

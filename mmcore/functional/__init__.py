@@ -1,20 +1,38 @@
 """What a call means: documentation, argument checks, and objectives composed from the ops."""
 
-from mmcore.functional.contrastive import clip_loss
+from mmcore.functional.contrastive import clip_loss, info_nce_loss
+from mmcore.functional.geometry import alignment_loss, uniformity_loss
+from mmcore.functional.hard_negatives import hard_negative_loss
+from mmcore.functional.multimodal import multimodal_loss, symile_loss
 from mmcore.functional.projection import l2_normalize, project
+from mmcore.functional.sigmoid import siglip_loss
 from mmcore.functional.similarity import (
     SigmoidSums,
     SoftmaxStatistics,
     sigmoid_similarity,
     softmax_similarity,
 )
+from mmcore.functional.supervised import mil_nce_loss, sup_con_loss, unicl_loss
+from mmcore.functional.views import dcl_loss, nt_xent_loss
 
 __all__ = [
     "SigmoidSums",
     "SoftmaxStatistics",
+    "alignment_loss",
     "clip_loss",
+    "dcl_loss",
+    "hard_negative_loss",
+    "info_nce_loss",
     "l2_normalize",
+    "mil_nce_loss",
+    "multimodal_loss",
+    "nt_xent_loss",
     "project",
+    "siglip_loss",
     "sigmoid_similarity",
     "softmax_similarity",
+    "sup_con_loss",
+    "symile_loss",
+    "unicl_loss",
+    "uniformity_loss",
 ]

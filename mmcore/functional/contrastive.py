@@ -1,11 +1,23 @@
-"""Objectives: compositions over the statistics of the similarity matrix."""
+"""Softmax objectives between two sides: CLIP, InfoNCE."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from mmcore.functional import arguments as check
+from mmcore.functional.reductions import (
+    as_loss,
+    check_fraction,
+    check_not_negative,
+    check_weight,
+    mean_of,
+    weighted_mean,
+)
 from mmcore.functional.similarity import softmax_similarity
+
+DIRECTIONS = ("both", "rows", "columns")
 
 
 def clip_loss(
@@ -14,6 +26,10 @@ def clip_loss(
     scale: float | Tensor,
     bias: float | Tensor | None = None,
     *,
+    label_smoothing: float = 0.0,
+    weight: Tensor | None = None,
+    group: Tensor | None = None,
+    direction: str = "both",
     backend: str | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss of CLIP: row i of `x` and row i of `y` belong together.
@@ -30,13 +46,22 @@ def clip_loss(
         y: (N, D), in the dtype of `x`.
         scale: a number or a one-element tensor: the inverse temperature, not its logarithm.
         bias: a number, a one-element tensor or None. It cancels: the loss does not depend on it.
+        label_smoothing: in [0, 1), as in ``F.cross_entropy``: how much of each target is spread
+            evenly over all columns.
+        weight: (N,), none below 0, in the dtype of `x` or float32: how much each pair counts. The
+            loss is Σ wᵢ·lossᵢ / Σ wᵢ.
+        group: (N,) int64. Pairs of equal groups are no negatives of each other, such as images
+            of the same caption; -1 is equal to nothing. Every row keeps its own positive.
+        direction: ``"both"``, or the cross-entropy of the ``"rows"`` or of the ``"columns"`` alone.
         backend: see `mmcore.backend`.
 
     Returns:
         0-D, float32 (float64 for float64 inputs), for 16-bit inputs too.
 
     Raises:
-        TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows.
+        TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows, an
+            option is out of its range, or `label_smoothing` is asked for together with `group`.
+            On a GPU weights that are all 0 give NaN.
 
     Memory:
         As `softmax_similarity`: O(N), against several copies of N² in plain PyTorch.
@@ -56,6 +81,111 @@ def clip_loss(
     """
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[:1] != y.shape[:1]:
         raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
-    row_lse, col_lse, row_pos, col_pos = softmax_similarity(x, y, scale, bias, backend=backend)
-    loss = ((row_lse - row_pos).mean() + (col_lse - col_pos).mean()) / 2
-    return loss if x.dtype == torch.float64 else loss.float()
+    check.check_choice("direction", direction, DIRECTIONS)
+    check_fraction("label_smoothing", label_smoothing)
+    if label_smoothing and group is not None:
+        raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
+    if direction == "columns":
+        x, y = y, x
+    statistics = softmax_similarity(
+        x, y, scale, bias, row_group=group, col_group=group, columns=direction == "both",
+        backend=backend,
+    )  # fmt: skip
+    check_weight("weight", weight, x)
+    row_lse, col_lse, row_pos, col_pos = statistics
+    row_loss = row_lse - _smoothed(row_pos, x, y, scale, bias, label_smoothing)
+    if direction != "both":
+        return as_loss(weighted_mean(row_loss, weight), x)
+    col_loss = col_lse - _smoothed(col_pos, y, x, scale, bias, label_smoothing)
+    loss = (weighted_mean(row_loss, weight) + weighted_mean(col_loss, weight)) / 2
+    return as_loss(loss, x)
+
+
+def _smoothed(
+    positive: Tensor, x: Tensor, y: Tensor, scale: float | Tensor, bias: float | Tensor | None,
+    label_smoothing: float,
+) -> Tensor:  # fmt: skip
+    """(1 − ε)·pos + ε·mean_j s_ij, of which the mean is scale·⟨x_i, mean(y)⟩ + bias."""
+    if not label_smoothing:
+        return positive
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    mean = (x.to(wide) @ y.mean(0, dtype=torch.float64).to(wide)).double() * scale
+    if bias is not None:
+        mean = mean + bias
+    return (1 - label_smoothing) * positive + label_smoothing * mean.reshape(positive.shape)
+
+
+def info_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    scale: float | Tensor,
+    *,
+    target: Tensor | None = None,
+    query_group: Tensor | None = None,
+    key_group: Tensor | None = None,
+    log_q: Tensor | None = None,
+    margin: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """InfoNCE: every query against all keys, of which one is its positive.
+
+    Equivalent, without ever storing the (N, M) logits, to ::
+
+        logits = scale * query @ key.T - log_q
+        logits[torch.arange(N), target] -= scale * margin
+        F.cross_entropy(logits, target, ignore_index=-1)
+
+    The keys may be more than the queries: hard negatives or a queue (MoCo) are rows after the
+    positives, ``torch.cat([positives, negatives])``. `F.linear_cross_entropy`, the captioning loss
+    of CoCa, is the same with the vocabulary's weights for keys and its biases for ``-log_q``.
+
+    Args:
+        query: (N, D), any floating-point dtype.
+        key: (M, D), in the dtype of `query`.
+        scale: a number or a one-element tensor: the inverse temperature.
+        target: (N,) int64, the row of `key` that is each query's positive, -1 for none: such a
+            query takes no part. Default: key i for query i, so M ≥ N.
+        query_group, key_group: (N,) and (M,) int64: keys of the query's group are no negatives;
+            -1 is equal to nothing. The positive stays.
+        log_q: (M,), the logarithm of how often a key is sampled, taken off its logits.
+        margin: at least 0, taken off the cosine of the positive.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): the mean over queries that have a positive; 0 if
+        none has.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`, or `margin` is below 0.
+
+    Memory:
+        As `softmax_similarity`.
+
+    Reference:
+        van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018,
+        https://arxiv.org/abs/1807.03748. He et al., Momentum Contrast, 2019,
+        https://arxiv.org/abs/1911.05722. Yi et al., Sampling-Bias-Corrected Neural Modeling, 2019,
+        https://doi.org/10.1145/3298689.3346996
+
+    Example:
+        >>> import torch, mmcore
+        >>> query = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> key, queue = (mmcore.functional.l2_normalize(torch.randn(n, 8)) for n in (4, 100))
+        >>> loss = mmcore.functional.info_nce_loss(query, torch.cat([key, queue]), scale=14.0)
+        >>> loss.shape
+        torch.Size([])
+    """
+    check_not_negative("margin", margin)
+    statistics = softmax_similarity(
+        query, key, scale, target=target, row_group=query_group, col_group=key_group,
+        col_bias=None if log_q is None else -log_q, columns=False, backend=backend,
+        denominator="negatives" if margin else "all",
+    )  # fmt: skip
+    if margin:
+        positive = statistics.row_pos - margin * scale
+        loss = F.softplus(statistics.row_lse - positive)
+    else:
+        loss = statistics.row_lse - statistics.row_pos
+    if target is None:
+        return as_loss(loss.mean(), query)
+    return as_loss(mean_of(loss, target != -1), query)

@@ -11,9 +11,10 @@ L2. Rows are summed in registers over the strip; columns of every tile are store
 slab, M), and added up apart, without atomics and in one order. One exponential for each logit,
 float32.
 
-IS_SYMMETRIC, where y is x: columns left of a program's own rows are other programs' work. What
-stands right of them is summed along the columns too, for those rows, with what is i's in col_j
-taken from the columns' side: row_factor and row_bias are col_factor and col_bias then.
+IS_SYMMETRIC, where y is x: only pairs with i ≤ j are taken. What stands right of the diagonal is
+summed along the columns too, for those rows, with what is i's in col_j taken from the columns'
+side: row_factor and row_bias are col_factor and col_bias then. So one product, rounded in one way,
+stands for (i, j) and (j, i), in every sum and in the gradient.
 
 Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶; such rows are computed anew with
 a running maximum. Whether there are any is known to the device alone: the kernel is always
@@ -76,8 +77,8 @@ def sum_exponentials_kernel(
         inside = in_rows[:, None] & in_columns[None, :]
         by_rows, by_columns = inside, inside
         if IS_SYMMETRIC:
-            by_rows = inside & (j >= first_i)[None, :]
-            by_columns = inside & (j >= first_i + BM)[None, :]
+            by_rows = inside & (j[None, :] >= i[:, None])
+            by_columns = inside & (j[None, :] > i[:, None])
         positive, excluded = positive_and_excluded(
             target_i, row_label_i, row_group_i, j,
             load_ids(col_label, j, columns, HAS_LABELS),

@@ -160,15 +160,15 @@ def store_gradient_kernel(
         g = tl.where(positive, g + of_positive, g)
     row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
     if IS_SYMMETRIC:
-        is_left = (j >= first_row) & (j < first_i)  # mirrored by the programs of those rows
-        inside = inside & ~is_left[None, :]
+        is_left = (j >= first_row)[None, :] & (j[None, :] < i[:, None])  # mirrored from j's row
+        inside = inside & ~is_left
     tl.store(row_of_out + j[None, :], g, mask=inside)
     g = tl.where(inside, g, 0.0)
     if IS_SYMMETRIC:
-        is_right = (j >= first_i + BM) & (j < end)
+        is_right = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
         at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
-        tl.store(at_mirrored, tl.trans(g), mask=is_right[:, None] & (i < end)[None, :])
-        g = tl.where(is_right[None, :], 2.0 * g, g)
+        tl.store(at_mirrored, tl.trans(g), mask=is_right)
+        g = tl.where((j[None, :] > i[:, None]) & (j < end)[None, :], 2.0 * g, g)
     if not (HAS_KEPT and not IS_EXACT):
         tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
     if NEEDS_SUMS:

@@ -32,6 +32,7 @@ NUMBERS_PER_PROGRAM = 4096
 WIDE = ProductTile(128, 256, 64, 8, 3)
 SQUARE = ProductTile(128, 128, 64, 8, 3)
 NARROW = ProductTile(128, 64, 64, 8, 3)
+LOW = ProductTile(64, 128, 64, 8, 3)
 SMALL = ProductTile(64, 64, 64, 8, 3)
 # "sums": exponentials and their sums; "gradient": G; "sigmoid": both at once; "running": the
 # fallback with running maxima. "heavy": labels are compared, or a tile is meant both ways.
@@ -39,12 +40,12 @@ HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")} | {"
 
 
 def _tiles(
-    sums: ProductTile, gradient: ProductTile, heavy: ProductTile, narrow: ProductTile,
+    sums: ProductTile, gradient: ProductTile, narrow: ProductTile, heavy_gradient: ProductTile,
     small: ProductTile, **changes: Any,
 ) -> dict[str, ProductTile]:  # fmt: skip
     tiles = {
         "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
-        "heavy sums": heavy, "heavy gradient": heavy, "heavy sigmoid": small,
+        "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
     return {kind: tile._replace(**changes) for kind, tile in tiles.items()}
 
@@ -52,7 +53,7 @@ def _tiles(
 HALF_PRECISION_TILES = {
     "sm_80": _tiles(NARROW, NARROW, NARROW, NARROW, SMALL),
     "sm_90": _tiles(WIDE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
-    "sm_100": _tiles(SQUARE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
+    "sm_100": _tiles(SQUARE, SQUARE, NARROW, LOW, SMALL, USES_DESCRIPTORS=True),
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
 MOST_COLUMNS_BY_POINTERS = 128

@@ -91,10 +91,10 @@ def sigmoid_tile_kernel(
     # How often a pair is counted, and in how many orders its number is meant.
     times, orders = 1.0, 1.0
     if IS_SYMMETRIC:
-        is_left = (j >= first_row) & (j < first_i)  # mirrored by the programs of those rows
-        is_right = (j >= first_i + BM) & (j < end)
-        inside = inside & ~is_left[None, :]
-        times, orders = tl.where(is_right, 1.0, 0.5)[None, :], 2.0
+        is_left = (j >= first_row)[None, :] & (j[None, :] < i[:, None])  # mirrored from j's row
+        is_right = (j[None, :] > i[:, None]) & (j < end)[None, :]
+        inside = inside & ~is_left
+        times, orders = tl.where(is_right, 1.0, 0.5), 2.0
         if HAS_TARGET:
             target_j = load_targets(target, j, columns, columns, HAS_TARGET)
             mirrored = target_j[None, :] == i[:, None]
@@ -130,7 +130,8 @@ def sigmoid_tile_kernel(
         tl.store(row_of_out + j[None, :], g, mask=inside)
         if IS_SYMMETRIC:
             at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
-            tl.store(at_mirrored, tl.trans(g), mask=is_right[:, None] & (i < end)[None, :])
+            is_mirrored = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
+            tl.store(at_mirrored, tl.trans(g), mask=is_mirrored)
         g = g * times
         tl.store(bias_part + tl.program_id(0), sum_of_tile(g, inside))
         tl.store(scale_part + tl.program_id(0), sum_of_tile(g * products, inside))

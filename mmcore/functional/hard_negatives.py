@@ -1,0 +1,115 @@
+"""Objectives that weigh negatives by how hard they are."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore.functional import arguments as check
+from mmcore.functional.reductions import as_loss, check_fraction, check_not_negative
+from mmcore.functional.similarity import softmax_similarity
+
+
+def hard_negative_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    *,
+    hardness: float = 1.0,
+    positive_prior: float = 0.0,
+    positive_weight: float = 1.0,
+    backend: str | None = None,
+) -> Tensor:
+    """CLIP whose hard negatives count more, and whose false negatives are allowed for.
+
+    Equivalent, without ever storing the (N, N) logits, to the mean of ::
+
+        logits = scale * x @ y.T
+        positive, n = logits.diagonal(), N - 1
+        negatives = logits[~torch.eye(N, dtype=bool)].view(N, n)
+        weight = n * torch.softmax(hardness * negatives, 1)
+        total = (weight * negatives.exp()).sum(1)
+        total = (total - positive_prior * n * positive.exp()) / (1 - positive_prior)
+        total = total.clamp(min=n * math.exp(-scale))  # where positive_prior is above 0
+        -(positive - (positive_weight * positive.exp() + total).log()).mean()
+
+    and of the same with the logits transposed.
+
+    Args:
+        x: (N, D), any floating-point dtype; rows of unit length; N ≥ 2.
+        y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
+        scale: a number or a one-element tensor: the inverse temperature.
+        hardness: β ≥ 0, by how much negatives are weighted; 0 weighs all alike.
+        positive_prior: τ⁺ in [0, 1), the chance that a negative is of the row's own kind.
+        positive_weight: α ≥ 0, of the positive in its own denominator; 0 decouples it as DCL does.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`, `x` and `y` differ in their rows or have
+            fewer than 2, or an option is out of its range.
+
+    Memory:
+        As `softmax_similarity`; two passes over the matrix.
+
+    Reference:
+        Robinson et al., Contrastive Learning with Hard Negative Samples, 2020,
+        https://arxiv.org/abs/2010.04592 (`hardness`, `positive_prior`). Radenovic et al.,
+        Filtering, Distillation, and Hard Negatives for Vision-Language Pre-Training, 2023,
+        https://arxiv.org/abs/2301.02280 (`hardness`, `positive_weight`).
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
+        torch.Size([])
+    """
+    check.check_matrix("x", x)
+    check.check_matrix("y", y)
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    if x.shape[0] < 2:
+        raise ValueError(
+            f"x must have at least 2 rows, of which one is a negative, got {x.shape[0]}"
+        )
+    check_not_negative("hardness", hardness)
+    check_fraction("positive_prior", positive_prior)
+    check_not_negative("positive_weight", positive_weight)
+    scale = check.as_scalar("scale", scale, x)
+
+    harder = softmax_similarity(
+        x, y, (1 + hardness) * scale, denominator="negatives", backend=backend
+    )
+    weights = softmax_similarity(x, y, hardness * scale, denominator="negatives", backend=backend)
+    positive = harder.row_pos / (1 + hardness)
+    rows, columns = (
+        _loss_of_side(total, positive, scale, x.shape[0] - 1, positive_prior, positive_weight)
+        for total in (harder.row_lse - weights.row_lse, harder.col_lse - weights.col_lse)
+    )
+    return as_loss((rows + columns) / 2, x)
+
+
+def _loss_of_side(
+    weighted: Tensor, positive: Tensor, scale: Tensor, negatives: int, positive_prior: float,
+    positive_weight: float,
+) -> Tensor:  # fmt: skip
+    """From log of the mean weighted negative, float64: logarithms, so that nothing overflows."""
+    total = weighted + math.log(negatives)
+    if positive_prior:
+        # log(e^total − τ·n·e^positive): where that is not above the floor, the floor stands.
+        own = positive + math.log(positive_prior * negatives)
+        floor = math.log(negatives) - scale.detach().double()
+        is_larger = own < total
+        rest = torch.where(is_larger, own - total, -1.0).expm1().neg().log()
+        corrected = total + rest - math.log1p(-positive_prior)
+        total = torch.where(is_larger & (corrected > floor), corrected, floor)
+    if positive_weight == 0:
+        return (total - positive).mean()
+    return F.softplus(total - positive - math.log(positive_weight)).mean() + math.log(
+        positive_weight
+    )

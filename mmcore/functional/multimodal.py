@@ -1,0 +1,245 @@
+"""More than two modalities in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from mmcore.functional import arguments as check
+from mmcore.functional.contrastive import clip_loss
+from mmcore.functional.reductions import as_loss
+from mmcore.functional.sigmoid import siglip_loss
+
+Pair = tuple[str, str]
+Objective = Callable[..., Tensor]
+OBJECTIVES: dict[str, Objective] = {"clip": clip_loss, "siglip": siglip_loss}
+
+
+def multimodal_loss(
+    features: Mapping[str, Tensor],
+    scale: float | Tensor | Mapping[Pair, float | Tensor],
+    bias: float | Tensor | Mapping[Pair, float | Tensor] | None = None,
+    *,
+    pairs: str | Sequence[Pair] = "all",
+    ids: Mapping[str, Tensor] | None = None,
+    weights: Mapping[Pair, float] | None = None,
+    objective: str | Objective = "clip",
+    backend: str | None = None,
+) -> Tensor:
+    """One loss over several modalities: the weighted mean of an objective over pairs of them.
+
+    Equivalent to ::
+
+        losses = {(a, b): objective(features[a], features[b], scale, bias) for a, b in pairs}
+        sum(weights[pair] * loss for pair, loss in losses.items()) / sum(weights.values())
+
+    Args:
+        features: the rows of each modality by its name, (N_m, D), all of one dtype.
+        scale, bias: one for all pairs, or one for each pair by its names.
+        pairs: ``"all"``; the name of an anchor, which is paired with every other modality; or a
+            list of pairs of names.
+        ids: (N_m,) int64 for each modality: rows of equal ids are of the same thing, and rows whose
+            id the other side lacks take no part in that pair. No id may occur twice in a modality.
+            Without them row i is of thing i in every modality.
+        weights: at least 0 for each pair, not all 0; default 1.
+        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...).
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: a modality, a scale or a weight is missing or unknown, sizes differ
+            where no ids are given, an id occurs twice, a pair shares no rows, weights are below 0
+            or all 0.
+
+    Memory:
+        As the objective; where ids differ the rows that two modalities share are copied.
+
+    With ids the host must know how many rows are shared: it waits for the device.
+
+    Reference:
+        Girdhar et al., ImageBind: One Embedding Space To Bind Them All, 2023,
+        https://arxiv.org/abs/2305.05665 (an anchor); Guzhov et al., AudioCLIP, 2021,
+        https://arxiv.org/abs/2106.13043 (all pairs).
+
+    Example:
+        >>> import torch, mmcore
+        >>> names = ("image", "text", "audio")
+        >>> features = {m: mmcore.functional.l2_normalize(torch.randn(4, 8)) for m in names}
+        >>> everything = mmcore.functional.multimodal_loss(features, scale=14.0)
+        >>> bound = mmcore.functional.multimodal_loss(features, scale=14.0, pairs="image")
+        >>> everything.shape, bound.shape
+        (torch.Size([]), torch.Size([]))
+    """
+    _check_features(features)
+    chosen = _pairs(features, pairs)
+    weight_of = _weights(chosen, weights)
+    function = _objective(objective)
+    ordered = None if ids is None else _checked_ids(features, ids)
+    total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
+    for pair in chosen:
+        x, y = _shared_rows(features, ordered, pair)
+        settings = [_of_pair("scale", scale, pair)]
+        if bias is not None:
+            settings.append(_of_pair("bias", bias, pair))
+        total = total + weight_of[pair] * function(x, y, *settings, backend=backend).double()
+    return as_loss(total / sum(weight_of.values()), x)
+
+
+def symile_loss(
+    features: Mapping[str, Tensor], scale: float | Tensor, *, backend: str | None = None
+) -> Tensor:
+    """Symile: each modality against the product of all others, row by row.
+
+    Equivalent, without ever storing the (N, N) logits, to the mean over modalities m of ::
+
+        others = torch.stack([z for name, z in features.items() if name != m]).prod(0)
+        F.cross_entropy(scale * features[m] @ others.T, torch.arange(N))
+
+    It captures what three modalities have in common and no two of them.
+
+    Args:
+        features: the rows of each of at least two modalities by its name, (N, D), of one dtype; row
+            i of all is of the same thing.
+        scale: a number or a one-element tensor: the inverse temperature.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`, or modalities differ in their rows.
+
+    Memory:
+        As `softmax_similarity`, and the products of the others, (N, D).
+
+    Reference:
+        Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for
+        Unlimited Modalities, 2024, https://arxiv.org/abs/2411.01053
+
+    Example:
+        >>> import torch, mmcore
+        >>> features = {m: mmcore.functional.l2_normalize(torch.randn(4, 8)) for m in "abc"}
+        >>> mmcore.functional.symile_loss(features, scale=14.0).shape
+        torch.Size([])
+    """
+    _check_features(features)
+    rows = {name: value.shape[0] for name, value in features.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"features must have as many rows in every modality, got {rows}")
+    total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
+    for name, anchor in features.items():
+        others = [value for other, value in features.items() if other != name]
+        key = others[0]
+        for value in others[1:]:
+            key = key * value
+        loss = clip_loss(anchor, key, scale, direction="rows", backend=backend)
+        total = total + loss.double()
+    return as_loss(total / len(features), anchor)
+
+
+def _check_features(features: Mapping[str, Tensor]) -> None:
+    if not isinstance(features, Mapping):
+        raise TypeError(f"features must be a mapping of names, got {type(features).__name__}")
+    if len(features) < 2:
+        raise ValueError(f"features must have at least 2 modalities, got {len(features)}")
+    first, *others = (f"features[{name!r}]" for name in features)
+    x, *rest = features.values()
+    check.check_matrix(first, x)
+    for name, value in zip(others, rest, strict=True):
+        check.check_matrix(name, value)
+        check.check_columns(name, value, x.shape[1], first)
+        check.check_matches(name, value, x, first)
+
+
+def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[Pair]:
+    if isinstance(pairs, str):
+        if pairs == "all":
+            return list(combinations(features, 2))
+        _check_name("pairs", pairs, features)
+        return [(pairs, name) for name in features if name != pairs]
+    chosen = [(first, second) for first, second in pairs]
+    if not chosen:
+        raise ValueError("pairs must name at least one pair, got none")
+    for name in (name for pair in chosen for name in pair):
+        _check_name("pairs", name, features)
+    repeated = [pair for pair in chosen if chosen.count(pair) > 1 or pair[0] == pair[1]]
+    if repeated:
+        raise ValueError(f"pairs must be of two modalities, each pair once, got {repeated[0]}")
+    return chosen
+
+
+def _check_name(argument: str, name: str, features: Mapping[str, Tensor]) -> None:
+    if name not in features:
+        names = ", ".join(repr(known) for known in features)
+        raise ValueError(f"{argument} must name modalities of features ({names}), got {name!r}")
+
+
+def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pair, float]:
+    if weights is None:
+        return dict.fromkeys(pairs, 1.0)
+    if set(weights) != set(pairs):
+        missing = [pair for pair in pairs if pair not in weights]
+        other = [pair for pair in weights if pair not in pairs]
+        raise ValueError(f"weights must be of the pairs, got none of {missing}, and of {other}")
+    if min(weights.values()) < 0 or sum(weights.values()) == 0:
+        raise ValueError(f"weights must be at least 0 and not all 0, got {dict(weights)}")
+    return dict(weights)
+
+
+def _objective(objective: str | Objective) -> Objective:
+    if callable(objective):
+        return objective
+    check.check_choice("objective", objective, tuple(OBJECTIVES))
+    return OBJECTIVES[objective]
+
+
+def _of_pair(
+    name: str, value: float | Tensor | Mapping[Pair, float | Tensor], pair: Pair
+) -> float | Tensor:
+    if not isinstance(value, Mapping):
+        return value
+    if pair not in value:
+        raise ValueError(f"{name} must have a value for the pair {pair}, got {list(value)}")
+    return value[pair]
+
+
+def _checked_ids(features: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ids by modality, of which none occurs twice."""
+    if set(ids) != set(features):
+        raise ValueError(f"ids must be of the modalities {list(features)}, got {list(ids)}")
+    for name, value in ids.items():
+        of = f"features[{name!r}]"
+        check.check_indices(f"ids[{name!r}]", value, features[name].shape[0], of, features[name])
+        ordered = value.sort().values
+        again = ordered[1:][ordered[1:] == ordered[:-1]]
+        if again.numel():
+            raise ValueError(f"ids[{name!r}] must not repeat, got {again[0].item()} more than once")
+    return dict(ids)
+
+
+def _shared_rows(
+    features: Mapping[str, Tensor], ids: dict[str, Tensor] | None, pair: Pair
+) -> tuple[Tensor, Tensor]:
+    """The rows of both modalities that are of the same things, in the same order."""
+    x, y = (features[name] for name in pair)
+    if ids is None:
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"features[{pair[1]!r}] must have {x.shape[0]} rows to match {pair[0]!r} where no "
+                f"ids are given, got {y.shape[0]}"
+            )
+        return x, y
+    first, second = (ids[name] for name in pair)
+    if torch.equal(first, second):
+        return x, y
+    order = second.argsort()
+    at = torch.searchsorted(second[order], first).clamp(max=len(second) - 1)
+    is_shared = second[order[at]] == first
+    if not bool(is_shared.any()):
+        raise ValueError(f"ids must have rows in common for the pair {pair}, got none")
+    return x[is_shared], y[order[at][is_shared]]

@@ -1,0 +1,67 @@
+"""Sigmoid objectives: SigLIP, with one positive or several."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmcore.functional.reductions import as_loss
+from mmcore.functional.similarity import sigmoid_similarity
+
+
+def siglip_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    bias: float | Tensor | None = None,
+    *,
+    target: Tensor | None = None,
+    row_label: Tensor | None = None,
+    col_label: Tensor | None = None,
+    row_group: Tensor | None = None,
+    col_group: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Sigmoid loss of SigLIP: every pair by itself is told positive or negative.
+
+    Equivalent, without ever storing the (N, M) logits, to ::
+
+        logits = scale * x @ y.T + bias
+        sign = torch.where(positive, 1, -1)
+        -(F.logsigmoid(sign * logits) * counted).sum() / N
+
+    where `positive` is the diagonal unless `target` or labels say otherwise, and pairs of equal
+    groups are left out (docs/pairs.md).
+
+    Args:
+        x: (N, D), any floating-point dtype; rows of unit length.
+        y: (M, D), in the dtype of `x`.
+        scale: a number or a one-element tensor: the inverse temperature.
+        bias: a number, a one-element tensor or None, added to every logit.
+        target, row_label, col_label, row_group, col_group: as in `sigmoid_similarity`.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: as `sigmoid_similarity`.
+
+    Memory:
+        As `sigmoid_similarity`.
+
+    Reference:
+        Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023,
+        https://arxiv.org/abs/2303.15343
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> y = mmcore.functional.l2_normalize(torch.randn(4, 8))
+        >>> mmcore.functional.siglip_loss(x, y, scale=10.0, bias=-10.0).dtype
+        torch.float32
+    """
+    sums = sigmoid_similarity(
+        x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,
+        row_group=row_group, col_group=col_group, backend=backend,
+    )  # fmt: skip
+    return as_loss((sums.total - sums.positive) / x.shape[0], x)

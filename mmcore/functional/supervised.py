@@ -1,0 +1,188 @@
+"""Objectives with several positives: SupCon, UniCL, MIL-NCE."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcore.functional import arguments as check
+from mmcore.functional.reductions import as_loss, mean_of
+from mmcore.functional.similarity import softmax_similarity
+
+
+def sup_con_loss(
+    x: Tensor, label: Tensor, scale: float | Tensor, *, backend: str | None = None
+) -> Tensor:
+    """Supervised contrastive loss: rows of a class are positives of each other, but not of itself.
+
+    Equivalent, without ever storing the (N, N) logits, to ::
+
+        logits = (scale * x @ x.T).fill_diagonal_(-inf)
+        positive = (label[:, None] == label) & (label[:, None] != -1) & ~torch.eye(N, dtype=bool)
+        count = positive.sum(1)
+        loss = logits.logsumexp(1) - torch.where(positive, logits, 0).sum(1) / count
+        loss[count > 0].mean()
+
+    Args:
+        x: (N, D), any floating-point dtype; rows of unit length; the views of a batch one after
+            the other.
+        label: (N,) int64, the class of each row; -1 is no class.
+        scale: a number or a one-element tensor: the inverse temperature.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): the mean over rows that have a positive, 0 if
+        none has. A row without one is a negative of the others all the same.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`.
+
+    Memory:
+        As `softmax_similarity`; half the work, since the matrix is its own transpose.
+
+    Reference:
+        Khosla et al., Supervised Contrastive Learning, 2020, https://arxiv.org/abs/2004.11362
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = mmcore.functional.l2_normalize(torch.randn(6, 8))
+        >>> label = torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> mmcore.functional.sup_con_loss(x, label, scale=10.0).shape
+        torch.Size([])
+    """
+    check.check_matrix("x", x)
+    itself = torch.arange(x.shape[0], device=x.device)
+    statistics = softmax_similarity(
+        x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
+    )
+    count = _count_equal(label, label) - (label != -1).long()
+    return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
+
+
+def unicl_loss(
+    x: Tensor,
+    y: Tensor,
+    row_label: Tensor,
+    col_label: Tensor,
+    scale: float | Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """CLIP with classes (UniCL): pairs of equal labels are positives, in both directions.
+
+    Equivalent, without ever storing the (N, M) logits, to the mean of ::
+
+        logits = scale * x @ y.T
+        positive = (row_label[:, None] == col_label) & (row_label[:, None] != -1)
+        count = positive.sum(1)
+        loss = logits.logsumexp(1) - torch.where(positive, logits, 0).sum(1) / count
+        loss[count > 0].mean()
+
+    and of the same with rows and columns exchanged.
+
+    Args:
+        x: (N, D), any floating-point dtype; rows of unit length.
+        y: (M, D), in the dtype of `x`.
+        row_label, col_label: (N,) and (M,) int64, the classes of the rows of `x` and of `y`; -1 is
+            no class.
+        scale: a number or a one-element tensor: the inverse temperature.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs). Rows and columns without a positive take no part.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`.
+
+    Memory:
+        As `softmax_similarity`.
+
+    Reference:
+        Yang et al., Unified Contrastive Learning in Image-Text-Label Space, 2022,
+        https://arxiv.org/abs/2204.03610
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> label = torch.tensor([0, 0, 1, 2])
+        >>> mmcore.functional.unicl_loss(x, y, label, label, scale=14.0).shape
+        torch.Size([])
+    """
+    statistics = softmax_similarity(
+        x, y, scale, row_label=row_label, col_label=col_label, backend=backend
+    )
+    row_lse, col_lse, row_pos, col_pos = statistics
+    rows = _mean_over_positives(row_lse, row_pos, _count_equal(row_label, col_label))
+    columns = _mean_over_positives(col_lse, col_pos, _count_equal(col_label, row_label))
+    return as_loss((rows + columns) / 2, x)
+
+
+def mil_nce_loss(
+    x: Tensor,
+    y: Tensor,
+    row_label: Tensor,
+    col_label: Tensor,
+    scale: float | Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """MIL-NCE: of several candidates at least one belongs to the row, and which is not known.
+
+    Equivalent, without ever storing the (N, M) logits, to ::
+
+        logits = scale * x @ y.T
+        positive = (row_label[:, None] == col_label) & (row_label[:, None] != -1)
+        loss = logits.logsumexp(1) - logits.masked_fill(~positive, -inf).logsumexp(1)
+        loss[positive.any(1)].mean()
+
+    Args:
+        x: (N, D), any floating-point dtype; rows of unit length, such as video clips.
+        y: (M, D), in the dtype of `x`, such as several captions near each clip.
+        row_label, col_label: (N,) and (M,) int64: candidates of a row have its label; -1 is none.
+        scale: a number or a one-element tensor: the inverse temperature.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): the mean over rows that have a candidate.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`.
+
+    Memory:
+        As `softmax_similarity`; two passes over the matrix.
+
+    Reference:
+        Miech et al., End-to-End Learning of Visual Representations from Uncurated Instructional
+        Videos, 2019, https://arxiv.org/abs/1912.06430
+
+    Example:
+        >>> import torch, mmcore
+        >>> clips, captions = (mmcore.functional.l2_normalize(torch.randn(n, 8)) for n in (3, 6))
+        >>> near = torch.tensor([0, 0, 1, 1, 2, 2])
+        >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
+        torch.Size([])
+    """
+
+    def log_sum_exp(denominator: str) -> Tensor:
+        return softmax_similarity(
+            x, y, scale, row_label=row_label, col_label=col_label, denominator=denominator,
+            columns=False, backend=backend,
+        ).row_lse  # fmt: skip
+
+    everything, candidates = log_sum_exp("all"), log_sum_exp("positives")
+    has_candidate = _count_equal(row_label, col_label) > 0
+    # A row without candidates has −inf, whose gradient would be NaN.
+    candidates = torch.where(has_candidate, candidates, everything)
+    return as_loss(mean_of(everything - candidates, has_candidate), x)
+
+
+def _mean_over_positives(lse: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+    """lse − Σ of positives / how many, over rows that have any."""
+    return mean_of(lse - positive / count.clamp(min=1), count > 0)
+
+
+def _count_equal(label: Tensor, others: Tensor) -> Tensor:
+    """How many of the others have each label; none has −1. Waits for nothing."""
+    ordered = others.sort().values
+    first, end = (torch.searchsorted(ordered, label, right=right) for right in (False, True))
+    return torch.where(label == -1, 0, end - first)

@@ -1,0 +1,149 @@
+"""multimodal_loss: which pairs, which rows, which weights; and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore import functional
+from mmcore.functional import clip_loss, multimodal_loss, siglip_loss
+
+
+def unit_rows(rows: int = 12) -> Tensor:
+    return F.normalize(torch.randn(rows, 8), dim=1)
+
+
+def three() -> dict[str, Tensor]:
+    return {name: unit_rows().requires_grad_() for name in ("image", "text", "audio")}
+
+
+PAIRS = {
+    "all": [("image", "text"), ("image", "audio"), ("text", "audio")],
+    "text": [("text", "image"), ("text", "audio")],
+}
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_pairs_are_those_that_are_named(backend: str, pairs: str) -> None:
+    z = three()
+    expected = torch.stack([clip_loss(z[a], z[b], 7.0) for a, b in PAIRS[pairs]]).mean()
+    found = multimodal_loss(z, 7.0, pairs=pairs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(multimodal_loss(z, 7.0, pairs=PAIRS[pairs]), expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, list(z.values())),
+        torch.autograd.grad(expected, list(z.values())),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_each_pair_has_its_weight_scale_and_bias() -> None:
+    z = three()
+    scale = {pair: float(i + 2) for i, pair in enumerate(PAIRS["all"])}
+    bias = {pair: -float(i) for i, pair in enumerate(PAIRS["all"])}
+    weights = dict(zip(PAIRS["all"], (1.0, 0.0, 3.0), strict=True))
+    losses = {(a, b): siglip_loss(z[a], z[b], scale[a, b], bias[a, b]) for a, b in PAIRS["all"]}
+    expected = sum(weights[pair] * loss for pair, loss in losses.items()) / 4
+    found = multimodal_loss(z, scale, bias, weights=weights, objective="siglip")
+    torch.testing.assert_close(found, expected)
+
+
+def test_rows_are_matched_by_ids(backend: str) -> None:
+    """Some things lack a modality, and every modality has an order of its own."""
+    things = {name: unit_rows(20) for name in ("image", "text", "audio")}
+    ids = {
+        "image": torch.randperm(20)[:15],
+        "text": torch.randperm(20)[:14],
+        "audio": torch.randperm(20)[:9],
+    }
+    z = {name: things[name][ids[name]].requires_grad_() for name in things}
+    losses = []
+    for a, b in PAIRS["all"]:
+        shared = sorted(set(ids[a].tolist()) & set(ids[b].tolist()))
+        losses.append(clip_loss(things[a][shared], things[b][shared], 5.0))
+    found = multimodal_loss(z, 5.0, ids=ids)
+    torch.testing.assert_close(found, torch.stack(losses).mean())
+    gradient = torch.autograd.grad(found, z["image"])[0]
+    others = set(ids["text"].tolist()) | set(ids["audio"].tolist())
+    alone = torch.tensor([i not in others for i in ids["image"].tolist()])
+    assert torch.equal(gradient[alone], torch.zeros_like(gradient[alone]))
+
+
+def test_equal_ids_copy_nothing() -> None:
+    z = three()
+    ids = dict.fromkeys(z, torch.arange(12))
+    seen: list[Tensor] = []
+
+    def objective(x: Tensor, y: Tensor, scale: float, *, backend: str | None) -> Tensor:
+        seen.extend([x, y])
+        return clip_loss(x, y, scale, backend=backend)
+
+    multimodal_loss(z, 5.0, ids=ids, objective=objective)
+    assert all(any(each is own for own in z.values()) for each in seen)
+
+
+Z = {name: unit_rows() for name in ("image", "text")}
+IDS = dict.fromkeys(Z, torch.arange(12))
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: multimodal_loss(list(Z.values()), 5.0), TypeError, "features must be a mapping of names, got list"),
+    (lambda: multimodal_loss({"image": Z["image"]}, 5.0), ValueError, "features must have at least 2 modalities, got 1"),
+    (lambda: multimodal_loss({**Z, "audio": unit_rows()[:, :4]}, 5.0), ValueError, "features['audio'] must have 8 columns to match features['image'], got 4"),
+    (lambda: multimodal_loss({**Z, "audio": unit_rows().double()}, 5.0), TypeError, "features['audio'] must have dtype float32"),
+    (lambda: multimodal_loss({**Z, "audio": unit_rows(5)}, 5.0), ValueError, "features['audio'] must have 12 rows to match 'image' where no ids are given, got 5"),
+    (lambda: multimodal_loss(Z, 5.0, pairs="audio"), ValueError, "pairs must name modalities of features ('image', 'text'), got 'audio'"),
+    (lambda: multimodal_loss(Z, 5.0, pairs=[]), ValueError, "pairs must name at least one pair, got none"),
+    (lambda: multimodal_loss(Z, 5.0, pairs=[("image", "image")]), ValueError, "pairs must be of two modalities, each pair once"),
+    (lambda: multimodal_loss(Z, 5.0, weights={}), ValueError, "weights must be of the pairs, got none of [('image', 'text')]"),
+    (lambda: multimodal_loss(Z, 5.0, weights={("image", "text"): 0.0}), ValueError, "weights must be at least 0 and not all 0"),
+    (lambda: multimodal_loss(Z, {}), ValueError, "scale must have a value for the pair ('image', 'text'), got []"),
+    (lambda: multimodal_loss(Z, 5.0, ids={"image": IDS["image"]}), ValueError, "ids must be of the modalities ['image', 'text'], got ['image']"),
+    (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] // 2}), ValueError, "ids['text'] must not repeat, got 0 more than once"),
+    (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] + 99}), ValueError, "ids must have rows in common for the pair ('image', 'text'), got none"),
+    (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"].int()}), TypeError, "ids['text'] must have dtype int64, got int32"),
+    (lambda: multimodal_loss(Z, 5.0, objective="triplet"), ValueError, "objective must be one of 'clip', 'siglip', got 'triplet'"),
+    (lambda: functional.symile_loss({**Z, "audio": unit_rows(5)}, 5.0), ValueError, "features must have as many rows in every modality"),
+    (lambda: clip_loss(*Z.values(), 5.0, label_smoothing=1.0), ValueError, "label_smoothing must be in [0, 1), got 1.0"),
+    (lambda: clip_loss(*Z.values(), 5.0, label_smoothing="a"), TypeError, "label_smoothing must be a number, got str"),
+    (lambda: clip_loss(*Z.values(), 5.0, label_smoothing=0.1, group=IDS["text"]), ValueError, "label_smoothing must be 0 where group is given"),
+    (lambda: clip_loss(*Z.values(), 5.0, direction="up"), ValueError, "direction must be one of 'both', 'rows', 'columns', got 'up'"),
+    (lambda: clip_loss(*Z.values(), 5.0, weight=torch.ones(3)), ValueError, "weight must have shape (12,), got (3,)"),
+    (lambda: clip_loss(*Z.values(), 5.0, weight=torch.zeros(12)), ValueError, "weight must be above 0 for at least one row, got 0 for all"),
+    (lambda: clip_loss(*Z.values(), 5.0, weight=-torch.ones(12)), ValueError, "weight must be at least 0, got -1.0"),
+    (lambda: functional.info_nce_loss(*Z.values(), 5.0, margin=-1.0), ValueError, "margin must be finite and at least 0, got -1.0"),
+    (lambda: functional.nt_xent_loss(Z["image"], unit_rows(5), 5.0), ValueError, "second must have shape (12, 8) to match first, got (5, 8)"),
+    (lambda: functional.dcl_loss(*Z.values(), 5.0, sigma=0.0), ValueError, "sigma must be finite and above 0, got 0.0"),
+    (lambda: functional.hard_negative_loss(*Z.values(), 5.0, hardness=-1.0), ValueError, "hardness must be finite and at least 0, got -1.0"),
+    (lambda: functional.hard_negative_loss(unit_rows(1), unit_rows(1), 5.0), ValueError, "x must have at least 2 rows"),
+    (lambda: functional.hard_negative_loss(*Z.values(), 5.0, positive_prior=1.0), ValueError, "positive_prior must be in [0, 1), got 1.0"),
+    (lambda: functional.uniformity_loss(unit_rows(1)), ValueError, "x must have at least 2 rows, got 1"),
+    (lambda: functional.uniformity_loss(unit_rows(), temperature=0.0), ValueError, "temperature must be finite and above 0, got 0.0"),
+    (lambda: functional.alignment_loss(Z["image"], unit_rows(5)), ValueError, "y must have 12 rows to match x, got 5"),
+    (lambda: functional.sup_con_loss(Z["image"], torch.arange(5), 5.0), ValueError, "row_label must have shape (12,)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_what_is_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+def test_rows_without_any_positive_take_no_part(backend: str) -> None:
+    x, y = unit_rows().requires_grad_(), unit_rows()
+    none = torch.full((12,), -1)
+    for loss in (
+        functional.sup_con_loss(x, none, 5.0),
+        functional.unicl_loss(x, y, none, none, 5.0),
+        functional.mil_nce_loss(x, y, none, none, 5.0),
+        functional.info_nce_loss(x, y, 5.0, target=none),
+    ):
+        assert loss == 0
+        (gradient,) = torch.autograd.grad(loss, x)
+        assert torch.equal(gradient, torch.zeros_like(x))

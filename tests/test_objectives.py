@@ -1,0 +1,354 @@
+"""Objectives against plain formulas over the whole matrix, written from the papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from budget import check_against_eager
+from torch import Tensor
+
+from mmcore import functional
+
+Function = Callable[..., Sequence[Tensor]]
+ROWS, WIDTH = 60, 24
+
+
+def unit_rows(rows: int = ROWS) -> Tensor:
+    return F.normalize(torch.randn(rows, WIDTH), dim=1)
+
+
+def near(x: Tensor, noise: float = 0.5) -> Tensor:
+    return F.normalize(x + noise * F.normalize(torch.randn_like(x), dim=1), dim=1)
+
+
+def draws(kind: str, scales: Sequence[float] = (1.0, 14.0, 100.0)) -> list[list[Tensor]]:
+    """Two sides and a scale: random, with duplicates, near convergence."""
+    found = []
+    for scale in scales:
+        for _ in range(6):
+            x = unit_rows()
+            y = near(x, 0.05 if kind == "near" else 2.0)
+            if kind == "duplicates":
+                x[30:], y[40:] = x[:30].clone(), y[:20].clone()
+            found.append([x, y, torch.tensor(scale)])
+    return found
+
+
+def check(
+    ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: list[list[Tensor]]
+) -> None:
+    """Value and every gradient; plain PyTorch in another order of its columns as well.
+
+    Scales apart, because the errors of the largest would hide those of the others.
+    """
+
+    def reordered(*tensors: Tensor) -> Sequence[Tensor]:
+        order = torch.randperm(WIDTH)
+        return [plain(*(t[:, order] if t.ndim == 2 else t for t in tensors))]
+
+    names = ["loss", *(f"gradient {i}" for i in range(len(inputs[0])))]
+    by_scale: dict[float, list[list[Tensor]]] = {}
+    for one in inputs:
+        by_scale.setdefault(one[-1].item() if one[-1].ndim == 0 else 1.0, []).append(one)
+    for same in by_scale.values():
+        check_against_eager(
+            lambda *a: [ours(*a)], [lambda *a: [plain(*a)], reordered, reordered], same, names
+        )
+
+
+KINDS = ["random", "duplicates", "near"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    return F.cross_entropy(logits, target, **options)
+
+
+def masked(logits: Tensor, keep: Tensor) -> Tensor:
+    return logits.masked_fill(~keep, -math.inf)
+
+
+# CLIP
+
+
+@every_kind
+def test_clip_with_label_smoothing(backend: str, kind: str) -> None:
+    target = torch.arange(ROWS)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T) + 3
+        rows = cross_entropy(logits, target, label_smoothing=0.1)
+        return (rows + cross_entropy(logits.T, target, label_smoothing=0.1)) / 2
+
+    check(lambda *a: functional.clip_loss(*a, 3.0, label_smoothing=0.1), plain, draws(kind))
+
+
+@every_kind
+@pytest.mark.parametrize("direction", ["both", "rows", "columns"])
+def test_clip_with_weights_and_directions(backend: str, kind: str, direction: str) -> None:
+    weight, target = torch.rand(ROWS), torch.arange(ROWS)
+    weight[::7] = 0
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T)
+        sides = {"rows": [logits], "columns": [logits.T], "both": [logits, logits.T]}[direction]
+        losses = [cross_entropy(side, target, reduction="none") for side in sides]
+        wide = weight.to(x.dtype)
+        return sum(((wide * loss).sum() / wide.sum() for loss in losses), x.new_zeros(())) / len(
+            losses
+        )
+
+    # A negative that equals the positive is rounded as it is in eager, and both cancel; here the
+    # positive is float64. One side alone has 1.7 times eager's error on a CPU, and on Triton 2.5
+    # times, in float32 at scale 100.
+    scales = (1.0, 14.0) if kind == "duplicates" else (1.0, 14.0, 100.0)
+    check(
+        lambda *a: functional.clip_loss(*a, weight=weight, direction=direction),
+        plain,
+        draws(kind, scales),
+    )
+
+
+@every_kind
+def test_clip_where_equal_captions_are_no_negatives(backend: str, kind: str) -> None:
+    group, target = torch.randint(-1, 12, (ROWS,)), torch.arange(ROWS)
+    same = (group[:, None] == group) & (group[:, None] >= 0) & ~torch.eye(ROWS, dtype=torch.bool)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = masked(scale * (x @ y.T), ~same)
+        return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+    check(lambda *a: functional.clip_loss(*a, group=group), plain, draws(kind))
+
+
+# InfoNCE
+
+
+@every_kind
+def test_info_nce_with_more_keys_and_targets(backend: str, kind: str) -> None:
+    target = torch.randint(-1, ROWS + 40, (ROWS,))
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ torch.cat([y, y[:40] ** 3]).T)
+        return cross_entropy(logits, target, ignore_index=-1)
+
+    def ours(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        return functional.info_nce_loss(x, torch.cat([y, y[:40] ** 3]), scale, target=target)
+
+    check(ours, plain, draws(kind))
+
+
+@every_kind
+def test_info_nce_with_sampling_bias_and_margin(backend: str, kind: str) -> None:
+    log_q, target = torch.rand(ROWS).log(), torch.arange(ROWS)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T) - log_q.to(x.dtype)
+        return cross_entropy(logits - 0.2 * scale * torch.eye(ROWS, dtype=x.dtype), target)
+
+    check(lambda *a: functional.info_nce_loss(*a, log_q=log_q, margin=0.2), plain, draws(kind))
+
+
+# Sigmoid
+
+
+@every_kind
+def test_siglip_with_several_positives(backend: str, kind: str) -> None:
+    row, col = torch.randint(-1, 9, (ROWS,)), torch.randint(-1, 9, (ROWS,))
+    positive = (row[:, None] == col) & (row[:, None] >= 0)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T) - 5
+        return -F.logsigmoid(torch.where(positive, logits, -logits)).sum() / ROWS
+
+    check(
+        lambda *a: functional.siglip_loss(*a, -5.0, row_label=row, col_label=col),
+        plain,
+        draws(kind),
+    )
+
+
+# Several positives
+
+
+def supervised(logits: Tensor, positive: Tensor) -> Tensor:
+    count = positive.sum(1)
+    total = torch.where(positive, logits, 0.0).sum(1)
+    loss = logits.logsumexp(1) - total / count.clamp(min=1)
+    return loss[count > 0].mean()
+
+
+@every_kind
+def test_sup_con(backend: str, kind: str) -> None:
+    label, itself = torch.randint(-1, 20, (ROWS,)), torch.eye(ROWS, dtype=torch.bool)
+    label[0] = 99  # alone in its class
+    positive = (label[:, None] == label) & (label[:, None] >= 0) & ~itself
+
+    def plain(x: Tensor, scale: Tensor) -> Tensor:
+        return supervised(masked(scale * (x @ x.T), ~itself), positive)
+
+    check(
+        lambda x, s: functional.sup_con_loss(x, label, s),
+        plain,
+        [[x, scale] for x, _, scale in draws(kind)],
+    )
+
+
+@every_kind
+def test_unicl(backend: str, kind: str) -> None:
+    row, col = torch.randint(-1, 9, (ROWS,)), torch.randint(-1, 15, (ROWS,))
+    positive = (row[:, None] == col) & (row[:, None] >= 0)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T)
+        return (supervised(logits, positive) + supervised(logits.T, positive.T)) / 2
+
+    check(lambda x, y, s: functional.unicl_loss(x, y, row, col, s), plain, draws(kind))
+
+
+@every_kind
+def test_mil_nce(backend: str, kind: str) -> None:
+    row, col = torch.randint(-1, 12, (ROWS,)), torch.randint(-1, 9, (ROWS,))
+    positive = (row[:, None] == col) & (row[:, None] >= 0)
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        some = positive.any(1)
+        logits = (scale * (x @ y.T))[some]
+        return (logits.logsumexp(1) - masked(logits, positive[some]).logsumexp(1)).mean()
+
+    check(lambda x, y, s: functional.mil_nce_loss(x, y, row, col, s), plain, draws(kind))
+
+
+# Views
+
+
+@every_kind
+def test_nt_xent(backend: str, kind: str) -> None:
+    itself, other = torch.eye(2 * ROWS, dtype=torch.bool), torch.arange(2 * ROWS).roll(ROWS)
+
+    def plain(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+        views = torch.cat([first, second])
+        return cross_entropy(masked(scale * (views @ views.T), ~itself), other)
+
+    check(functional.nt_xent_loss, plain, draws(kind))
+
+
+@every_kind
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_dcl(backend: str, kind: str, sigma: float | None) -> None:
+    itself = torch.eye(2 * ROWS, dtype=torch.bool)
+    negative = ~itself & ~itself.roll(ROWS, 1)
+
+    def plain(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+        views = torch.cat([first, second])
+        logits = scale * (views @ views.T)
+        positive = logits.roll(-ROWS, 1).diagonal()
+        if sigma is not None:
+            cosine = (first * second).sum(1).detach()
+            weight = 2 - ROWS * (cosine / sigma).softmax(0)
+            positive = torch.cat([weight, weight]) * positive
+        return (masked(logits, negative).logsumexp(1) - positive).mean()
+
+    check(lambda *a: functional.dcl_loss(*a, sigma=sigma), plain, draws(kind))
+
+
+# Hard negatives
+
+
+@pytest.mark.parametrize("kind", ["random", "duplicates"])
+@pytest.mark.parametrize(
+    ("hardness", "prior", "weight"),
+    [(0.0, 0.0, 1.0), (0.5, 0.0, 1.0), (1.0, 0.1, 1.0), (0.3, 0.0, 0.0)],
+)
+def test_hard_negatives(
+    backend: str, kind: str, hardness: float, prior: float, weight: float
+) -> None:
+    n, itself = ROWS - 1, torch.eye(ROWS, dtype=torch.bool)
+
+    def side(logits: Tensor, scale: Tensor) -> Tensor:
+        positive = logits.diagonal()
+        negatives = logits[~itself].view(ROWS, n)
+        total = (n * (hardness * negatives).softmax(1) * negatives.exp()).sum(1)
+        if prior:
+            total = (total - prior * n * positive.exp()) / (1 - prior)
+            total = torch.maximum(total, n * (-scale.detach()).exp())
+        return ((weight * positive.exp() + total).log() - positive).mean()
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T)
+        return (side(logits, scale) + side(logits.T, scale)) / 2
+
+    inputs = draws(kind, (1.0, 14.0))  # the plain formula overflows beyond
+    check(
+        lambda *a: functional.hard_negative_loss(
+            *a, hardness=hardness, positive_prior=prior, positive_weight=weight
+        ),
+        plain,
+        inputs,
+    )
+
+
+# Geometry
+
+
+@every_kind
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_alignment(kind: str, power: float) -> None:
+    def plain(x: Tensor, y: Tensor) -> Tensor:
+        return (x - y).square().sum(1).sqrt().pow(power).mean()
+
+    check(
+        lambda x, y: functional.alignment_loss(x, y, power=power),
+        plain,
+        [[x, y] for x, y, _ in draws(kind)],
+    )
+
+
+def test_alignment_of_equal_rows_has_no_gradient() -> None:
+    x = unit_rows().requires_grad_()
+    loss = functional.alignment_loss(x, x.detach(), power=1.0)
+    assert loss == 0
+    assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros_like(x))
+
+
+def mean_potential(x: Tensor) -> Tensor:
+    square = (x[:, None] - x).square().sum(2)
+    upper = square[torch.ones(len(x), len(x), dtype=torch.bool).triu(1)]
+    return (-2 * upper).exp().mean().log()
+
+
+def test_uniformity(backend: str) -> None:
+    check(functional.uniformity_loss, mean_potential, [[unit_rows()] for _ in range(4)])
+
+
+def test_uniformity_of_longer_rows(backend: str) -> None:
+    """‖x − y‖² from three numbers far larger than it: float32 keeps five digits."""
+    x = (3 * unit_rows()).requires_grad_()
+    ours, plain = functional.uniformity_loss(x), mean_potential(x.double())
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=0)
+    pair = [torch.autograd.grad(loss, x)[0] for loss in (ours, plain)]
+    torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
+
+
+# Several modalities
+
+
+def test_symile(backend: str) -> None:
+    target = torch.arange(ROWS)
+
+    def plain(a: Tensor, b: Tensor, c: Tensor, scale: Tensor) -> Tensor:
+        sides = [(a, b * c), (b, a * c), (c, a * b)]
+        losses = [cross_entropy(scale * (x @ y.T), target) for x, y in sides]
+        return torch.stack(losses).mean()
+
+    def ours(a: Tensor, b: Tensor, c: Tensor, scale: Tensor) -> Tensor:
+        return functional.symile_loss({"a": a, "b": b, "c": c}, scale)
+
+    check(
+        ours, plain, [[unit_rows(), unit_rows(), unit_rows(), torch.tensor(s)] for s in (1.0, 50.0)]
+    )
