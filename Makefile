@@ -16,13 +16,17 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test test-gpu sanitize bench bench-gpu report lint types format clean
+.PHONY: demo test test-gpu test-peers sanitize bench bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+# Objectives beside the classes of other libraries, which are installed into the same venv.
+test-peers: $(VENV)/.peers
+	$(BIN)/python -m pytest tests/peers $(ARGS)
 
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
@@ -82,6 +86,11 @@ $(VENV)/.test: $(VENV)/.torch $(NATIVE)
 		--config-settings=cmake.define.MMCORE_SANITIZE=$(SANITIZE) --config-settings=build-dir=$(BUILD) \
 		--editable .[demo,test]
 	rm -f $(VENV)/.demo $(VENV)/.bench
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.test
+	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning
+	$(PIP) scipy sentence-transformers
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.created constraints.txt

@@ -126,6 +126,12 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.uniformity_loss(unit_rows(), temperature=0.0), ValueError, "temperature must be finite and above 0, got 0.0"),
     (lambda: functional.alignment_loss(Z["image"], unit_rows(5)), ValueError, "y must have 12 rows to match x, got 5"),
     (lambda: functional.sup_con_loss(Z["image"], torch.arange(5), 5.0), ValueError, "row_label must have shape (12,)"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], [], 5.0), ValueError, "documents must begin with the positives, got none"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], Z["text"], 5.0), TypeError, "documents must be a sequence of tensors, got one Tensor"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], [unit_rows(5)], 5.0), ValueError, "documents[0] must have shape (12, 8) to match query, got (5, 8)"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], [Z["text"]], 5.0, directions=["doc_to_doc"]), ValueError, "directions must have 'query_to_doc', and each once, got ('doc_to_doc',)"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], [Z["text"]], 5.0, directions=["up"]), ValueError, "directions must be one of 'query_to_doc'"),
+    (lambda: functional.multiple_negatives_ranking_loss(Z["image"], [Z["text"]], 5.0, directions=["query_to_doc", "doc_to_doc"], partition="per_direction"), ValueError, "directions must each hold the positive where partition is 'per_direction'"),
 ]  # fmt: skip
 
 

@@ -154,6 +154,43 @@ def test_info_nce_with_sampling_bias_and_margin(backend: str, kind: str) -> None
     check(lambda *a: functional.info_nce_loss(*a, log_q=log_q, margin=0.2), plain, draws(kind))
 
 
+WAYS = [
+    ("query_to_doc",),
+    ("query_to_doc", "doc_to_query"),
+    ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+]
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("directions", "partition"), [*((way, "joint") for way in WAYS), (WAYS[1], "per_direction")]
+)
+def test_ranking(backend: str, kind: str, directions: tuple[str, ...], partition: str) -> None:
+    itself = torch.eye(ROWS, dtype=torch.bool)
+
+    def plain(query: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
+        every = torch.cat([positive, positive.roll(7, 0) ** 3])
+        logits = {
+            "query_to_doc": scale * (query @ every.T),
+            "query_to_query": masked(scale * (query @ query.T), ~itself),
+            "doc_to_query": scale * (positive @ query.T),
+            "doc_to_doc": masked(scale * (positive @ every.T), ~torch.cat([itself, itself], 1)),
+        }
+        if partition == "joint":
+            log_z = torch.cat([logits[name] for name in directions], 1).logsumexp(1)
+        else:
+            log_z = torch.stack([logits[name].logsumexp(1) for name in directions]).mean(0)
+        return (log_z - logits["query_to_doc"].diagonal()).mean()
+
+    def ours(query: Tensor, positive: Tensor, scale: Tensor) -> Tensor:
+        return functional.multiple_negatives_ranking_loss(
+            query, [positive, positive.roll(7, 0) ** 3], scale, directions=directions,
+            partition=partition,
+        )  # fmt: skip
+
+    check(ours, plain, draws(kind, (1.0, 20.0)))
+
+
 # Sigmoid
 
 

@@ -5,6 +5,7 @@ from mmcore.functional.geometry import alignment_loss, uniformity_loss
 from mmcore.functional.hard_negatives import hard_negative_loss
 from mmcore.functional.multimodal import multimodal_loss, symile_loss
 from mmcore.functional.projection import l2_normalize, project
+from mmcore.functional.ranking import multiple_negatives_ranking_loss
 from mmcore.functional.sigmoid import siglip_loss
 from mmcore.functional.similarity import (
     SigmoidSums,
@@ -26,6 +27,7 @@ __all__ = [
     "l2_normalize",
     "mil_nce_loss",
     "multimodal_loss",
+    "multiple_negatives_ranking_loss",
     "nt_xent_loss",
     "project",
     "siglip_loss",

@@ -1,0 +1,168 @@
+"""Objectives against the classes of other libraries, installed and run: `make test-peers`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmcore import functional, nn
+from mmcore.functional import l2_normalize
+
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
+
+Loss = Callable[..., Tensor]
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+
+
+def features(rows: int = 48, width: int = 32) -> list[Tensor]:
+    """Two sides that are not of unit length, whose gradients are wanted."""
+    x = torch.randn(rows, width)
+    return [x.requires_grad_(), (x.detach() + torch.randn(rows, width)).requires_grad_()]
+
+
+def check(ours: Loss, theirs: Loss, inputs: Sequence[Tensor]) -> None:
+    """Value, and the gradient of every input."""
+    results = []
+    for loss in (ours, theirs):
+        value = loss(*inputs)
+        results.append([value.detach(), *torch.autograd.grad(value, inputs)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)
+
+
+# open_clip
+
+
+@needs("open_clip")
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_open_clip_clip_loss(scale: float) -> None:
+    from providers.packages import open_clip_losses
+
+    theirs = open_clip_losses().ClipLoss()
+    logit_scale = torch.tensor(scale, requires_grad=True)
+
+    def run(loss: Callable[..., Tensor]) -> Loss:
+        return lambda x, y, s: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
+
+    check(run(nn.ClipLoss()), run(theirs), [*features(), logit_scale])
+    found = theirs(*features(), logit_scale, output_dict=True)
+    assert nn.ClipLoss()(*features(), logit_scale, output_dict=True).keys() == found.keys()
+
+
+@needs("open_clip")
+@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
+def test_open_clip_siglip_loss(scale: float) -> None:
+    from providers.packages import open_clip_losses
+
+    theirs = open_clip_losses().SigLipLoss()
+    scalars = [torch.tensor(scale, requires_grad=True), torch.tensor(-10.0, requires_grad=True)]
+
+    def run(loss: Callable[..., Tensor]) -> Loss:
+        return lambda x, y, s, b: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
+
+    check(run(nn.SigLipLoss()), run(theirs), [*features(), *scalars])
+
+
+# lightly: its losses normalise inside
+
+
+def normalised(loss: Loss, *settings: float, **options: float) -> Loss:
+    return lambda *z: loss(*(l2_normalize(each) for each in z), *settings, **options)
+
+
+@needs("lightly")
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_lightly_nt_xent(temperature: float) -> None:
+    from providers.packages import lightly_losses
+
+    theirs = lightly_losses().NTXentLoss(temperature=temperature)
+    check(normalised(functional.nt_xent_loss, 1 / temperature), theirs, features())
+
+
+@needs("lightly")
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.filterwarnings("ignore:To copy construct")
+def test_lightly_dcl_and_dclw(temperature: float) -> None:
+    from providers.packages import lightly_losses
+
+    lightly_losses()  # enters the package without what it imports
+    from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+
+    ours = functional.dcl_loss
+    check(normalised(ours, 1 / temperature), DCLLoss(temperature=temperature), features())
+    weighted = DCLWLoss(temperature=temperature, sigma=0.5)
+    check(normalised(ours, 1 / temperature, sigma=0.5), weighted, features())
+
+
+# pytorch-metric-learning: normalises inside as well
+
+
+@needs("pytorch_metric_learning")
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_metric_learning_sup_con(temperature: float) -> None:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    label = torch.arange(48) // 4
+    theirs = SupConLoss(temperature=temperature)
+    check(
+        lambda x: functional.sup_con_loss(l2_normalize(x), label, 1 / temperature),
+        lambda x: theirs(x, label),
+        features()[:1],
+    )
+
+
+@needs("pytorch_metric_learning")
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_metric_learning_nt_xent(temperature: float) -> None:
+    from pytorch_metric_learning.losses import NTXentLoss
+
+    label = torch.arange(48).repeat(2)
+    theirs = NTXentLoss(temperature=temperature)
+    check(
+        normalised(functional.nt_xent_loss, 1 / temperature),
+        lambda x, y: theirs(torch.cat([x, y]), label),
+        features(),
+    )
+
+
+# sentence-transformers: its similarity normalises
+
+WAYS = [
+    ("query_to_doc",),
+    ("query_to_doc", "query_to_query"),
+    ("query_to_doc", "doc_to_query"),
+    ("query_to_doc", "doc_to_doc"),
+    ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+]
+
+
+@needs("sentence_transformers")
+@pytest.mark.parametrize(
+    ("directions", "partition"), [*((way, "joint") for way in WAYS), (WAYS[2], "per_direction")]
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_sentence_transformers_ranking(directions: tuple[str, ...], partition: str) -> None:
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    theirs = MultipleNegativesRankingLoss(
+        torch.nn.Identity(), scale=20.0, directions=directions, partition_mode=partition
+    )
+
+    def ours(query: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        rows = [l2_normalize(each) for each in (query, positive, negative)]
+        return functional.multiple_negatives_ranking_loss(
+            rows[0], rows[1:], 20.0, directions=directions, partition=partition
+        )
+
+    inputs = [*features(), torch.randn(48, 32, requires_grad=True)]
+    check(ours, lambda *z: theirs.compute_loss_from_embeddings(list(z), torch.empty(0)), inputs)
