@@ -18,9 +18,7 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
-pytestmark = pytest.mark.skipif(
-    not IS_GPU, reason="MMCORE_TEST_DEVICE=cuda has no part in this run"
-)
+pytestmark = pytest.mark.skipif(not IS_GPU, reason="needs MMCORE_TEST_DEVICE=cuda")
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
