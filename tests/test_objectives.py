@@ -389,3 +389,38 @@ def test_symile(backend: str) -> None:
     check(
         ours, plain, [[unit_rows(), unit_rows(), unit_rows(), torch.tensor(s)] for s in (1.0, 50.0)]
     )
+
+
+# torch.compile
+
+LABEL = torch.arange(12) // 3
+COMPILED: dict[str, Callable[..., Tensor]] = {
+    "clip": lambda x, y: functional.clip_loss(x, y, 5.0, label_smoothing=0.1, weight=y[:, 0].abs()),
+    "info_nce": lambda x, y: functional.info_nce_loss(x, y, 5.0, margin=0.1, target=LABEL),
+    "siglip": lambda x, y: functional.siglip_loss(x, y, 5.0, -5.0),
+    "sup_con": lambda x, y: functional.sup_con_loss(x, LABEL, 5.0),
+    "unicl": lambda x, y: functional.unicl_loss(x, y, LABEL, LABEL, 5.0),
+    "mil_nce": lambda x, y: functional.mil_nce_loss(x, y, LABEL, LABEL, 5.0),
+    "nt_xent": lambda x, y: functional.nt_xent_loss(x, y, 5.0),
+    "dcl": lambda x, y: functional.dcl_loss(x, y, 5.0, sigma=0.5),
+    "hard": lambda x, y: functional.hard_negative_loss(x, y, 5.0, positive_prior=0.1),
+    "ranking": lambda x, y: functional.multiple_negatives_ranking_loss(
+        x, [y], 5.0, directions=WAYS[-1]
+    ),
+    "uniformity": lambda x, y: functional.uniformity_loss(x),
+    "alignment": functional.alignment_loss,
+    "multimodal": lambda x, y: functional.multimodal_loss({"a": x, "b": y}, 5.0),
+    "symile": lambda x, y: functional.symile_loss({"a": x, "b": y}, 5.0),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_every_objective_compiles_to_one_graph(name: str) -> None:
+    torch.compiler.reset()
+    loss, x, y = COMPILED[name], unit_rows(12).requires_grad_(), unit_rows(12)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(x, y)
+    assert torch.equal(compiled, loss(x, y))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled, x)[0], torch.autograd.grad(loss(x, y), x)[0]
+    )

@@ -81,6 +81,9 @@ def clip_loss(
     """
     if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[:1] != y.shape[:1]:
         raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    if group is not None:
+        check.check_matrix("x", x)
+        check.check_indices("group", group, x.shape[0], "x", x)
     check.check_choice("direction", direction, DIRECTIONS)
     check_fraction("label_smoothing", label_smoothing)
     if label_smoothing and group is not None:
@@ -175,6 +178,7 @@ def info_nce_loss(
         >>> loss.shape
         torch.Size([])
     """
+    _check_sides(query, key, target, query_group, key_group, log_q)
     check_not_negative("margin", margin)
     statistics = softmax_similarity(
         query, key, scale, target=target, row_group=query_group, col_group=key_group,
@@ -189,3 +193,29 @@ def info_nce_loss(
     if target is None:
         return as_loss(loss.mean(), query)
     return as_loss(mean_of(loss, target != -1), query)
+
+
+def _check_sides(
+    query: Tensor, key: Tensor, target: Tensor | None, query_group: Tensor | None,
+    key_group: Tensor | None, log_q: Tensor | None,
+) -> None:  # fmt: skip
+    """As `softmax_similarity` checks them, by the names that they have here."""
+    for name, value in (("query", query), ("key", key)):
+        check.check_matrix(name, value)
+        check.check_rows(name, value)
+    check.check_columns("key", key, query.shape[1], "query")
+    check.check_matches("key", key, query, "query")
+    if target is not None:
+        check.check_indices("target", target, query.shape[0], "query", query)
+    elif key.shape[0] < query.shape[0]:
+        raise ValueError(
+            f"target must be given where query has more rows than key: got {query.shape[0]} and "
+            f"{key.shape[0]}"
+        )
+    groups = {"query_group": query_group, "key_group": key_group}
+    for name, side, of in (("query_group", query, "query"), ("key_group", key, "key")):
+        if groups[name] is not None:
+            check.check_indices(name, groups[name], side.shape[0], of, query)
+        elif any(group is not None for group in groups.values()):
+            raise ValueError(f"{name} must be given together with the other side's, got None")
+    check.check_parameter("log_q", log_q, key.shape[0], query)

@@ -51,6 +51,7 @@ def sup_con_loss(
         torch.Size([])
     """
     check.check_matrix("x", x)
+    check.check_indices("label", label, x.shape[0], "x", x)
     itself = torch.arange(x.shape[0], device=x.device)
     statistics = softmax_similarity(
         x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
