@@ -5,13 +5,23 @@ learn from it, without ever storing the N×M similarity matrix.
 
 - ``mmcore.functional``: the operations, as in ``torch.nn.functional``.
 - ``mmcore.nn``: the same as modules.
+- ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
 - ``mmcore.backend``: choose the implementation for a block of code.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
-from mmcore import functional, nn, ops
+from mmcore import functional, metrics, nn, ops
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 
 __version__ = "0.1.0"
-__all__ = ["FallbackWarning", "__version__", "backend", "functional", "nn", "ops", "workspace"]
+__all__ = [
+    "FallbackWarning",
+    "__version__",
+    "backend",
+    "functional",
+    "metrics",
+    "nn",
+    "ops",
+    "workspace",
+]

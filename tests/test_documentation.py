@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 import mmcore
-from mmcore import functional, nn
+from mmcore import functional, metrics, nn
 
 
 def public() -> Iterator[tuple[str, Any]]:
     yield "mmcore.backend", mmcore.backend
     yield "mmcore.workspace", mmcore.workspace
     yield "mmcore.FallbackWarning", mmcore.FallbackWarning
-    for module in (functional, nn):
+    for module in (functional, metrics, nn):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
 
