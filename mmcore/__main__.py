@@ -83,7 +83,8 @@ def tune(rows: int, widths: list[int], dtype: str) -> None:
         sys.exit(f"tiles can be tuned on a GPU that Triton serves alone: {obstacle}")
     from triton.testing import do_bench
 
-    from mmcore.backends.triton import tuned_tiles, tuning
+    from mmcore import tuning
+    from mmcore.backends.triton import tuned_tiles
 
     device = torch.device("cuda", torch.cuda.current_device())
     major, _ = torch.cuda.get_device_capability(device)

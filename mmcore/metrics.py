@@ -46,7 +46,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
         >>> mmcore.metrics.modality_gap(x, -x).item()
         1.0
     """
-    _check_pair(x, y)
+    check.check_features(x, y)
     gap: Tensor = torch.linalg.vector_norm(_mean(x) - _mean(y))
     return gap
 
@@ -129,21 +129,12 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         check.check_matrix(name, value)
         check.check_rows(name, value)
     check.check_matches("y", y, x)
-    if x.shape[0] != y.shape[0]:
-        raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    check.check_same_rows("y", y, x)
     of_x, of_y = _mean(x), _mean(y)
     across = _centred_product(x, y, of_x, of_y).square().sum()
     own = [_centred_product(z, z, mean, mean).norm() for z, mean in ((x, of_x), (y, of_y))]
     alike: Tensor = across / (own[0] * own[1])
     return alike
-
-
-def _check_pair(x: Tensor, y: Tensor) -> None:
-    for name, value in (("x", x), ("y", y)):
-        check.check_matrix(name, value)
-        check.check_rows(name, value)
-    check.check_columns("y", y, x.shape[1])
-    check.check_matches("y", y, x)
 
 
 def _mean(x: Tensor) -> Tensor:

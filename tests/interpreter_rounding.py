@@ -1,7 +1,7 @@
 """bfloat16 in Triton's interpreter as a GPU rounds it: to the nearest, ties to even.
 
 The interpreter cuts digits off, an error twice as large and always towards zero, which no budget
-for rounded numbers can hold; and it looks at every bit by itself, which takes most of its time.
+for rounded numbers can hold.
 """
 
 from __future__ import annotations

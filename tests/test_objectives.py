@@ -103,10 +103,10 @@ def test_clip_with_weights_and_directions(backend: str, kind: str, direction: st
             losses
         )
 
-    # A negative that equals the positive is rounded as it is in eager, and both cancel; here the
-    # positive is float64. One side alone has 1.7 times eager's error on a CPU, and on Triton 2.5
-    # times, in float32 at scale 100.
-    scales = (1.0, 14.0) if kind == "duplicates" else (1.0, 14.0, 100.0)
+    # Eager rounds a negative that equals the positive as it rounds the positive, and both cancel;
+    # here the positive is float64. In float32, of one side, this exceeds the budget on Triton.
+    is_missed = backend == "triton" and kind == "duplicates" and direction != "both"
+    scales = (1.0, 14.0) if is_missed else (1.0, 14.0, 100.0)
     check(
         lambda *a: functional.clip_loss(*a, weight=weight, direction=direction),
         plain,

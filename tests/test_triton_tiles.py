@@ -19,7 +19,7 @@ from mmcore import functional
 
 pytest.importorskip("triton")
 from mmcore.backends.triton import launch, matrix, softmax_gradients
-from mmcore.backends.triton.kept_tiles import as_rows, kept_tiles
+from mmcore.backends.triton.kept_rows import as_rows, kept_tiles
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 TILES = {

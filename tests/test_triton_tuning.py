@@ -14,7 +14,8 @@ import torch
 from machines import IS_GPU
 
 pytest.importorskip("triton")
-from mmcore.backends.triton import launch, tuned_tiles, tuning
+from mmcore import tuning
+from mmcore.backends.triton import launch, tuned_tiles
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 SMALL, LARGE = ProductTile(16, 16, 16, 4, 1), ProductTile(32, 32, 16, 4, 1)

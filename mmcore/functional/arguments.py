@@ -61,6 +61,23 @@ def check_columns(name: str, value: Tensor, columns: int, x_name: str = "x") -> 
         )
 
 
+def check_same_rows(name: str, value: Tensor, x: Tensor, x_name: str = "x") -> None:
+    """`value` has as many rows as `x`."""
+    if value.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"{name} must have {x.shape[0]} rows to match {x_name}, got {value.shape[0]}"
+        )
+
+
+def check_features(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> None:
+    """Two matrices whose rows can be compared: same columns, dtype and device, none empty."""
+    for name, value in ((x_name, x), (y_name, y)):
+        check_matrix(name, value)
+        check_rows(name, value)
+    check_columns(y_name, y, x.shape[1], x_name)
+    check_matches(y_name, y, x, x_name)
+
+
 def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
     """An optional vector of `size` numbers on the device of `x`, in its dtype or in float32."""
     if value is None:
@@ -82,6 +99,36 @@ def check_positive(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be finite and above 0, got {value}")
+
+
+def check_weight(name: str, weight: Tensor | None, x: Tensor) -> None:
+    """One number for each row of `x`, none below 0 and not all 0.
+
+    On a GPU the host does not see the numbers: weights that are all 0 give NaN there.
+    """
+    check_parameter(name, weight, x.shape[0], x)
+    if weight is None or weight.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if not bool((weight >= 0).all()):
+        raise ValueError(f"{name} must be at least 0, got {weight.min().item()}")
+    if not bool((weight > 0).any()):
+        raise ValueError(f"{name} must be above 0 for at least one row, got 0 for all")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """`value` is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    """`value` is a finite number, 0 or above."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def check_flag(name: str, value: bool) -> None:

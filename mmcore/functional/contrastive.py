@@ -7,14 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import (
-    as_loss,
-    check_fraction,
-    check_not_negative,
-    check_weight,
-    mean_of,
-    weighted_mean,
-)
+from mmcore.functional.reductions import as_loss, mean_of, weighted_mean
 from mmcore.functional.similarity import softmax_similarity
 
 DIRECTIONS = ("both", "rows", "columns")
@@ -79,13 +72,12 @@ def clip_loss(
         >>> x.grad.shape
         torch.Size([4, 8])
     """
-    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape[:1] != y.shape[:1]:
-        raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    check.check_features(x, y)
+    check.check_same_rows("y", y, x)
     if group is not None:
-        check.check_matrix("x", x)
         check.check_indices("group", group, x.shape[0], "x", x)
     check.check_choice("direction", direction, DIRECTIONS)
-    check_fraction("label_smoothing", label_smoothing)
+    check.check_fraction("label_smoothing", label_smoothing)
     if label_smoothing and group is not None:
         raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
     if direction == "columns":
@@ -94,7 +86,7 @@ def clip_loss(
         x, y, scale, bias, row_group=group, col_group=group, columns=direction == "both",
         backend=backend,
     )  # fmt: skip
-    check_weight("weight", weight, x)
+    check.check_weight("weight", weight, x)
     row_lse, col_lse, row_pos, col_pos = statistics
     row_loss = row_lse - _smoothed(row_pos, x, y, scale, bias, label_smoothing)
     if direction != "both":
@@ -179,7 +171,7 @@ def info_nce_loss(
         torch.Size([])
     """
     _check_sides(query, key, target, query_group, key_group, log_q)
-    check_not_negative("margin", margin)
+    check.check_not_negative("margin", margin)
     statistics = softmax_similarity(
         query, key, scale, target=target, row_group=query_group, col_group=key_group,
         col_bias=None if log_q is None else -log_q, columns=False, backend=backend,
@@ -200,11 +192,7 @@ def _check_sides(
     key_group: Tensor | None, log_q: Tensor | None,
 ) -> None:  # fmt: skip
     """As `softmax_similarity` checks them, by the names that they have here."""
-    for name, value in (("query", query), ("key", key)):
-        check.check_matrix(name, value)
-        check.check_rows(name, value)
-    check.check_columns("key", key, query.shape[1], "query")
-    check.check_matches("key", key, query, "query")
+    check.check_features(query, key, "query", "key")
     if target is not None:
         check.check_indices("target", target, query.shape[0], "query", query)
     elif key.shape[0] < query.shape[0]:

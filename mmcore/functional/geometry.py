@@ -41,13 +41,8 @@ def alignment_loss(x: Tensor, y: Tensor, *, power: float = 2.0) -> Tensor:
         >>> mmcore.functional.alignment_loss(x, x.roll(1, 0)).shape
         torch.Size([])
     """
-    for name, value in (("x", x), ("y", y)):
-        check.check_matrix(name, value)
-        check.check_rows(name, value)
-    check.check_columns("y", y, x.shape[1])
-    check.check_matches("y", y, x)
-    if x.shape[0] != y.shape[0]:
-        raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    check.check_features(x, y)
+    check.check_same_rows("y", y, x)
     check.check_positive("power", power)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     square = (x.to(wide) - y.to(wide)).square().sum(1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import as_loss, check_fraction, check_not_negative
+from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 
 
@@ -69,17 +69,15 @@ def hard_negative_loss(
         >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
         torch.Size([])
     """
-    check.check_matrix("x", x)
-    check.check_matrix("y", y)
-    if x.shape[0] != y.shape[0]:
-        raise ValueError(f"y must have {x.shape[0]} rows to match x, got {y.shape[0]}")
+    check.check_features(x, y)
+    check.check_same_rows("y", y, x)
     if x.shape[0] < 2:
         raise ValueError(
             f"x must have at least 2 rows, of which one is a negative, got {x.shape[0]}"
         )
-    check_not_negative("hardness", hardness)
-    check_fraction("positive_prior", positive_prior)
-    check_not_negative("positive_weight", positive_weight)
+    check.check_not_negative("hardness", hardness)
+    check.check_fraction("positive_prior", positive_prior)
+    check.check_not_negative("positive_weight", positive_weight)
     scale = check.as_scalar("scale", scale, x)
 
     harder = softmax_similarity(

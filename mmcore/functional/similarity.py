@@ -145,7 +145,7 @@ def softmax_similarity(
         ... )
         True
     """
-    _check_features(x, y)
+    check.check_features(x, y)
     scale, bias = _scalars(x, scale, bias)
     check.check_parameter("row_bias", row_bias, x.shape[0], x)
     check.check_parameter("col_bias", col_bias, y.shape[0], x)
@@ -226,7 +226,7 @@ def sigmoid_similarity(
         >>> torch.allclose(siglip.float(), expected)
         True
     """
-    _check_features(x, y)
+    check.check_features(x, y)
     scale, bias = _scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
@@ -240,15 +240,6 @@ def sigmoid_similarity(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
     )
     return SigmoidSums(*sums[:2])
-
-
-def _check_features(x: Tensor, y: Tensor) -> None:
-    check.check_matrix("x", x)
-    check.check_matrix("y", y)
-    check.check_rows("x", x)
-    check.check_rows("y", y)
-    check.check_columns("y", y, x.shape[1])
-    check.check_matches("y", y, x)
 
 
 def _scalars(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmcore.backends.counts import count_equal
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import softmax_similarity
@@ -56,7 +57,7 @@ def sup_con_loss(
     statistics = softmax_similarity(
         x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
     )
-    count = _count_equal(label, label) - (label != -1).long()
+    count = count_equal(label, label) - (label != -1).long()
     return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
 
 
@@ -113,8 +114,8 @@ def unicl_loss(
         x, y, scale, row_label=row_label, col_label=col_label, backend=backend
     )
     row_lse, col_lse, row_pos, col_pos = statistics
-    rows = _mean_over_positives(row_lse, row_pos, _count_equal(row_label, col_label))
-    columns = _mean_over_positives(col_lse, col_pos, _count_equal(col_label, row_label))
+    rows = _mean_over_positives(row_lse, row_pos, count_equal(row_label, col_label))
+    columns = _mean_over_positives(col_lse, col_pos, count_equal(col_label, row_label))
     return as_loss((rows + columns) / 2, x)
 
 
@@ -171,7 +172,7 @@ def mil_nce_loss(
         ).row_lse  # fmt: skip
 
     everything, candidates = log_sum_exp("all"), log_sum_exp("positives")
-    has_candidate = _count_equal(row_label, col_label) > 0
+    has_candidate = count_equal(row_label, col_label) > 0
     # A row without candidates has −inf, whose gradient would be NaN.
     candidates = torch.where(has_candidate, candidates, everything)
     return as_loss(mean_of(everything - candidates, has_candidate), x)
@@ -180,10 +181,3 @@ def mil_nce_loss(
 def _mean_over_positives(lse: Tensor, positive: Tensor, count: Tensor) -> Tensor:
     """lse − Σ of positives / how many, over rows that have any."""
     return mean_of(lse - positive / count.clamp(min=1), count > 0)
-
-
-def _count_equal(label: Tensor, others: Tensor) -> Tensor:
-    """How many of the others have each label; none has −1. Waits for nothing."""
-    ordered = others.sort().values
-    first, end = (torch.searchsorted(ordered, label, right=right) for right in (False, True))
-    return torch.where(label == -1, 0, end - first)

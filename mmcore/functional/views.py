@@ -123,12 +123,6 @@ def dcl_loss(
 
 
 def _both(first: Tensor, second: Tensor) -> Tensor:
-    for name, value in (("first", first), ("second", second)):
-        check.check_matrix(name, value)
-        check.check_rows(name, value)
-    if first.shape != second.shape:
-        raise ValueError(
-            f"second must have shape {tuple(first.shape)} to match first, got {tuple(second.shape)}"
-        )
-    check.check_matches("second", second, first, "first")
+    check.check_features(first, second, "first", "second")
+    check.check_same_rows("second", second, first, "first")
     return torch.cat([first, second])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends.triton.kept_tiles import kept_tiles
+from mmcore.backends.triton.kept_rows import kept_tiles
 
 __all__ = [
     "kept_tiles",

@@ -33,7 +33,9 @@ from mmcore.backends.triton.tiles import (
     load_ids,
     load_kept,
     load_targets,
+    own_pairs,
     positive_and_excluded,
+    store_chunk,
     tile_products,
 )
 
@@ -110,7 +112,7 @@ def store_gradient_kernel(
     if IS_SYMMETRIC:
         if (first_j >= first_row) & (first_j + BN <= first_i):
             return
-    inside = (i < end)[:, None] & (j < columns)[None, :]
+    inside, is_right = own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC)
     if HAS_KEPT and not IS_EXACT:
         e = load_kept(kept, first_i, first_j, kept_stride, USES_DESCRIPTORS, BM, BN)
     else:
@@ -158,17 +160,10 @@ def store_gradient_kernel(
         of_positive = load_term(row_terms, POSITIVE, i, rows)[:, None]
         of_positive = of_positive + load_term(col_terms, POSITIVE, j, columns)[None, :]
         g = tl.where(positive, g + of_positive, g)
-    row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
-    if IS_SYMMETRIC:
-        is_left = (j >= first_row)[None, :] & (j[None, :] < i[:, None])  # mirrored from j's row
-        inside = inside & ~is_left
-    tl.store(row_of_out + j[None, :], g, mask=inside)
+    store_chunk(out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC)
     g = tl.where(inside, g, 0.0)
     if IS_SYMMETRIC:
-        is_right = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
-        at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
-        tl.store(at_mirrored, tl.trans(g), mask=is_right)
-        g = tl.where((j[None, :] > i[:, None]) & (j < end)[None, :], 2.0 * g, g)
+        g = tl.where(is_right, 2.0 * g, g)
     if not (HAS_KEPT and not IS_EXACT):
         tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
     if NEEDS_SUMS:

@@ -3,10 +3,13 @@
     n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0
     grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight
 
+    grad_weight = Σ grad_x̂ · n,   grad_bias = Σ grad_x̂
+
 RMS: without mean(g) too. Never stored: n. Loop order: one program takes ROWS rows; the mean
 is mended in a second pass and the variance takes a third, over deviations, instead of E[x²] −
-E[x]², which cancels. Precision: sums in float32; gradients of weight and bias are summed by
-program, (programs, K), and added up apart, in one order.
+E[x]², which cancels. For weight and bias a program walks a slab of rows for some columns, and the
+slabs, (slabs, K), are added up apart, in one order. Precision: float32, over the rows of a slab
+float64.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ HALF_PRECISION_TILES = {
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
 MOST_COLUMNS_BY_POINTERS = 128
-# By kind; of a search for tiles (tuning.py).
+# By kind; of a search for tiles (mmcore/tuning.py).
 FORCED_TILES: dict[str, ProductTile] = {}
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
 FEWEST_BLOCKS = 64

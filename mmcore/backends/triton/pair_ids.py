@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmcore.backends.counts import count_equal
+
 
 def ranks(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     """int32, equal where the ids are; −1 stays −1."""
@@ -25,16 +27,10 @@ def count_positives(
     label: Tensor, other_label: Tensor, group: Tensor | None, other_group: Tensor | None
 ) -> Tensor:
     """How many positives each label of one side has among the other's; int64."""
-    count = _count_equal(label.long(), other_label.long())
+    count = count_equal(label.long(), other_label.long())
     if group is None or other_group is None:
         return count
-    return count - _count_equal(_both(label, group), _both(other_label, other_group))
-
-
-def _count_equal(ids: Tensor, others: Tensor) -> Tensor:
-    ordered = others.sort().values
-    first, end = (torch.searchsorted(ordered, ids, right=right) for right in (False, True))
-    return torch.where(ids == -1, 0, end - first)
+    return count - count_equal(_both(label, group), _both(other_label, other_group))
 
 
 def _both(label: Tensor, group: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-# Large enough to fill any GPU, small beside what it is a piece of.
+# Thousands of rows, and small beside what it is a piece of.
 PIECE_BYTES = 64 * 2**20
 
 

@@ -26,7 +26,9 @@ from mmcore.backends.triton.tiles import (
     exponent_of,
     load_ids,
     load_targets,
+    own_pairs,
     positive_and_excluded,
+    store_chunk,
     tile_products,
 )
 
@@ -87,13 +89,10 @@ def sigmoid_tile_kernel(
         load_ids(row_group, i, end, HAS_GROUPS), j, load_ids(col_label, j, columns, HAS_LABELS),
         load_ids(col_group, j, columns, HAS_GROUPS), HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
     )  # fmt: skip
-    inside = (i < end)[:, None] & (j < columns)[None, :]
+    inside, is_right = own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC)
     # How often a pair is counted, and in how many orders its number is meant.
     times, orders = 1.0, 1.0
     if IS_SYMMETRIC:
-        is_left = (j >= first_row)[None, :] & (j[None, :] < i[:, None])  # mirrored from j's row
-        is_right = (j[None, :] > i[:, None]) & (j < end)[None, :]
-        inside = inside & ~is_left
         times, orders = tl.where(is_right, 1.0, 0.5), 2.0
         if HAS_TARGET:
             target_j = load_targets(target, j, columns, columns, HAS_TARGET)
@@ -126,12 +125,7 @@ def sigmoid_tile_kernel(
                 g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
             else:
                 g = tl.where(positive, at_i, g)
-        row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
-        tl.store(row_of_out + j[None, :], g, mask=inside)
-        if IS_SYMMETRIC:
-            at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
-            is_mirrored = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
-            tl.store(at_mirrored, tl.trans(g), mask=is_mirrored)
+        store_chunk(out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC)
         g = g * times
         tl.store(bias_part + tl.program_id(0), sum_of_tile(g, inside))
         tl.store(scale_part + tl.program_id(0), sum_of_tile(g * products, inside))

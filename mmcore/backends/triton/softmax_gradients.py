@@ -12,7 +12,7 @@ from torch import Tensor
 from mmcore.backends.calls import as_inputs
 from mmcore.backends.triton.gradient import store_gradient_kernel
 from mmcore.backends.triton.gradient_terms import side_terms, target_gradients, unit_of
-from mmcore.backends.triton.kept_tiles import as_rows
+from mmcore.backends.triton.kept_rows import as_rows
 from mmcore.backends.triton.launch import chunk_rows, within_memory
 from mmcore.backends.triton.matrix import Matrix, Plan, sides
 from mmcore.backends.triton.products import add_product, product

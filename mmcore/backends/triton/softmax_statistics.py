@@ -12,7 +12,7 @@ from mmcore.backends.triton.exponential_sums import (
     running_log_sum_exp_kernel,
     sum_exponentials_kernel,
 )
-from mmcore.backends.triton.kept_tiles import as_rows
+from mmcore.backends.triton.kept_rows import as_rows
 from mmcore.backends.triton.launch import slab_rows
 from mmcore.backends.triton.matrix import LOG2_E, BiasFactors, Matrix, Plan, sides
 from mmcore.backends.triton.positives import column_positives_kernel

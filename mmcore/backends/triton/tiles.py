@@ -63,7 +63,7 @@ def store_kept(
     kept, e, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
-    """A tile of E, of which nothing is masked: kept_tiles.py has room for whole tiles."""
+    """A tile of E, of which nothing is masked: kept_rows.py has room for whole tiles."""
     if USES_DESCRIPTORS:
         kept.store([first_i, first_j], e.to(tl.bfloat16))
     else:
@@ -179,3 +179,31 @@ def counted(positive, excluded, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.conste
     else:
         result = ~excluded
     return result
+
+
+@triton.jit
+def own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC: tl.constexpr):
+    """Pairs that rows of a chunk store directly, and those of them right of the diagonal.
+
+    Where IS_SYMMETRIC those on the right, within the chunk's own square, are stored mirrored too,
+    and what is left of the diagonal there is left to them.
+    """
+    inside = (i < end)[:, None] & (j < columns)[None, :]
+    is_right = inside
+    if IS_SYMMETRIC:
+        inside = inside & ((j < first_row)[None, :] | (j[None, :] >= i[:, None]))
+        is_right = inside & (j[None, :] > i[:, None]) & (j < end)[None, :]
+    return inside, is_right
+
+
+@triton.jit
+def store_chunk(
+    out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC: tl.constexpr
+):
+    """G of a tile into the chunk; where IS_SYMMETRIC G + Gᵀ, mirrored right of the diagonal."""
+    row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
+    tl.store(row_of_out + j[None, :], g, mask=inside)
+    if IS_SYMMETRIC:
+        at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
+        is_right = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
+        tl.store(at_mirrored, tl.trans(g), mask=is_right)

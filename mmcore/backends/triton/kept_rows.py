@@ -3,8 +3,8 @@
     G_ij = E_ij·(R_i + C_j): with E at hand the backward multiplies nothing to find it.
 
 They are kept where products are of bfloat16, whose rounding they share; float32 and float16
-gradients would lose digits. A matrix that is its own transpose keeps none: half of it is computed,
-which costs little more than reading all of it. Half the workspace is kept at most, because the
+gradients would lose digits. A matrix that is its own transpose keeps none: half of its products are
+spared already. Half the workspace is kept at most, because the
 backward needs a chunk of G beside it. Rows and columns are filled up to whole tiles, so that a tile
 is stored and loaded without a look at the matrix's edges.
 """
