@@ -108,6 +108,19 @@ struct SigmoidSums {
   double total = 0, positive = 0;
 };
 
+// Prefixes of the width, each normalised anew: the logit of a pair is scale·⟨x_i[:d], y_j[:d]⟩ over both norms.
+struct PrefixInputs {
+  SimilarityInputs matrix;  // with targets; labels, biases, the denominator and is_symmetric are not read
+  std::vector<Index> ends;  // d of each of the K prefixes, ascending, the last at most D
+  double eps = 0;           // norms below it count as it
+};
+
+struct PrefixStatistics {
+  double* row_lse = nullptr;  // (K, N) nats
+  double* col_lse = nullptr;  // (K, M) nats
+  double* row_pos = nullptr;  // (K, N) the logit of the row's target; 0 without one
+};
+
 struct Kernels {
   const char* instruction_set;
   bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
@@ -137,6 +150,15 @@ struct Kernels {
   // The sums, and in the same pass the gradients for dL/d(total) = upstream.total, dL/d(positive) = upstream.positive.
   SigmoidSums (*sigmoid_similarity_gradients)(const SimilarityInputs& inputs, SigmoidSums upstream,
                                               SimilarityGradients& gradients, int threads);
+
+  // The statistics of all prefixes. Returns the numbers of those that this kernel cannot compute: their rows or columns
+  // lie too far below |scale|.
+  std::vector<Index> (*prefix_similarity_forward)(const PrefixInputs& inputs, const PrefixStatistics& statistics,
+                                                  Kept kept, int threads);
+  // upstream holds dL/d(each statistic). Sets gradients.x, .y and .scale.
+  void (*prefix_similarity_backward)(const PrefixInputs& inputs, const PrefixStatistics& statistics,
+                                     const PrefixStatistics& upstream, Kept kept, SimilarityGradients& gradients,
+                                     int threads);
 
   // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against. In float32,
   // or of bfloat16 pairs summed in float32.

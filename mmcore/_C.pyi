@@ -113,3 +113,28 @@ def sigmoid_similarity_gradients(
     needs_bias: bool,
     threads: int,
 ) -> tuple[float, float, float, float]: ...
+def prefix_similarity_forward(
+    inputs: SimilarityInputs,
+    ends: list[int],
+    eps: float,
+    row_lse: _Doubles,
+    col_lse: _Doubles,
+    row_pos: _Doubles,
+    kept: _Floats,
+    threads: int,
+) -> list[int]: ...
+def prefix_similarity_backward(
+    inputs: SimilarityInputs,
+    ends: list[int],
+    eps: float,
+    row_lse: _Doubles,
+    col_lse: _Doubles,
+    row_pos: _Doubles,
+    grad_row_lse: _Doubles,
+    grad_col_lse: _Doubles,
+    grad_row_pos: _Doubles,
+    kept: _Floats,
+    grad_x: _Floats | None,
+    grad_y: _Floats | None,
+    threads: int,
+) -> float: ...

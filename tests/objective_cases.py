@@ -37,25 +37,27 @@ def draws(kind: str, scales: Sequence[float] = (1.0, 14.0, 100.0)) -> list[list[
 
 
 def check(
-    ours: Callable[..., Tensor], plain: Callable[..., Tensor], inputs: list[list[Tensor]]
+    ours: Callable[..., Tensor],
+    plain: Callable[..., Tensor],
+    inputs: list[list[Tensor]],
+    any_order: Callable[[], Tensor] = lambda: torch.randperm(WIDTH),
 ) -> None:
-    """Value and every gradient; plain PyTorch in another order of its columns as well.
+    """Value and every gradient; plain PyTorch in other orders of its columns as well.
 
     Scales apart, because the errors of the largest would hide those of the others.
     """
 
     def reordered(*tensors: Tensor) -> Sequence[Tensor]:
-        order = torch.randperm(WIDTH)
+        order = any_order()
         return [plain(*(t[:, order] if t.ndim == 2 else t for t in tensors))]
 
+    formulas = [lambda *a: [plain(*a)], reordered, reordered]
     names = ["loss", *(f"gradient {i}" for i in range(len(inputs[0])))]
     by_scale: dict[float, list[list[Tensor]]] = {}
     for one in inputs:
         by_scale.setdefault(one[-1].item() if one[-1].ndim == 0 else 1.0, []).append(one)
     for same in by_scale.values():
-        check_against_eager(
-            lambda *a: [ours(*a)], [lambda *a: [plain(*a)], reordered, reordered], same, names
-        )
+        check_against_eager(lambda *a: [ours(*a)], formulas, same, names)
 
 
 KINDS = ["random", "duplicates", "near"]

@@ -138,6 +138,53 @@ std::tuple<double, double, double, double> sigmoid_similarity_gradients(const Si
   return {sums.total, sums.positive, gradients.scale, gradients.bias};
 }
 
+PrefixInputs prefixes_of(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps) {
+  if (arrays.inputs.pairs.target == nullptr || arrays.inputs.is_symmetric)
+    refuse("inputs must have targets, and a y of their own");
+  Index before = 0;
+  for (Index end : ends) {
+    if (end <= before || end > arrays.inputs.x.columns) refuse("ends must ascend from 1 to the columns of x");
+    before = end;
+  }
+  if (ends.empty() || !(eps > 0)) refuse("ends must not be empty, and eps above 0");
+  return {arrays.inputs, ends, eps};
+}
+
+PrefixStatistics statistics_view(const PrefixInputs& inputs, const Doubles& row_lse, const Doubles& col_lse,
+                                 const Doubles& row_pos, bool is_written) {
+  const Index prefixes = static_cast<Index>(inputs.ends.size()), rows = prefixes * inputs.matrix.x.rows;
+  return {vector("row_lse", row_lse, rows, is_written),
+          vector("col_lse", col_lse, prefixes * inputs.matrix.y.rows, is_written),
+          vector("row_pos", row_pos, rows, is_written)};
+}
+
+std::vector<Index> prefix_similarity_forward(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps,
+                                             const Doubles& row_lse, const Doubles& col_lse, const Doubles& row_pos,
+                                             const Floats& kept, int threads) {
+  const PrefixInputs inputs = prefixes_of(arrays, ends, eps);
+  const PrefixStatistics statistics = statistics_view(inputs, row_lse, col_lse, row_pos, true);
+  const Kept products = kept_view(kept, true);
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  return kernels().prefix_similarity_forward(inputs, statistics, products, threads);
+}
+
+double prefix_similarity_backward(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps,
+                                  const Doubles& row_lse, const Doubles& col_lse, const Doubles& row_pos,
+                                  const Doubles& grad_row_lse, const Doubles& grad_col_lse, const Doubles& grad_row_pos,
+                                  const Floats& kept, const std::optional<Floats>& grad_x,
+                                  const std::optional<Floats>& grad_y, int threads) {
+  const PrefixInputs inputs = prefixes_of(arrays, ends, eps);
+  const PrefixStatistics statistics = statistics_view(inputs, row_lse, col_lse, row_pos, false),
+                         upstream = statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, false);
+  const Kept products = kept_view(kept, false);
+  SimilarityGradients gradients = gradients_view(inputs.matrix, grad_x, grad_y, false);
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  kernels().prefix_similarity_backward(inputs, statistics, upstream, products, gradients, threads);
+  return gradients.scale;
+}
+
 }  // namespace
 
 void bind_similarity(py::module_& module) {
@@ -161,6 +208,13 @@ void bind_similarity(py::module_& module) {
   module.def("sigmoid_similarity_forward", &sigmoid_similarity_forward, "inputs"_a, "threads"_a);
   module.def("sigmoid_similarity_gradients", &sigmoid_similarity_gradients, "inputs"_a, "grad_total"_a,
              "grad_positive"_a, "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "needs_bias"_a, "threads"_a);
+  module.def("prefix_similarity_forward", &prefix_similarity_forward, "inputs"_a, "ends"_a, "eps"_a,
+             "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "kept"_a.noconvert(),
+             "threads"_a);
+  module.def("prefix_similarity_backward", &prefix_similarity_backward, "inputs"_a, "ends"_a, "eps"_a,
+             "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "grad_row_lse"_a.noconvert(),
+             "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
+             "grad_y"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace mmcore

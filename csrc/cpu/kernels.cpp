@@ -5,6 +5,7 @@
 
 #include "normalize.h"
 #include "peak.h"
+#include "prefix_similarity_backward.h"
 #include "projection_backward.h"
 #include "sigmoid_similarity.h"
 #include "softmax_similarity.h"
@@ -28,6 +29,8 @@ extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     softmax_similarity_backward,
     sigmoid_similarity_forward,
     sigmoid_similarity_gradients,
+    prefix_similarity_forward,
+    prefix_similarity_backward,
     measure_peak,
 };
 

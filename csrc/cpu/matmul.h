@@ -108,18 +108,18 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
   store_sums(sums, out, out_stride, adds);
 }
 
-// The product of a block of at most kBlock × kBlock for any depth, into `block` (rows kBlockStride apart, kBlockFloats
-// in all, which leaves room for whole tiles). epilogue(row, column) follows each finished tile.
+// The product of a block of at most kBlock × kBlock for any depth, into `block` or added to it (rows kBlockStride
+// apart, kBlockFloats in all, which leaves room for whole tiles). epilogue(row, column) follows each finished tile.
 template <class A, class Epilogue>
 inline void multiply_block(PackedLhs lhs, PackedRhs rhs, Index rows, Index columns, Index depth, float* block,
-                           Epilogue&& epilogue) {
+                           Epilogue&& epilogue, bool adds = false) {
   const Index slices = maximum(1, (depth + kDepth - 1) / kDepth);
   for (Index slice = 0; slice < slices; ++slice) {
     const Range k = stripe(depth, 1, slice, slices);
     for (Index column = 0; column < columns; column += kTileColumns)
       for (Index row = 0; row < rows; row += kTileRows) {
         multiply_tile<A>(lhs.from_depth(k.begin).tile(row), rhs.from_depth(k.begin).panel(column), k.size(),
-                         block + row * kBlockStride + column, kBlockStride, slice > 0);
+                         block + row * kBlockStride + column, kBlockStride, adds || slice > 0);
         if (slice == slices - 1) epilogue(row, column);
       }
   }

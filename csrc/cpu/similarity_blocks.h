@@ -46,10 +46,11 @@ class BlockGrid {
   bool is_symmetric() const { return is_symmetric_; }
   Range rows(int stripe) const { return row_stripes_[stripe]; }
   Range columns(int stripe) const { return column_stripes_[stripe]; }
-  Index largest_row_stripe() const {
+  // How many rows of x are packed at a time.
+  Index chunk() const {
     Index largest = 0;
     for (const Range& rows : row_stripes_) largest = maximum(largest, rows.size());
-    return largest;
+    return minimum(kChunk, round_up(largest, kBlock));
   }
 
   Index block_count() const {
@@ -82,20 +83,43 @@ class BlockGrid {
   std::vector<Range> row_stripes_, column_stripes_;
 };
 
+// visit(block) for every block of a pair of stripes, after pack_rows(rows of the chunk) and pack_columns(columns).
+template <class PackRows, class PackColumns, class Visit>
+void walk_blocks(const BlockGrid& grid, int row_stripe, int column_stripe, PackRows pack_rows, PackColumns pack_columns,
+                 Visit visit) {
+  const Range rows = grid.rows(row_stripe), columns = grid.columns(column_stripe);
+  if (columns.size() == 0) return;
+  const Index chunk = grid.chunk();
+  const bool is_triangle = grid.is_symmetric() && row_stripe == column_stripe;
+  for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
+    const Range in_chunk{begin, minimum(begin + chunk, rows.end)};
+    pack_rows(in_chunk);
+    for (Index j = is_triangle ? begin : columns.begin; j < columns.end; j += kBlock) {
+      const Range in_block{j, minimum(j + kBlock, columns.end)};
+      pack_columns(in_block);
+      for (Index i = begin; i < (is_triangle ? minimum(in_chunk.end, j + 1) : in_chunk.end); i += kBlock)
+        visit(Block{{i, minimum(i + kBlock, in_chunk.end)},
+                    in_block,
+                    is_triangle && i == j,
+                    grid.number(row_stripe, i, column_stripe, j)});
+    }
+  }
+}
+
 // Packed operands of one thread, and what it needs to add gradients. Without gradients the latter takes no memory.
 template <class A>
 class BlockScratch {
  public:
   static Index floats(const BlockGrid& grid, Index depth, bool has_gradients) {
-    const Index rows = chunk(grid), forward = packed_units<A, kTileRows>(rows, depth) +
-                                              packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats;
+    const Index rows = grid.chunk(), forward = packed_units<A, kTileRows>(rows, depth) +
+                                               packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats;
     const Index backward = packed_units<A, kTileColumns>(depth, rows) + packed_units<A, kTileColumns>(depth, kBlock) +
                            2 * packed_units<A, kTileRows>(kBlock, kBlock);
     return forward + (has_gradients ? backward : 0) + 112;
   }
 
   BlockScratch(float* data, const SimilarityInputs& inputs, const BlockGrid& grid, bool has_gradients)
-      : inputs_(inputs), depth_(inputs.x.columns), chunk_(chunk(grid)), has_gradients_(has_gradients) {
+      : inputs_(inputs), depth_(inputs.x.columns), chunk_(grid.chunk()), has_gradients_(has_gradients) {
     Carver carver(data);
     rows_of_x_ = carver.take(packed_units<A, kTileRows>(chunk_, depth_));
     rows_of_y_ = carver.take(packed_units<A, kTileColumns>(kBlock, depth_));
@@ -110,29 +134,30 @@ class BlockScratch {
   // visit(block) for every block of a pair of stripes; in it `multiply` and `add_gradients` may be called.
   template <class Visit>
   void walk(const BlockGrid& grid, int row_stripe, int column_stripe, Visit visit) {
-    const Range rows = grid.rows(row_stripe), columns = grid.columns(column_stripe);
-    if (columns.size() == 0) return;
-    const bool is_triangle = grid.is_symmetric() && row_stripe == column_stripe;
-    for (Index begin = rows.begin; begin < rows.end; begin += chunk_) {
-      pack_chunk({begin, minimum(begin + chunk_, rows.end)});
-      for (Index j = is_triangle ? begin : columns.begin; j < columns.end; j += kBlock) {
-        pack_columns_block({j, minimum(j + kBlock, columns.end)});
-        for (Index i = rows_.begin; i < (is_triangle ? minimum(rows_.end, j + 1) : rows_.end); i += kBlock)
-          visit(Block{{i, minimum(i + kBlock, rows_.end)},
-                      columns_,
-                      is_triangle && i == j,
-                      grid.number(row_stripe, i, column_stripe, j)});
-      }
-    }
+    walk_blocks(
+        grid, row_stripe, column_stripe, [&](Range rows) { pack_chunk(rows); },
+        [&](Range columns) { pack_columns_block(columns); }, visit);
   }
 
-  // The block of x·yᵀ into `out`; epilogue(row, column) follows each finished tile.
+  // For walks of one's own: what `multiply` and `add_gradients` read.
+  void pack_chunk(Range rows) {
+    rows_ = rows;
+    pack_rows<A, kTileRows>(inputs_.x, rows.begin, rows.size(), rows_of_x_);
+    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.x, rows.begin, rows.size(), columns_of_x_);
+  }
+  void pack_columns_block(Range columns) {
+    columns_ = columns;
+    pack_rows<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), rows_of_y_);
+    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), columns_of_y_);
+  }
+
+  // The block of x·yᵀ into `out`, or added to it; epilogue(row, column) follows each finished tile.
   template <class Epilogue>
-  void multiply(const Block& block, float* out, Epilogue&& epilogue) const {
+  void multiply(const Block& block, float* out, Epilogue&& epilogue, bool adds = false) const {
     const Index k = units<A>(depth_);
     multiply_block<A>(PackedLhs{rows_of_x_ + (block.rows.begin - rows_.begin) * k, k * kTileRows},
                       PackedRhs{rows_of_y_, k * kTileColumns}, block.rows.size(), block.columns.size(), k, out,
-                      epilogue);
+                      epilogue, adds);
   }
 
   // Adds the block's part to the gradients that are wanted; `g` is not scaled yet.
@@ -156,19 +181,6 @@ class BlockScratch {
   float* numbers;  // one block
 
  private:
-  static Index chunk(const BlockGrid& grid) { return minimum(kChunk, round_up(grid.largest_row_stripe(), kBlock)); }
-
-  void pack_chunk(Range rows) {
-    rows_ = rows;
-    pack_rows<A, kTileRows>(inputs_.x, rows.begin, rows.size(), rows_of_x_);
-    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.x, rows.begin, rows.size(), columns_of_x_);
-  }
-  void pack_columns_block(Range columns) {
-    columns_ = columns;
-    pack_rows<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), rows_of_y_);
-    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), columns_of_y_);
-  }
-
   const SimilarityInputs& inputs_;
   Index depth_, chunk_;
   bool has_gradients_;

@@ -102,6 +102,11 @@ def kept_tiles(name: str, *described: Any) -> int:
     return size
 
 
+def kept_products(name: str, workspace: int, rows: int, columns: int) -> int:
+    """Float32 numbers that a backend keeps of the matrices of several prefixes of the width."""
+    return cpu.kept_tiles(workspace, rows, columns) if name == "cpu" else 0
+
+
 def _report_fallback(obstacle: str) -> None:
     message = f"mmcore falls back to its reference backend, which is slower: {obstacle}"
     if os.environ.get("MMCORE_STRICT", "0") not in ("", "0"):

@@ -3,6 +3,7 @@
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
 from mmcore.functional.geometry import alignment_loss, uniformity_loss
 from mmcore.functional.hard_negatives import hard_negative_loss
+from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss, symile_loss
 from mmcore.functional.projection import l2_normalize, project
 from mmcore.functional.ranking import multiple_negatives_ranking_loss
@@ -25,6 +26,7 @@ __all__ = [
     "hard_negative_loss",
     "info_nce_loss",
     "l2_normalize",
+    "matryoshka_loss",
     "mil_nce_loss",
     "multimodal_loss",
     "multiple_negatives_ranking_loss",

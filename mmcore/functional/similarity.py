@@ -154,9 +154,9 @@ def softmax_similarity(
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
-    queries, keys = _as_multiplied(x, keys)
+    queries, keys = as_multiplied(x, keys)
     kept_size = 0
-    if _needs_backward(x, y, scale, bias, row_bias, col_bias):
+    if needs_backward(x, y, scale, bias, row_bias, col_bias):
         kept_size = kept_tiles(
             choose(backend, x), current(x.device.type), x.shape[0], y.shape[0],
             multiplies_bfloat16(queries), keys is None and not columns,
@@ -233,9 +233,9 @@ def sigmoid_similarity(
     keys, pairs = _mirror(y, pairs, y is x)
     numbers = x.numel() + (0 if keys is None else y.numel())
     users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
-    keeps_gradients = _needs_backward(x, y, scale, bias) and choose(backend, x) in users
+    keeps_gradients = needs_backward(x, y, scale, bias) and choose(backend, x) in users
     keeps_gradients = keeps_gradients and bool(4 * numbers <= current(x.device.type))
-    queries, keys = _as_multiplied(x, keys)
+    queries, keys = as_multiplied(x, keys)
     sums = torch.ops.mmcore.sigmoid_similarity(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
     )
@@ -257,12 +257,14 @@ def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None,
     return (y, pairs) if of_symmetric is None else (None, of_symmetric)
 
 
-def _needs_backward(*inputs: Tensor | None) -> bool:
+def needs_backward(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of any of them is wanted."""
     is_wanted = any(value is not None and value.requires_grad for value in inputs)
     return torch.is_grad_enabled() and is_wanted
 
 
-def _as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both in autocast's dtype, where it applies."""
     dtype = autocast_dtype(x)
     if dtype is None:
         return x, y

@@ -4,6 +4,18 @@ One file per op family, each in one reading order: mathematics, reference, contr
 fakes), autograd, backends.
 """
 
-from mmcore.ops import l2_normalize, project, sigmoid_similarity, softmax_similarity
+from mmcore.ops import (
+    l2_normalize,
+    prefix_similarity,
+    project,
+    sigmoid_similarity,
+    softmax_similarity,
+)
 
-__all__ = ["l2_normalize", "project", "sigmoid_similarity", "softmax_similarity"]
+__all__ = [
+    "l2_normalize",
+    "prefix_similarity",
+    "project",
+    "sigmoid_similarity",
+    "softmax_similarity",
+]

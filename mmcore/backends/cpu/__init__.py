@@ -1,6 +1,7 @@
 """Launches the compiled CPU kernels: tensors in, tensors out, no mathematics."""
 
 from mmcore.backends.cpu.module import _C, instruction_sets, measure_peak, missing_module, obstacle
+from mmcore.backends.cpu.prefixes import prefix_similarity, prefix_similarity_backward
 from mmcore.backends.cpu.projection import (
     l2_normalize,
     l2_normalize_backward,
@@ -24,6 +25,8 @@ __all__ = [
     "measure_peak",
     "missing_module",
     "obstacle",
+    "prefix_similarity",
+    "prefix_similarity_backward",
     "project",
     "project_backward",
     "sigmoid_similarity",

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.backends.prefixes import PrefixLoop
 from mmcore.backends.triton.kept_rows import kept_tiles
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "l2_normalize",
     "l2_normalize_backward",
     "obstacle",
+    "prefix_similarity",
+    "prefix_similarity_backward",
     "project",
     "project_backward",
     "sigmoid_similarity",
@@ -81,3 +84,8 @@ softmax_similarity = _of("softmax_statistics", "softmax_similarity")
 softmax_similarity_backward = _of("softmax_gradients", "softmax_similarity_backward")
 sigmoid_similarity = _of("sigmoid_sums", "sigmoid_similarity")
 sigmoid_similarity_backward = _of("sigmoid_sums", "sigmoid_similarity_backward")
+_prefixes = PrefixLoop(
+    l2_normalize, l2_normalize_backward, softmax_similarity, softmax_similarity_backward
+)
+prefix_similarity = _prefixes.forward
+prefix_similarity_backward = _prefixes.backward

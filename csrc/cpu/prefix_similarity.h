@@ -1,0 +1,295 @@
+// Statistics of the similarity matrices of prefixes of the width, each normalised anew, forward.
+//
+//   s_kij = scale·⟨x_i[:d_k], y_j[:d_k]⟩ / (max(‖x_i[:d_k]‖, eps)·max(‖y_j[:d_k]‖, eps))
+//   row_lse_ki = log Σ_{j counted} exp s_kij      col_lse_kj likewise over i      row_pos_ki = s_ki,target(i)
+//
+// Never stored: any of the matrices, but the products of the longest prefix as far as the workspace keeps them, since
+// the shorter ones cost less than their memory's traffic; nor normalised prefixes. One walk over the depth
+// serves all of them: the products of a prefix are those of the one before it, and more are added. Loop order:
+// similarity_blocks.h, in a block the prefixes from the shortest. Precision: float32 products, norms and positives in
+// float64; the norms are factors of the exponent in two parts, so that each exp is as good as with normalised rows.
+// One shift serves a prefix, since every |s| ≤ |scale|; a prefix in which a row or column lies too far below it is
+// reported, and its statistics are to be computed elsewhere.
+#pragma once
+
+#include "exponential_sums.h"
+
+namespace mmcore {
+namespace {
+
+// The columns [begin, begin + count) of a matrix.
+inline AnyMatrix columns_of(const AnyMatrix& m, Index begin, Index count) {
+  AnyMatrix part = m;
+  part.data = static_cast<const char*>(m.data) + begin * (m.dtype == Dtype::kFloat32 ? 4 : 2);
+  part.columns = count;
+  return part;
+}
+
+// 1 / max(‖prefix‖, eps) of every row for every prefix, padded to whole blocks.
+struct PrefixNorms {
+  std::vector<std::vector<double>> inverse;
+  std::vector<std::vector<float>> high, low;  // of `factor` times it
+  double eps, factor;
+
+  PrefixNorms(const AnyMatrix& features, const std::vector<Index>& ends, double smallest, double times, int threads)
+      : eps(smallest), factor(times) {
+    const std::size_t padded = round_up(features.rows, kBlock) + kBlock;
+    inverse.assign(ends.size(), std::vector<double>(padded));
+    high.assign(ends.size(), std::vector<float>(padded));
+    low = high;
+    visit_dtype(features, [&](auto m) {
+      for_each_stripe(threads, m.rows, 1, [&](Range rows, int) {
+        for (Index i = rows.begin; i < rows.end; ++i) set(m, i, ends);
+      });
+    });
+  }
+
+  bool is_clamped(std::size_t prefix, Index i) const { return inverse[prefix][i] >= 1 / eps; }
+
+ private:
+  template <class M>
+  void set(M m, Index i, const std::vector<Index>& ends) {
+    double square = 0;
+    Index begin = 0;
+    for (std::size_t k = 0; k < ends.size(); ++k) {
+      square += exact_dot(m.row(i) + begin, m.row(i) + begin, ends[k] - begin);
+      begin = ends[k];
+      const double norm = std::sqrt(square);
+      inverse[k][i] = 1 / (norm < eps ? eps : norm);  // written so that a NaN stays NaN
+      const Split split(factor * inverse[k][i]);
+      high[k][i] = split.high;
+      low[k][i] = split.low;
+    }
+  }
+};
+
+// A product over the norm of its column's prefix, and what float32 leaves of that.
+struct NormedProduct {
+  Vec value, rest;
+  NormedProduct(Vec product, Vec norm_high, Vec norm_low)
+      : value(multiply_add(product, norm_high, Vec{})),
+        rest(multiply_add(product, norm_high, -value) + product * norm_low) {}
+};
+
+// What the epilogues read of one prefix: log2(e)·s_ij = a_i·(product·inverse norm of y_j), a in two parts.
+struct PrefixView {
+  const float *a_high, *a_low, *norm_high, *norm_low;
+
+  NormedProduct normed(Vec product, Index j) const { return {product, load(norm_high + j), load(norm_low + j)}; }
+
+  // 2^(log2(e)·s − shift), as in shared_shift.h.
+  Vec exponential(const NormedProduct& normed, Index i, Vec rounder) const {
+    const Vec high = broadcast(a_high[i]), rounded = multiply_add(normed.value, high, rounder);
+    const Vec rest = multiply_add(normed.value, high, rounder - rounded);
+    return exp2_from_parts(rounded, rest + multiply_add(normed.value, broadcast(a_low[i]), normed.rest * high));
+  }
+};
+
+// One shift for all prefixes: of unit rows every |s| ≤ |scale|, but rounding to bfloat16 may lengthen them.
+struct PrefixShift {
+  double bound, value;
+  explicit PrefixShift(double scale) : bound(std::abs(scale) * kLog2E * 1.01), value(std::ceil(bound) - 80) {}
+  bool is_usable() const { return bound <= kLargestSharedBound; }
+  float rounder() const { return kRounder - static_cast<float>(value); }
+};
+
+// What forward and backward know of all prefixes.
+struct Prefixes {
+  const PrefixInputs& inputs;
+  const SimilarityInputs& matrix = inputs.matrix;
+  std::size_t count = inputs.ends.size();
+  PrefixNorms rows, columns;
+  std::vector<SimilarityInputs> segments;    // the columns by which a prefix is longer than the one before it
+  std::vector<std::vector<double>> cosines;  // of every row and its target; 0 for rows without one
+
+  Prefixes(const PrefixInputs& all, int threads)
+      : inputs(all),
+        rows(matrix.x, all.ends, all.eps, matrix.scale * kLog2E, threads),
+        columns(matrix.y, all.ends, all.eps, 1, threads),
+        segments(count, matrix),
+        cosines(count, std::vector<double>(matrix.x.rows)) {
+    for (std::size_t k = 0; k < count; ++k) {
+      segments[k].x = columns_of(matrix.x, begin(k), inputs.ends[k] - begin(k));
+      segments[k].y = columns_of(matrix.y, begin(k), inputs.ends[k] - begin(k));
+    }
+    visit_dtype(matrix.x, [&](auto x) {
+      const auto y = matrix.y.as<NumberOf<decltype(x)>>();
+      for_each_stripe(threads, x.rows, 1, [&](Range stripe_rows, int) {
+        for (Index i = stripe_rows.begin; i < stripe_rows.end; ++i) set_cosines(x, y, i);
+      });
+    });
+  }
+
+  PrefixView view(std::size_t k) const {
+    return {rows.high[k].data(), rows.low[k].data(), columns.high[k].data(), columns.low[k].data()};
+  }
+  Index begin(std::size_t k) const { return k == 0 ? 0 : inputs.ends[k - 1]; }
+
+  // A thread's packed operands, one for each segment.
+  template <class A>
+  Index floats(const BlockGrid& grid, bool has_gradients) const {
+    Index total = 0;
+    for (const SimilarityInputs& segment : segments)
+      total += round_up(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients), 16);
+    return total + kBlockFloats;
+  }
+  template <class A>
+  std::vector<BlockScratch<A>> scratch(Carver& carver, const BlockGrid& grid, bool has_gradients) const {
+    std::vector<BlockScratch<A>> result;
+    for (const SimilarityInputs& segment : segments)
+      result.emplace_back(carver.take(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients)), segment, grid,
+                          has_gradients);
+    return result;
+  }
+
+ private:
+  template <class M>
+  void set_cosines(M x, M y, Index i) {
+    const Index j = matrix.pairs.target[i];
+    double dot = 0;
+    for (std::size_t k = 0; j >= 0 && k < count; ++k) {
+      dot += exact_dot(x.row(i) + begin(k), y.row(j) + begin(k), inputs.ends[k] - begin(k));
+      cosines[k][i] = dot * rows.inverse[k][i] * columns.inverse[k][j];
+    }
+  }
+};
+
+// Entries that a row's sum takes, of the columns from j in a block.
+inline Vec counted(Vec e, const PairMasks& masks, Index i, Index j, const Block& block) {
+  if (masks.is_plain()) {
+    const Index lane = masks.target_lane(i, j);
+    if (lane >= 0 && lane < kLanes) e[lane] = 0;
+  } else {
+    e = masks.at(i, j).keep ? e : Vec{};
+  }
+  const Index count = block.columns.end - j;
+  return count < kLanes ? first_lanes(e, maximum(0, count), Vec{}) : e;
+}
+
+// Epilogue of one block and prefix: adds up exponentials by rows and by columns, and leaves the products.
+struct SumPrefixExponentials {
+  const PairMasks& masks;
+  float rounder;  // with the shift
+  PrefixView view{};
+  Block block{};
+  const float* products = nullptr;
+  BlockSums sums{};
+
+  void operator()(Index row, Index column) {
+    const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    Vec col_total[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r) {
+      const Index i = block.rows.begin + row + r;
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index j = first + v * kLanes;
+        const NormedProduct normed = view.normed(load(products + (row + r) * kBlockStride + column + v * kLanes), j);
+        const Vec e = counted(view.exponential(normed, i, broadcast(rounder)), masks, i, j, block);
+        row_total += e;
+        col_total[v] += e;
+      }
+      BlockSums::add(sums.row + (row + r) * kLanes, row_total);
+    }
+    for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
+  }
+};
+
+template <class A>
+class PrefixForward {
+ public:
+  PrefixForward(const PrefixInputs& inputs, const PrefixStatistics& statistics, Kept kept, int threads)
+      : prefixes_(inputs, threads),
+        matrix_(inputs.matrix),
+        statistics_(statistics),
+        kept_(kept),
+        threads_(threads),
+        masks_(inputs.matrix),
+        shift_(inputs.matrix.scale) {}
+
+  // Returns the prefixes whose statistics are not to be trusted.
+  std::vector<Index> run() {
+    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet, whatever this memory held before
+    const bool is_usable = shift_.is_usable();
+    rows_.assign(prefixes_.count, std::vector<double>(matrix_.x.rows));
+    columns_.assign(prefixes_.count, std::vector<double>(matrix_.y.rows));
+    if (is_usable) sum_blocks();
+    std::vector<Index> untrusted;
+    for (std::size_t k = 0; k < prefixes_.count; ++k)
+      if (!finish(k) || !is_usable) untrusted.push_back(static_cast<Index>(k));
+    return untrusted;
+  }
+
+ private:
+  void sum_blocks() {
+    const BlockGrid grid(matrix_, threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    kept.prepare();
+    Scratch scratch(prefixes_.floats<A>(grid, false), threads_);
+    grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      Carver carver(scratch.of_thread(thread));
+      std::vector<BlockScratch<A>> segments = prefixes_.scratch<A>(carver, grid, false);
+      SumPrefixExponentials epilogue{masks_, shift_.rounder()};
+      const auto pack_rows = [&](Range rows) {
+        for (auto& segment : segments) segment.pack_chunk(rows);
+      };
+      const auto pack_columns = [&](Range columns) {
+        for (auto& segment : segments) segment.pack_columns_block(columns);
+      };
+      walk_blocks(grid, row_stripe, column_stripe, pack_rows, pack_columns, [&](const Block& block) {
+        epilogue.block = block;
+        float* place = kept.of(block);
+        if (place == nullptr) place = segments[0].numbers;
+        for (std::size_t k = 0; k < prefixes_.count; ++k) {
+          epilogue.view = prefixes_.view(k);
+          epilogue.products = place;
+          epilogue.sums.clear();
+          segments[k].multiply(block, place, epilogue, k > 0);
+          epilogue.sums.flush(block, rows_[k], &columns_[k]);
+        }
+      });
+    });
+  }
+
+  // Log-sum-exps of one prefix, in which the targets join; whether none lies too far below the shift.
+  bool finish(std::size_t k) {
+    const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
+    double *row_lse = statistics_.row_lse + k * rows, *col_lse = statistics_.col_lse + k * columns,
+           *row_pos = statistics_.row_pos + k * rows;
+    const double smallest_trusted = std::exp2(-126 + 24) * maximum(rows, columns);
+    std::vector<double>&of_rows = rows_[k], &of_columns = columns_[k];
+    for (Index i = 0; i < rows; ++i) row_lse[i] = std::log(of_rows[i]) + shift_.value * kLn2;
+    for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(of_columns[j]) + shift_.value * kLn2;
+    for (Index i = 0; i < rows; ++i) {
+      const Index j = matrix_.pairs.target[i];
+      row_pos[i] = matrix_.scale * prefixes_.cosines[k][i];
+      if (j < 0) continue;
+      const double e = std::exp2(row_pos[i] * kLog2E - shift_.value);
+      of_rows[i] += e;
+      of_columns[j] += e;
+      row_lse[i] = log_add_exp(row_lse[i], row_pos[i]);
+      col_lse[j] = log_add_exp(col_lse[j], row_pos[i]);
+    }
+    bool is_trusted = true;
+    for (double sum : of_rows) is_trusted = is_trusted && !(sum < smallest_trusted);
+    for (double sum : of_columns) is_trusted = is_trusted && !(sum < smallest_trusted);
+    return is_trusted;
+  }
+
+  Prefixes prefixes_;
+  const SimilarityInputs& matrix_;
+  PrefixStatistics statistics_;
+  Kept kept_;
+  int threads_;
+  PairMasks masks_;
+  PrefixShift shift_;
+  std::vector<std::vector<double>> rows_, columns_;  // sums of exponentials of each prefix
+};
+
+std::vector<Index> prefix_similarity_forward(const PrefixInputs& inputs, const PrefixStatistics& statistics, Kept kept,
+                                             int threads) {
+  return inputs.matrix.multiplies_bfloat16 ? PrefixForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run()
+                                           : PrefixForward<Float32>(inputs, statistics, kept, threads).run();
+}
+
+}  // namespace
+}  // namespace mmcore

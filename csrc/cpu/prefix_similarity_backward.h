@@ -1,0 +1,266 @@
+// Statistics of the similarity matrices of prefixes of the width, backward.
+//
+//   G_kij = [counted]·(a_ki·exp(s_kij − row_lse_ki) + b_kj·exp(s_kij − col_lse_kj)) + [j = target(i)]·c_ki
+//   W_kij = scale·G_kij / (norms of both prefixes)      t_ki = Σ_j G_kij·cos_kij      u_kj = Σ_i G_kij·cos_kij
+//   grad_x_i[d_{k−1}:d_k] = Σ_j (Σ_{l≥k} W_lij)·y_j[d_{k−1}:d_k] − (Σ_{l≥k} scale·t_li / ‖x_i[:d_l]‖²)·x_i[d_{k−1}:d_k]
+//   grad_scale = Σ_ki t_ki
+//
+// and grad_y likewise with u. The products with W cost as much as those of the longest prefix alone, because each
+// segment of the width meets the sum over the prefixes that hold it. Never stored: the matrices; one block of W for
+// each prefix rests in scratch memory. Loop order: as forward, then the prefixes from the longest. Precision: as
+// forward; exponents of at most 0; a target's entry is formed in float64, and sums of G·cos beyond a block too.
+#pragma once
+
+#include "prefix_similarity.h"
+
+namespace mmcore {
+namespace {
+
+// What G needs of one side of one prefix, padded to whole blocks.
+struct PrefixTerms {
+  std::vector<float> lse_high, lse_low, weight;  // log2(e)·lse in two parts; the upstream gradient
+  std::vector<float> factor;                     // weight·2^(shift − log2(e)·lse)
+  std::vector<char> is_trusted;                  // whether `factor` may be used: as in the backward without prefixes
+
+  PrefixTerms(const double* lse, const double* weights, Index count, const PrefixShift& shift) : is_trusted(count, 1) {
+    const Index padded = round_up(count, kBlock) + kBlock;
+    lse_high.assign(padded, kInfinity);  // exp(−∞) = 0
+    for (auto* terms : {&lse_low, &weight, &factor}) terms->resize(padded);
+    for (Index i = 0; i < count; ++i) {
+      if (lse[i] == kMinusInfinity) continue;
+      const double level = lse[i] * kLog2E;
+      const Split split(level);
+      lse_high[i] = split.high;
+      lse_low[i] = split.low;
+      weight[i] = static_cast<float>(weights[i]);
+      if (weights[i] == 0) continue;
+      factor[i] = static_cast<float>(weights[i] * std::exp2(shift.value - level));
+      is_trusted[i] =
+          shift.is_usable() && shift.value - level <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
+    }
+  }
+
+  bool trusts(Range range) const {
+    for (Index i = range.begin; i < range.end; ++i)
+      if (!is_trusted[i]) return false;
+    return true;
+  }
+};
+
+// Epilogue of one block and prefix: products in, W out.
+struct StorePrefixGradient {
+  const Prefixes& prefixes;
+  const PairMasks& masks;
+  const PrefixStatistics &statistics, &upstream;
+  std::vector<std::vector<double>>&row_cosines, &col_cosines;  // t and u
+  float rounder;                                               // with the shift
+  std::size_t prefix = 0;
+  PrefixView view{};
+  const PrefixTerms *row_terms = nullptr, *col_terms = nullptr;
+  bool is_exact = false;  // one exp for each term of G, instead of one for both
+  Block block{};
+  const float* products = nullptr;
+  float* out = nullptr;
+  BlockSums sums{};  // of G·cos
+
+  void operator()(Index row, Index column) {
+    is_exact ? store_tile<true>(row, column) : store_tile<false>(row, column);
+  }
+
+ private:
+  template <bool kIsExact>
+  void store_tile(Index row, Index column) {
+    const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    Vec col_total[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r) {
+      const Index i = block.rows.begin + row + r;
+      const double inverse = prefixes.rows.inverse[prefix][i];
+      const float inverse_norm = static_cast<float>(inverse),
+                  scaled = static_cast<float>(prefixes.matrix.scale * inverse);
+      float* tile = out + (row + r) * kBlockStride + column;
+      Vec row_total{};
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index j = first + v * kLanes;
+        const NormedProduct normed = view.normed(load(products + (row + r) * kBlockStride + column + v * kLanes), j);
+        const Vec g = counted(gradient<kIsExact>(normed, i, j), masks, i, j, block);
+        store(tile + v * kLanes, g * load(view.norm_high + j) * scaled);
+        const Vec of_cosine = g * normed.value;
+        row_total += of_cosine;
+        col_total[v] += of_cosine * inverse_norm;
+      }
+      BlockSums::add(sums.row + (row + r) * kLanes, row_total * inverse_norm);
+      const Index lane = masks.target_lane(i, first);
+      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
+    }
+    for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
+  }
+
+  template <bool kIsExact>
+  Vec gradient(const NormedProduct& normed, Index i, Index j) const {
+    if constexpr (!kIsExact) {
+      const Vec factors = load(col_terms->factor.data() + j) + row_terms->factor[i];
+      return view.exponential(normed, i, broadcast(rounder)) * factors;
+    }
+    const Vec of_row = softmax(normed, i, broadcast(row_terms->lse_high[i]), broadcast(row_terms->lse_low[i]));
+    const Vec of_col = softmax(normed, i, load(col_terms->lse_high.data() + j), load(col_terms->lse_low.data() + j));
+    return of_row * row_terms->weight[i] + of_col * load(col_terms->weight.data() + j);
+  }
+
+  // exp(s − lse)
+  Vec softmax(const NormedProduct& normed, Index i, Vec lse_high, Vec lse_low) const {
+    const Vec high = broadcast(view.a_high[i]);
+    const Vec rest = multiply_add(normed.value, broadcast(view.a_low[i]), normed.rest * high);
+    return exp2(multiply_add(normed.value, high, -lse_high) + (rest - lse_low));
+  }
+
+  // W where j is the target of i.
+  float target_gradient(Index i, Index j) const {
+    const Index rows = prefixes.matrix.x.rows, columns = prefixes.matrix.y.rows;
+    const Index at_row = prefix * rows + i, at_col = prefix * columns + j;
+    const double logit = statistics.row_pos[at_row], cosine = prefixes.cosines[prefix][i];
+    const double g = upstream.row_lse[at_row] * std::exp(logit - statistics.row_lse[at_row]) +
+                     upstream.col_lse[at_col] * std::exp(logit - statistics.col_lse[at_col]) + upstream.row_pos[at_row];
+    row_cosines[prefix][i] += g * cosine;
+    col_cosines[prefix][j] += g * cosine;
+    return static_cast<float>(prefixes.matrix.scale * g * prefixes.rows.inverse[prefix][i] *
+                              prefixes.columns.inverse[prefix][j]);
+  }
+};
+
+template <class A>
+class PrefixBackward {
+ public:
+  PrefixBackward(const PrefixInputs& inputs, const PrefixStatistics& statistics, const PrefixStatistics& upstream,
+                 Kept kept, int threads)
+      : prefixes_(inputs, threads),
+        matrix_(inputs.matrix),
+        statistics_(statistics),
+        upstream_(upstream),
+        kept_(kept),
+        threads_(threads),
+        masks_(inputs.matrix),
+        shift_(inputs.matrix.scale),
+        row_cosines_(prefixes_.count, std::vector<double>(matrix_.x.rows)),
+        col_cosines_(prefixes_.count, std::vector<double>(matrix_.y.rows)) {
+    const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
+    for (std::size_t k = 0; k < prefixes_.count; ++k) {
+      row_terms_.emplace_back(statistics.row_lse + k * rows, upstream.row_lse + k * rows, rows, shift_);
+      col_terms_.emplace_back(statistics.col_lse + k * columns, upstream.col_lse + k * columns, columns, shift_);
+    }
+  }
+
+  void run(SimilarityGradients& gradients) {
+    const BlockGrid grid(matrix_, threads_);
+    const KeptBlocks<A> kept(kept_, grid, threads_);
+    Scratch scratch(prefixes_.floats<A>(grid, true), threads_);
+    grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      Carver carver(scratch.of_thread(thread));
+      std::vector<BlockScratch<A>> segments = prefixes_.scratch<A>(carver, grid, true);
+      float* products = carver.take(kBlockFloats);
+      StorePrefixGradient epilogue{prefixes_,    masks_,       statistics_,     upstream_,
+                                   row_cosines_, col_cosines_, shift_.rounder()};
+      const auto pack_rows = [&](Range rows) {
+        for (auto& segment : segments) segment.pack_chunk(rows);
+      };
+      const auto pack_columns = [&](Range columns) {
+        for (auto& segment : segments) segment.pack_columns_block(columns);
+      };
+      walk_blocks(grid, row_stripe, column_stripe, pack_rows, pack_columns, [&](const Block& block) {
+        form_gradients(block, kept, segments, products, epilogue);
+        add_gradients(block, segments, gradients);
+      });
+    });
+    finish(gradients.x, matrix_.x, prefixes_.rows, row_cosines_);
+    finish(gradients.y, matrix_.y, prefixes_.columns, col_cosines_);
+    for (const auto& of_prefix : row_cosines_)
+      for (double of_row : of_prefix) gradients.scale += of_row;
+  }
+
+ private:
+  // W of every prefix into the numbers of its segment.
+  void form_gradients(const Block& block, const KeptBlocks<A>& kept, std::vector<BlockScratch<A>>& segments,
+                      float* products, StorePrefixGradient& epilogue) {
+    epilogue.block = block;
+    for (std::size_t k = 0; k < prefixes_.count; ++k) {
+      const float* place = k + 1 == prefixes_.count && kept.are_there() ? kept.of(block) : nullptr;
+      epilogue.prefix = k;
+      epilogue.view = prefixes_.view(k);
+      epilogue.row_terms = &row_terms_[k];
+      epilogue.col_terms = &col_terms_[k];
+      epilogue.is_exact = !row_terms_[k].trusts(block.rows) || !col_terms_[k].trusts(block.columns);
+      epilogue.products = place == nullptr ? products : place;
+      epilogue.out = segments[k].numbers;
+      epilogue.sums.clear();
+      if (place == nullptr) {
+        segments[k].multiply(block, products, epilogue, k > 0);
+      } else {
+        for (Index column = 0; column < block.columns.size(); column += kTileColumns)
+          for (Index row = 0; row < block.rows.size(); row += kTileRows) epilogue(row, column);
+      }
+      epilogue.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
+    }
+  }
+
+  // From the longest prefix: each segment meets the sum of those that hold it.
+  void add_gradients(const Block& block, std::vector<BlockScratch<A>>& segments, const SimilarityGradients& gradients) {
+    for (std::size_t k = prefixes_.count; k-- > 0;) {
+      float* numbers = segments[k].numbers;
+      for (Index r = 0; k + 1 < prefixes_.count && r < block.rows.size(); ++r)
+        for (Index c = 0; c < block.columns.size(); ++c)
+          numbers[r * kBlockStride + c] += segments[k + 1].numbers[r * kBlockStride + c];
+      SimilarityGradients of_segment;
+      of_segment.x = segment_of(gradients.x, k);
+      of_segment.y = segment_of(gradients.y, k);
+      segments[k].add_gradients(block, numbers, of_segment);
+    }
+  }
+
+  MutableMatrix segment_of(MutableMatrix gradient, std::size_t k) const {
+    if (gradient.data == nullptr) return gradient;
+    gradient.data += prefixes_.begin(k);
+    gradient.columns = prefixes_.inputs.ends[k] - prefixes_.begin(k);
+    return gradient;
+  }
+
+  // What changing a prefix's norm takes from the gradient.
+  void finish(MutableMatrix gradient, const AnyMatrix& features, const PrefixNorms& norms,
+              const std::vector<std::vector<double>>& cosines) const {
+    if (gradient.data == nullptr) return;
+    visit_dtype(features, [&](auto m) {
+      for_each_stripe(threads_, m.rows, 1, [&](Range rows, int) {
+        for (Index i = rows.begin; i < rows.end; ++i) {
+          double along = 0;
+          for (std::size_t k = prefixes_.count; k-- > 0;) {
+            const double inverse = norms.inverse[k][i];
+            if (!norms.is_clamped(k, i)) along += matrix_.scale * cosines[k][i] * inverse * inverse;
+            for (Index c = prefixes_.begin(k); c < prefixes_.inputs.ends[k]; ++c)
+              gradient.row(i)[c] -= static_cast<float>(along * widen(m.row(i)[c]));
+          }
+        }
+      });
+    });
+  }
+
+  Prefixes prefixes_;
+  const SimilarityInputs& matrix_;
+  PrefixStatistics statistics_, upstream_;
+  Kept kept_;
+  int threads_;
+  PairMasks masks_;
+  PrefixShift shift_;
+  std::vector<PrefixTerms> row_terms_, col_terms_;
+  std::vector<std::vector<double>> row_cosines_, col_cosines_;  // t and u of every prefix
+};
+
+void prefix_similarity_backward(const PrefixInputs& inputs, const PrefixStatistics& statistics,
+                                const PrefixStatistics& upstream, Kept kept, SimilarityGradients& gradients,
+                                int threads) {
+  if (inputs.matrix.multiplies_bfloat16) {
+    PrefixBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
+  } else {
+    PrefixBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);
+  }
+}
+
+}  // namespace
+}  // namespace mmcore

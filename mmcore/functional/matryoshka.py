@@ -1,0 +1,146 @@
+"""Objectives of prefixes of the features, which are features of their own: Matryoshka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import choose, kept_products, selected
+from mmcore.backends.workspace import current
+from mmcore.functional import arguments as check
+from mmcore.functional.precision import multiplies_bfloat16
+from mmcore.functional.projection import l2_normalize
+from mmcore.functional.reductions import as_loss
+from mmcore.functional.similarity import as_multiplied, needs_backward
+
+Objective = Callable[..., Tensor]
+EPS = 1e-12
+
+
+def matryoshka_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    dims: Sequence[int],
+    *,
+    weights: Sequence[float] | None = None,
+    group: Tensor | None = None,
+    objective: Objective | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Matryoshka: the loss of CLIP, or another, of several prefixes of the features at once.
+
+    Equivalent, without ever storing a matrix of logits, to ::
+
+        sum(
+            w * clip_loss(F.normalize(x[:, :d]), F.normalize(y[:, :d]), scale, group=group)
+            for d, w in zip(dims, weights)
+        )
+
+    Args:
+        x: (N, D), any floating-point dtype, normalised or not: each prefix is normalised anew, as
+            it will be where it is used.
+        y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
+        scale: a number or a one-element tensor: the inverse temperature of every prefix.
+        dims: widths of the prefixes, ascending, from 1 to D.
+        weights: of each prefix, at least 0 and not all 0; default 1.
+        group: (N,) int64, as in `clip_loss`; without an `objective` only.
+        objective: a function of (x, y, scale, backend=...) in place of the loss of CLIP. The
+            prefixes are then taken one after the other.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): a weighted sum, as in the paper.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`; `x` and `y` differ in their rows; dims do
+            not ascend or leave [1, D]; weights are of another number, below 0 or all 0.
+
+    Memory:
+        As `softmax_similarity`, 16·K·(N + M) bytes for K prefixes, and a block of the matrix per
+        prefix and thread. The CPU's kernel walks the matrix once: products over the depth serve
+        every prefix on the way, and gradients of prefixes are added up before they are multiplied,
+        so that K prefixes cost little more than the longest. Elsewhere prefixes are taken one after
+        the other, with a normalised copy of one at a time.
+
+    Reference:
+        Kusupati et al., Matryoshka Representation Learning, 2022, https://arxiv.org/abs/2205.13147
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = torch.randn(4, 16), torch.randn(4, 16)
+        >>> mmcore.functional.matryoshka_loss(x, y, 20.0, dims=(4, 8, 16)).shape
+        torch.Size([])
+    """
+    check.check_features(x, y)
+    check.check_same_rows("y", y, x)
+    weight_of = _checked_weights(dims, weights, x)
+    if objective is not None:
+        if group is not None:
+            raise ValueError("group must be None where an objective is given")
+        losses = [
+            objective(
+                l2_normalize(x[:, :end], backend=backend),
+                l2_normalize(y[:, :end], backend=backend),
+                scale,
+                backend=backend,
+            ).double()
+            for end in dims
+        ]
+    else:
+        losses = _clip_losses(x, y, scale, dims, group, backend)
+    total = torch.zeros((), dtype=torch.float64, device=x.device)
+    for weight, loss in zip(weight_of, losses, strict=True):
+        total = total + weight * loss
+    return as_loss(total, x)
+
+
+def _clip_losses(
+    x: Tensor, y: Tensor, scale: float | Tensor, dims: Sequence[int], group: Tensor | None,
+    backend: str | None,
+) -> list[Tensor]:  # fmt: skip
+    """The loss of CLIP of every prefix, float64."""
+    scale = check.as_scalar("scale", scale, x)
+    if group is not None:
+        check.check_indices("group", group, x.shape[0], "x", x)
+    backend = selected(backend)
+    queries, keys = as_multiplied(x, y)
+    kept_size = 0
+    if needs_backward(x, y, scale):
+        workspace = current(x.device.type)
+        kept_size = kept_products(choose(backend, x), workspace, x.shape[0], y.shape[0])
+    target = torch.arange(x.shape[0], device=x.device)
+    row_lse, col_lse, row_pos, *_ = torch.ops.mmcore.prefix_similarity(
+        queries, keys, scale, list(dims), EPS, target, group, group, multiplies_bfloat16(queries),
+        kept_size, backend,
+    )  # fmt: skip
+    losses: list[Tensor] = list(((row_lse + col_lse) / 2 - row_pos).mean(1))
+    return losses
+
+
+def _checked_weights(
+    dims: Sequence[int], weights: Sequence[float] | None, x: Tensor
+) -> Sequence[float]:
+    before = 0
+    for end in dims:
+        if isinstance(end, bool) or not isinstance(end, int):
+            raise TypeError(f"dims must be whole numbers, got {type(end).__name__}")
+        if not before < end <= x.shape[1]:
+            raise ValueError(
+                f"dims must ascend from 1 to at most the {x.shape[1]} columns of x, "
+                f"got {tuple(dims)}"
+            )
+        before = end
+    if before == 0:
+        raise ValueError("dims must name at least one prefix, got none")
+    if weights is None:
+        return [1.0] * len(dims)
+    if len(weights) != len(dims):
+        raise ValueError(f"weights must be {len(dims)}, one for each of dims, got {len(weights)}")
+    for weight in weights:
+        check.check_not_negative("weights", weight)
+    if not any(weights):
+        raise ValueError(f"weights must be above 0 for at least one of dims, got {tuple(weights)}")
+    return weights

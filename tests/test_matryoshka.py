@@ -1,0 +1,154 @@
+"""matryoshka_loss: every prefix as if it were alone, and what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from objective_cases import ROWS, check, draws, every_kind, masked, unit_rows
+from torch import Tensor
+
+import mmcore
+from mmcore.functional import clip_loss, matryoshka_loss, siglip_loss
+
+DIMS = (3, 8, 17, 24)
+WEIGHTS = (1.0, 0.5, 0.0, 2.0)
+
+
+def clip(x: Tensor, y: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
+    logits = scale * (x @ y.T)
+    logits = logits if same is None else masked(logits, ~same)
+    target = torch.arange(len(x))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def plain(x: Tensor, y: Tensor, scale: Tensor, objective: Callable[..., Tensor] = clip) -> Tensor:
+    total = x.new_zeros(())
+    for end, weight in zip(DIMS, WEIGHTS, strict=True):
+        sides = (F.normalize(z[:, :end], dim=1) for z in (x, y))
+        total = total + weight * objective(*sides, scale)
+    return total
+
+
+def some_draws(backend: str, kind: str) -> list[list[Tensor]]:
+    """Triton has no kernel of its own here, and its interpreter takes long."""
+    return draws(kind, (14.0,))[:3] if backend == "triton" else draws(kind)
+
+
+def any_order() -> Tensor:
+    """Of the columns by which each prefix is longer than the one before it."""
+    begins = (0, *DIMS)
+    parts = zip(begins, DIMS, strict=False)
+    return torch.cat([begin + torch.randperm(end - begin) for begin, end in parts])
+
+
+@pytest.mark.parametrize(
+    ("kind", "workspace"), [("random", 0), ("duplicates", 10**6), ("near", 10**9)]
+)
+def test_every_prefix_counts(backend: str, kind: str, workspace: int) -> None:
+    with mmcore.workspace(workspace):
+        check(
+            lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS),
+            plain,
+            some_draws(backend, kind),
+            any_order,
+        )
+
+
+@every_kind
+def test_equal_captions_are_no_negatives(backend: str, kind: str) -> None:
+    group = torch.randint(-1, 12, (ROWS,))
+    same = (group[:, None] == group) & (group[:, None] >= 0) & ~torch.eye(ROWS, dtype=torch.bool)
+    check(
+        lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS, group=group),
+        lambda *a: plain(*a, objective=lambda x, y, s: clip(x, y, s, same)),
+        some_draws(backend, kind),
+        any_order,
+    )
+
+
+def test_an_objective_of_ones_own(backend: str) -> None:
+    x, y = (unit_rows().requires_grad_() for _ in range(2))
+    ours = matryoshka_loss(
+        x, y, 5.0, DIMS, weights=WEIGHTS,
+        objective=lambda x, y, scale, backend: siglip_loss(x, y, scale, -5.0, backend=backend),
+    )  # fmt: skip
+    torch.testing.assert_close(
+        ours, plain(x, y, torch.tensor(5.0), lambda *a: siglip_loss(*a, -5.0))
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 13, 200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sizes_and_dtypes(backend: str, rows: int, dtype: torch.dtype) -> None:
+    """Beside one call a prefix, whose arithmetic is tested elsewhere."""
+    x, y = (torch.randn(rows, 70)[:, ::2].to(dtype).requires_grad_() for _ in range(2))
+    scale, dims = torch.tensor(20.0, requires_grad=True), (4, 16, 35)
+    one_by_one = matryoshka_loss(x, y, scale, dims, objective=clip_loss)
+    together = matryoshka_loss(x, y, scale, dims)
+    tolerance = (
+        {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    )
+    torch.testing.assert_close(together, one_by_one, **tolerance)
+    found, expected = (torch.autograd.grad(loss, (x, y, scale)) for loss in (together, one_by_one))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == other.dtype
+        largest = max(other.abs().max().item(), 1e-6)
+        torch.testing.assert_close(one / largest, other / largest, **tolerance)
+
+
+def test_rows_far_below_the_bound_and_scales_beyond_it(backend: str) -> None:
+    """Where one shift for all exponents does not do."""
+    x = F.normalize(torch.randn(40, 24), dim=1)
+    for y, scale in ((-x + 0.01 * torch.randn(40, 24), 100.0), (x.roll(1, 0), 1e4)):
+        inputs = [[x, y, torch.tensor(scale)]]
+        check(lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS), plain, inputs, any_order)
+
+
+def test_zero_rows_and_nan(backend: str) -> None:
+    x, y = unit_rows(), unit_rows()
+    x[3], x[5, :3] = 0, 0
+    inputs = [x.requires_grad_(), y.requires_grad_()]
+    found = torch.autograd.grad(matryoshka_loss(x, y, 5.0, DIMS), inputs)
+    assert all(torch.isfinite(gradient).all() for gradient in found)
+    with torch.no_grad():
+        x[7, 20] = torch.nan
+    assert matryoshka_loss(x, y, 5.0, (4, 8)).isfinite()
+    assert matryoshka_loss(x, y, 5.0, (4, 24)).isnan()
+
+
+X, Y = unit_rows(), unit_rows()
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: matryoshka_loss(X, Y, 5.0, (8, 4)), ValueError, "dims must ascend from 1 to at most the 24 columns of x, got (8, 4)"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (8, 25)), ValueError, "dims must ascend from 1 to at most the 24 columns of x, got (8, 25)"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (0, 8)), ValueError, "dims must ascend from 1"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (8, 8)), ValueError, "dims must ascend from 1"),
+    (lambda: matryoshka_loss(X, Y, 5.0, ()), ValueError, "dims must name at least one prefix, got none"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4.0,)), TypeError, "dims must be whole numbers, got float"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4, 8), weights=(1.0,)), ValueError, "weights must be 2, one for each of dims, got 1"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4, 8), weights=(1.0, -1.0)), ValueError, "weights must be finite and at least 0, got -1.0"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4, 8), weights=(0.0, 0.0)), ValueError, "weights must be above 0 for at least one of dims, got (0.0, 0.0)"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4,), group=torch.arange(5)), ValueError, "group must have shape (60,)"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4,), group=torch.arange(60), objective=clip_loss), ValueError, "group must be None where an objective is given"),
+    (lambda: matryoshka_loss(X, Y[:9], 5.0, (4,)), ValueError, "y must have 60 rows to match x, got 9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_what_is_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_it_compiles_to_one_graph() -> None:
+    torch.compiler.reset()
+    x, y = X.clone().requires_grad_(), Y
+    compiled = torch.compile(matryoshka_loss, fullgraph=True, backend="aot_eager")(x, y, 5.0, DIMS)
+    eager = matryoshka_loss(x, y, 5.0, DIMS)
+    assert torch.equal(compiled, eager)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (compiled, eager)))
