@@ -125,11 +125,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         >>> round(mmcore.metrics.linear_cka(x, 3 * x.flip(1)).item(), 6)
         1.0
     """
-    for name, value in (("x", x), ("y", y)):
-        check.check_matrix(name, value)
-        check.check_rows(name, value)
-    check.check_matches("y", y, x)
-    check.check_same_rows("y", y, x)
+    check.check_pairs(x, y)
     of_x, of_y = _mean(x), _mean(y)
     across = _centred_product(x, y, of_x, of_y).square().sum()
     own = [_centred_product(z, z, mean, mean).norm() for z, mean in ((x, of_x), (y, of_y))]

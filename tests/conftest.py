@@ -14,9 +14,10 @@ if not IS_GPU:
 
 import pytest
 import torch
+from objective_cases import WIDTH
 
 import mmcore
-from mmcore.backends import cpu
+from mmcore.backends import cpu, gram
 
 if not IS_GPU and find_spec("triton") is not None:
     import interpreter_rounding
@@ -87,6 +88,12 @@ def machine(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def several_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gram matrices 50 rows at a time, where there are as many columns as `objective_cases` has."""
+    monkeypatch.setattr(gram, "SLAB_BYTES", 4 * WIDTH * 50)
 
 
 @pytest.fixture

@@ -46,6 +46,16 @@ class ProjectionCall(NamedTuple):
         return self.x, self.weight, self.bias, self.norm_weight, self.norm_bias
 
 
+class GramCall(NamedTuple):
+    """Sums over rows of products of columns of one side or two, and which of them are wanted."""
+
+    x: Tensor
+    y: Tensor | None
+    x_mean: Tensor | None
+    y_mean: Tensor | None
+    parts: Sequence[bool]
+
+
 def as_inputs(
     values: Sequence[Tensor | None], likes: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> tuple[Tensor, ...]:

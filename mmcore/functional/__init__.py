@@ -2,6 +2,7 @@
 
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
 from mmcore.functional.geometry import alignment_loss, uniformity_loss
+from mmcore.functional.gram import gram
 from mmcore.functional.hard_negatives import hard_negative_loss
 from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss, symile_loss
@@ -23,6 +24,7 @@ __all__ = [
     "alignment_loss",
     "clip_loss",
     "dcl_loss",
+    "gram",
     "hard_negative_loss",
     "info_nce_loss",
     "l2_normalize",

@@ -78,6 +78,21 @@ def check_features(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -
     check_matches(y_name, y, x, x_name)
 
 
+def check_pairs(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> None:
+    """Two matrices whose rows belong together: same rows, dtype and device, widths of their own."""
+    for name, value in ((x_name, x), (y_name, y)):
+        check_matrix(name, value)
+        check_rows(name, value)
+    check_matches(y_name, y, x, x_name)
+    check_same_rows(y_name, y, x, x_name)
+
+
+def check_several_rows(name: str, value: Tensor) -> None:
+    """`value` has at least two rows, without which nothing varies."""
+    if value.shape[0] < 2:
+        raise ValueError(f"{name} must have at least 2 rows, got {value.shape[0]}")
+
+
 def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
     """An optional vector of `size` numbers on the device of `x`, in its dtype or in float32."""
     if value is None:
@@ -129,6 +144,14 @@ def check_not_negative(name: str, value: float) -> None:
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def check_count(name: str, value: int, most: int) -> None:
+    """`value` is an integer from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be from 1 to {most}, got {value}")
 
 
 def check_flag(name: str, value: bool) -> None:

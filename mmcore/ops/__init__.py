@@ -5,6 +5,7 @@ fakes), autograd, backends.
 """
 
 from mmcore.ops import (
+    gram,
     l2_normalize,
     prefix_similarity,
     project,
@@ -13,6 +14,7 @@ from mmcore.ops import (
 )
 
 __all__ = [
+    "gram",
     "l2_normalize",
     "prefix_similarity",
     "project",

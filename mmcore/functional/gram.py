@@ -1,0 +1,96 @@
+"""Sums over rows of products of columns: what D×D objectives are composed of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import selected
+from mmcore.functional import arguments as check
+
+
+class Sums(NamedTuple):
+    """Products of columns, summed over rows; empty where they were not asked for."""
+
+    xx: Tensor
+    """(D, D), float32 or float64."""
+    xy: Tensor
+    """(D, E)."""
+    yy: Tensor
+    """(E, E)."""
+    diagonals: Tensor
+    """(3, D) float64: the diagonals of xx, xy and yy."""
+
+
+def gram(
+    x: Tensor, y: Tensor | None = None, *, centred: bool = False, backend: str | None = None
+) -> Tensor:
+    """Gram matrix of columns: sums over rows of products of features, of one side or of two.
+
+    Equivalent to ::
+
+        x, y = x.float(), y.float()
+        x, y = x - x.mean(0), y - y.mean(0)  # centred=True
+        x.T @ y
+
+    Args:
+        x: (N, D), any floating-point dtype.
+        y: (N, E), in the dtype of `x`; row i of both belong together. None: `x` itself.
+        centred: whether each column's mean is taken off first. Divided by N − 1, the result is then
+            the covariance.
+        backend: see `mmcore.backend`. All are the same torch operations.
+
+    Returns:
+        (D, E), float32 (float64 for float64 inputs), for 16-bit inputs too. Autocast leaves it
+        alone; products of float32 numbers are as ``torch.get_float32_matmul_precision()`` says.
+
+    Raises:
+        TypeError, ValueError: dtypes, devices or rows do not fit together.
+
+    Memory:
+        The result, and 8 MiB or the size of the result at a time of centred or widened rows, N·D of
+        them never. Gradients are rounded once, to the dtype of their input.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = torch.randn(100, 4)
+        >>> covariance = mmcore.functional.gram(x, centred=True) / 99
+        >>> torch.allclose(covariance, x.T.cov(), atol=1e-6)
+        True
+    """
+    check.check_matrix("x", x)
+    check.check_rows("x", x)
+    check.check_flag("centred", centred)
+    if y is None:
+        return sums_of(x, None, centred, backend, xx=True).xx
+    check.check_pairs(x, y)
+    return sums_of(x, y, centred, backend, xy=True).xy
+
+
+def sums_of(
+    x: Tensor,
+    y: Tensor | None,
+    centred: bool,
+    backend: str | None,
+    *,
+    xx: bool = False,
+    xy: bool = False,
+    yy: bool = False,
+    diagonals: bool = False,
+) -> Sums:
+    """Those of checked sides, in one call, so that their gradients are rounded together."""
+    backend = selected(backend)
+    means = [
+        torch.ops.mmcore.column_mean(side.detach(), backend)
+        if centred and side is not None
+        else None
+        for side in (x, y)
+    ]
+    return Sums(*torch.ops.mmcore.gram(x, y, *means, [xx, xy, yy, diagonals], backend))
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """The square matrix with zeros on its diagonal."""
+    return matrix - torch.diag(matrix.diagonal())
