@@ -30,7 +30,8 @@ test-peers: $(VENV)/.peers
 
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
-	softmax_pairs.py objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py)
+	softmax_pairs.py objectives.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py \
+	projection_dtypes.py extremes.py contracts.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
 test-gpu:

@@ -1,6 +1,8 @@
 """What a call means: documentation, argument checks, and objectives composed from the ops."""
 
+from mmcore.functional.consistency import cyclip_loss
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
+from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
 from mmcore.functional.geometry import alignment_loss, uniformity_loss
 from mmcore.functional.gram import gram
 from mmcore.functional.hard_negatives import hard_negative_loss
@@ -8,6 +10,7 @@ from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss, symile_loss
 from mmcore.functional.projection import l2_normalize, project
 from mmcore.functional.ranking import multiple_negatives_ranking_loss
+from mmcore.functional.redundancy import barlow_twins_loss, soft_cca_loss, vicreg_loss
 from mmcore.functional.sigmoid import siglip_loss
 from mmcore.functional.similarity import (
     SigmoidSums,
@@ -22,7 +25,12 @@ __all__ = [
     "SigmoidSums",
     "SoftmaxStatistics",
     "alignment_loss",
+    "barlow_twins_loss",
+    "cca_loss",
+    "cka_loss",
     "clip_loss",
+    "coral_loss",
+    "cyclip_loss",
     "dcl_loss",
     "gram",
     "hard_negative_loss",
@@ -36,9 +44,11 @@ __all__ = [
     "project",
     "siglip_loss",
     "sigmoid_similarity",
+    "soft_cca_loss",
     "softmax_similarity",
     "sup_con_loss",
     "symile_loss",
     "unicl_loss",
     "uniformity_loss",
+    "vicreg_loss",
 ]

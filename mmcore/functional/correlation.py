@@ -1,0 +1,164 @@
+"""Objectives on covariances of two sides: CCA, CORAL, CKA."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcore.functional import arguments as check
+from mmcore.functional.gram import gram, sums_of
+from mmcore.functional.reductions import as_loss
+
+
+def cca_loss(
+    x: Tensor,
+    y: Tensor,
+    *,
+    components: int | None = None,
+    regularization: float = 1e-4,
+    backend: str | None = None,
+) -> Tensor:
+    """Deep CCA: minus the sum of the largest canonical correlations of two sides.
+
+    Equivalent, with D×D algebra in float64, to ::
+
+        x, y = x - x.mean(0), y - y.mean(0)
+        left = torch.linalg.cholesky(x.T @ x / (N - 1) + regularization * torch.eye(D))
+        right = torch.linalg.cholesky(y.T @ y / (N - 1) + regularization * torch.eye(E))
+        whitened = left.inverse() @ (x.T @ y / (N - 1)) @ right.inverse().T
+        -torch.linalg.svdvals(whitened)[:components].sum()
+
+    Args:
+        x: (N, D), any floating-point dtype, not normalised. N ≥ 2, and several times D: of fewer
+            rows than columns every correlation is near 1.
+        y: (N, E), in the dtype of `x`; row i of both belong together; E need not be D.
+        components: how many correlations are summed, from 1 to min(D, E); None: all.
+        regularization: above 0, added to the diagonals of both covariances.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs), from −components to 0. A column that is constant
+        has correlation 0 with all. Where correlations are 0, or where the last one that is summed
+        equals the next, the gradient is one of several.
+
+    Raises:
+        TypeError, ValueError: dtypes, devices or rows do not fit together, there are fewer than 2
+            rows, or an option is out of its range. torch.linalg.LinAlgError: a feature is NaN or
+            inf, or `regularization` is below the rounding of the covariances, 1e-7 of their
+            largest, where there are fewer rows than columns.
+
+    Memory:
+        O((D + E)²), and as `gram`.
+
+    Reference:
+        Andrew et al., Deep Canonical Correlation Analysis, 2013,
+        https://proceedings.mlr.press/v28/andrew13.html
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = torch.randn(100, 4)
+        >>> loss = mmcore.functional.cca_loss(x, 3 * x.flip(1), components=2)
+        >>> round(loss.item(), 2)
+        -2.0
+    """
+    check.check_pairs(x, y)
+    check.check_several_rows("x", x)
+    check.check_positive("regularization", regularization)
+    most = min(x.shape[1], y.shape[1])
+    if components is not None:
+        check.check_count("components", components, most)
+    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
+    xx, xy, yy = (matrix.double() / (x.shape[0] - 1) for matrix in sums[:3])
+    left, right = (
+        torch.linalg.cholesky(matrix + regularization * _identity(matrix)) for matrix in (xx, yy)
+    )
+    whitened = torch.linalg.solve_triangular(left, xy, upper=False)
+    whitened = torch.linalg.solve_triangular(right.T, whitened, upper=True, left=False)
+    return as_loss(-torch.linalg.svdvals(whitened)[:components].sum(), x)
+
+
+def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    """Deep CORAL: squared distance of the covariances of two sides, rows of which are no pairs.
+
+    Equivalent to ``(x.T.cov() - y.T.cov()).square().sum() / (4 * D**2)``.
+
+    Args:
+        x: (N, D), any floating-point dtype, such as the features of the source domain. N ≥ 2.
+        y: (M, D), in the dtype of `x`, such as those of the target domain. M ≥ 2, and need not be
+            N.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs).
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or devices do not fit together, or a side has fewer
+            than 2 rows.
+
+    Memory:
+        O(D²), and as `gram`.
+
+    Reference:
+        Sun and Saenko, Deep CORAL, 2016, https://arxiv.org/abs/1607.01719
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = torch.randn(100, 8), 2 * torch.randn(60, 8)
+        >>> mmcore.functional.coral_loss(x, y).shape
+        torch.Size([])
+    """
+    check.check_features(x, y)
+    check.check_several_rows("x", x)
+    check.check_several_rows("y", y)
+    covariances = [gram(z, centred=True, backend=backend) / (z.shape[0] - 1) for z in (x, y)]
+    distance = (covariances[0] - covariances[1]).square().sum()
+    return as_loss(distance / (4 * x.shape[1] ** 2), x)
+
+
+def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+    """1 − CKA with a linear kernel: whether both sides place the same things alike.
+
+    Equivalent to ::
+
+        x, y = x - x.mean(0), y - y.mean(0)
+        1 - (x.T @ y).norm().square() / ((x.T @ x).norm() * (y.T @ y).norm())
+
+    `mmcore.metrics.linear_cka` is the same number, taken from 1, with float64 sums and without a
+    gradient.
+
+    Args:
+        x: (N, D), any floating-point dtype.
+        y: (N, E), in the dtype of `x`; row i of both is of the same thing; E need not be D.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): from 0, which is reached by rotations and
+        scalings, to 1. Where all rows of a side are equal it is 1, with gradient 0.
+
+    Raises:
+        TypeError, ValueError: dtypes, devices or rows do not fit together.
+
+    Memory:
+        O((D + E)²), and as `gram`, instead of the kernels' O(N²).
+
+    Reference:
+        Kornblith et al., Similarity of Neural Network Representations Revisited, 2019,
+        https://arxiv.org/abs/1905.00414
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = torch.randn(100, 8)
+        >>> abs(mmcore.functional.cka_loss(x, 3 * x.flip(1)).item()) < 1e-6
+        True
+    """
+    check.check_pairs(x, y)
+    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
+    of_xx, of_xy, of_yy = (matrix.double().square().sum() for matrix in sums[:3])
+    own = of_xx * of_yy
+    is_there = own > 0
+    alike = torch.where(is_there, of_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
+    return as_loss(1 - alike, x)
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(len(like), dtype=like.dtype, device=like.device)
