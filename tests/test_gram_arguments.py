@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,12 +20,12 @@ from mmcore.functional import gram
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "barlow": functional.barlow_twins_loss,
     "vicreg": functional.vicreg_loss,
-    "soft_cca": lambda x, y: functional.soft_cca_loss(x, y, decorrelation_weight=0.1),
+    "soft_cca": partial(functional.soft_cca_loss, decorrelation_weight=0.1),
     "cca": functional.cca_loss,
     "coral": functional.coral_loss,
     "cka": functional.cka_loss,
     "cyclip": functional.cyclip_loss,
-    "gram": lambda x, y: gram(x, y, centred=True).sum(),
+    "gram": lambda x, y, **options: gram(x, y, centred=True, **options).sum(),
 }
 
 
@@ -57,6 +58,20 @@ def test_constant_columns_have_finite_gradients(backend: str, name: str) -> None
     loss = LOSSES[name](x, y)
     assert loss.isfinite()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, [x, y]))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_changes_nothing(name: str) -> None:
+    x, y = features("random")
+    with torch.autocast(x.device.type, torch.bfloat16):
+        inside = LOSSES[name](x, y)
+    assert torch.equal(inside, LOSSES[name](x, y))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_backend_is_handed_on(name: str) -> None:
+    with pytest.raises(ValueError, match="backend must be one of"):
+        LOSSES[name](X, X, backend="gpu")
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -37,8 +37,10 @@ def gram(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     xy = _zeros(call.x, (x_width, y_width), has_xy)
     yy = _zeros(call.x, (y_width, y_width), has_yy)
     diagonals = call.x.new_zeros((3, x_width) if has_diagonals else 0, dtype=torch.float64)
+    # torch has float32 sums of 16-bit products on a GPU alone.
+    keeps_16_bits = call.x.is_cuda and call.x_mean is None and call.y_mean is None
     for rows in _slabs(len(call.x), max(x_width, y_width)):
-        left, right = _sides(call, rows, keeps_16_bits=True)
+        left, right = _sides(call, rows, keeps_16_bits)
         if has_xx:
             _add_product(xx, left, left)
         if has_xy:
@@ -104,12 +106,11 @@ def _sides(call: GramCall, rows: slice, keeps_16_bits: bool) -> tuple[Tensor, Te
 
 def _centred(rows: Tensor, mean: Tensor | None, keeps_16_bits: bool) -> Tensor:
     wide = _wide(rows)
-    if mean is not None:
-        # In two parts: rounding in the mean would shift all rows, and all gradients alike.
-        rounded = mean.to(wide)
-        return rows.to(wide).sub(rounded).sub_((mean - rounded).to(wide))
-    # torch has float32 sums of 16-bit products on a GPU alone.
-    return rows if keeps_16_bits and rows.is_cuda else rows.to(wide)
+    if mean is None:
+        return rows if keeps_16_bits else rows.to(wide)
+    # In two parts: rounding in the mean would shift all rows, and all gradients alike.
+    rounded = mean.to(wide)
+    return rows.to(wide).sub(rounded).sub_((mean - rounded).to(wide))
 
 
 def _wide(x: Tensor) -> torch.dtype:
