@@ -1,9 +1,10 @@
 """What a call means: documentation, argument checks, and objectives composed from the ops."""
 
+from mmcore.functional.captioning import coca_loss, linear_cross_entropy_loss
 from mmcore.functional.consistency import cyclip_loss
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
 from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
-from mmcore.functional.geometry import alignment_loss, uniformity_loss
+from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
 from mmcore.functional.hard_negatives import hard_negative_loss
 from mmcore.functional.matryoshka import matryoshka_loss
@@ -20,6 +21,7 @@ from mmcore.functional.similarity import (
 )
 from mmcore.functional.supervised import mil_nce_loss, sup_con_loss, unicl_loss
 from mmcore.functional.views import dcl_loss, nt_xent_loss
+from mmcore.functional.volume import gram_loss
 
 __all__ = [
     "SigmoidSums",
@@ -29,15 +31,19 @@ __all__ = [
     "cca_loss",
     "cka_loss",
     "clip_loss",
+    "coca_loss",
     "coral_loss",
     "cyclip_loss",
     "dcl_loss",
     "gram",
+    "gram_loss",
     "hard_negative_loss",
     "info_nce_loss",
     "l2_normalize",
+    "linear_cross_entropy_loss",
     "matryoshka_loss",
     "mil_nce_loss",
+    "mmd_loss",
     "multimodal_loss",
     "multiple_negatives_ranking_loss",
     "nt_xent_loss",

@@ -7,6 +7,7 @@ range?) live inside the ops, where torch.compile cannot trace them away.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -91,6 +92,35 @@ def check_several_rows(name: str, value: Tensor) -> None:
     """`value` has at least two rows, without which nothing varies."""
     if value.shape[0] < 2:
         raise ValueError(f"{name} must have at least 2 rows, got {value.shape[0]}")
+
+
+def check_modalities(features: Mapping[str, Tensor]) -> None:
+    """At least two matrices by name, of the same columns, dtype and device."""
+    if not isinstance(features, Mapping):
+        raise TypeError(f"features must be a mapping of names, got {type(features).__name__}")
+    if len(features) < 2:
+        raise ValueError(f"features must have at least 2 modalities, got {len(features)}")
+    first, *others = (f"features[{name!r}]" for name in features)
+    x, *rest = features.values()
+    check_matrix(first, x)
+    for name, value in zip(others, rest, strict=True):
+        check_matrix(name, value)
+        check_columns(name, value, x.shape[1], first)
+        check_matches(name, value, x, first)
+
+
+def check_equal_rows(features: Mapping[str, Tensor]) -> None:
+    """Every modality has as many rows as the others."""
+    rows = {name: value.shape[0] for name, value in features.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(f"features must have as many rows in every modality, got {rows}")
+
+
+def check_modality(argument: str, name: str, features: Mapping[str, Tensor]) -> None:
+    """`name` is one of the modalities."""
+    if name not in features:
+        names = ", ".join(repr(known) for known in features)
+        raise ValueError(f"{argument} must name modalities of features ({names}), got {name!r}")
 
 
 def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> None:

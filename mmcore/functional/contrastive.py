@@ -131,8 +131,8 @@ def info_nce_loss(
         F.cross_entropy(logits, target, ignore_index=-1)
 
     The keys may be more than the queries: hard negatives or a queue (MoCo) are rows after the
-    positives, ``torch.cat([positives, negatives])``. `F.linear_cross_entropy`, the captioning loss
-    of CoCa, is the same with the vocabulary's weights for keys and its biases for ``-log_q``.
+    positives, ``torch.cat([positives, negatives])``. `linear_cross_entropy_loss` is the same with
+    the classes of a linear layer for keys.
 
     Args:
         query: (N, D), any floating-point dtype.

@@ -75,7 +75,7 @@ def multimodal_loss(
         >>> everything.shape, bound.shape
         (torch.Size([]), torch.Size([]))
     """
-    _check_features(features)
+    check.check_modalities(features)
     chosen = _pairs(features, pairs)
     weight_of = _weights(chosen, weights)
     function = _objective(objective)
@@ -127,10 +127,8 @@ def symile_loss(
         >>> mmcore.functional.symile_loss(features, scale=14.0).shape
         torch.Size([])
     """
-    _check_features(features)
-    rows = {name: value.shape[0] for name, value in features.items()}
-    if len(set(rows.values())) > 1:
-        raise ValueError(f"features must have as many rows in every modality, got {rows}")
+    check.check_modalities(features)
+    check.check_equal_rows(features)
     total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
     for name, anchor in features.items():
         others = [value for other, value in features.items() if other != name]
@@ -142,41 +140,21 @@ def symile_loss(
     return as_loss(total / len(features), anchor)
 
 
-def _check_features(features: Mapping[str, Tensor]) -> None:
-    if not isinstance(features, Mapping):
-        raise TypeError(f"features must be a mapping of names, got {type(features).__name__}")
-    if len(features) < 2:
-        raise ValueError(f"features must have at least 2 modalities, got {len(features)}")
-    first, *others = (f"features[{name!r}]" for name in features)
-    x, *rest = features.values()
-    check.check_matrix(first, x)
-    for name, value in zip(others, rest, strict=True):
-        check.check_matrix(name, value)
-        check.check_columns(name, value, x.shape[1], first)
-        check.check_matches(name, value, x, first)
-
-
 def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[Pair]:
     if isinstance(pairs, str):
         if pairs == "all":
             return list(combinations(features, 2))
-        _check_name("pairs", pairs, features)
+        check.check_modality("pairs", pairs, features)
         return [(pairs, name) for name in features if name != pairs]
     chosen = [(first, second) for first, second in pairs]
     if not chosen:
         raise ValueError("pairs must name at least one pair, got none")
     for name in (name for pair in chosen for name in pair):
-        _check_name("pairs", name, features)
+        check.check_modality("pairs", name, features)
     repeated = [pair for pair in chosen if chosen.count(pair) > 1 or pair[0] == pair[1]]
     if repeated:
         raise ValueError(f"pairs must be of two modalities, each pair once, got {repeated[0]}")
     return chosen
-
-
-def _check_name(argument: str, name: str, features: Mapping[str, Tensor]) -> None:
-    if name not in features:
-        names = ", ".join(repr(known) for known in features)
-        raise ValueError(f"{argument} must name modalities of features ({names}), got {name!r}")
 
 
 def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pair, float]:

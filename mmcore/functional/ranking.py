@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 PARTITIONS = ("joint", "per_direction")
 # Of one kind alone: none of them is the positive.
 WITHOUT_POSITIVE = ("query_to_query", "doc_to_doc")
+HARDNESS = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
 def multiple_negatives_ranking_loss(
@@ -24,6 +26,8 @@ def multiple_negatives_ranking_loss(
     *,
     directions: Sequence[str] = ("query_to_doc",),
     partition: str = "joint",
+    hardness: str | None = None,
+    hardness_strength: float = 0.0,
     backend: str | None = None,
 ) -> Tensor:
     """InfoNCE of queries and documents, whose negatives may lie in four directions.
@@ -43,6 +47,11 @@ def multiple_negatives_ranking_loss(
             log_z = torch.stack([logits[d].logsumexp(1) for d in directions]).mean(0)
         (log_z - logits["query_to_doc"].diagonal()).mean()
 
+    With `hardness` the logits of some negatives are larger by how similar they are, so that hard
+    ones weigh more; the gradient does not run through what is added::
+
+        logits["query_to_doc"] += hardness_strength * (query @ every.T).detach() * penalised
+
     Args:
         query: (N, D), any floating-point dtype; rows of unit length.
         documents: the positives and then any number of hard negatives, (N, D) each: row i of all is
@@ -52,6 +61,10 @@ def multiple_negatives_ranking_loss(
             and ``"doc_to_doc"``.
         partition: ``"joint"``, one denominator over all directions, or ``"per_direction"``, a
             denominator each, for the directions between queries and documents.
+        hardness: whose logits from query to document are raised: ``"in_batch_negatives"``, the
+            documents of other queries, hard negatives among them; ``"hard_negatives"``, those of
+            the query itself; ``"all_negatives"``, both; or None.
+        hardness_strength: α ≥ 0, by how much.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -60,15 +73,18 @@ def multiple_negatives_ranking_loss(
     Raises:
         TypeError, ValueError: as `softmax_similarity`; documents are none or differ in shape; a
             direction is unknown, given twice, has no positive of its own where each must, or
-            ``"query_to_doc"`` is missing.
+            ``"query_to_doc"`` is missing; a `hardness_strength` below 0, or one without `hardness`.
 
     Memory:
         As `softmax_similarity`, and the documents once more, one after the other. The directions
-        query to document and back are one pass.
+        query to document and back are one pass. With `hardness` they are two, and query and
+        documents are taken once more as float64.
 
     Reference:
         sentence-transformers' ``MultipleNegativesRankingLoss``; Henderson et al., Efficient Natural
-        Language Response Suggestion for Smart Reply, 2017, https://arxiv.org/abs/1705.00652
+        Language Response Suggestion for Smart Reply, 2017, https://arxiv.org/abs/1705.00652. Lan et
+        al., LLaVE: Large Language and Vision Embedding Models with Hardness-Weighted Contrastive
+        Learning, 2025, https://arxiv.org/abs/2503.04812 (`hardness`).
 
     Example:
         >>> import torch, mmcore
@@ -84,28 +100,86 @@ def multiple_negatives_ranking_loss(
     _check_documents(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
+    _check_hardness(hardness, hardness_strength)
+    scale = check.as_scalar("scale", scale, query)
+    strength = hardness_strength if hardness else 0.0
     every = documents[0] if len(documents) == 1 else torch.cat(list(documents))
-    itself = torch.arange(query.shape[0], device=query.device)
-    none = torch.full_like(itself, -1)
     has_way_back = "doc_to_query" in directions
-    forth = softmax_similarity(query, every, scale, columns=has_way_back, backend=backend)
-    sums = [forth.row_lse]
-    if has_way_back:
-        sums.append(forth.col_lse[: query.shape[0]])
+    if strength:
+        assert hardness is not None
+        forth, positive = _weighted(query, documents, every, scale, hardness, strength, backend)
+        sums = [forth]
+        if has_way_back:
+            sums.append(_row_lse(documents[0], query, scale, backend))
+    else:
+        plain = softmax_similarity(query, every, scale, columns=has_way_back, backend=backend)
+        sums, positive = [plain.row_lse], plain.row_pos
+        if has_way_back:
+            sums.append(plain.col_lse[: query.shape[0]])
     if "query_to_query" in directions:
-        among = softmax_similarity(
-            query, query, scale, target=none, row_group=itself, columns=False, backend=backend
-        )
-        sums.append(among.row_lse)
+        sums.append(_row_lse(query, query, scale, backend, **_of_others(query, 1)))
     if "doc_to_doc" in directions:
-        among = softmax_similarity(
-            documents[0], every, scale, target=none, row_group=itself,
-            col_group=itself.repeat(len(documents)), columns=False, backend=backend,
-        )  # fmt: skip
-        sums.append(among.row_lse)
+        others = _of_others(query, len(documents))
+        sums.append(_row_lse(documents[0], every, scale, backend, **others))
     stacked = torch.stack(sums)
     log_z = stacked.logsumexp(0) if partition == "joint" else stacked.mean(0)
-    return as_loss((log_z - forth.row_pos).mean(), query)
+    return as_loss((log_z - positive).mean(), query)
+
+
+def _row_lse(x: Tensor, y: Tensor, scale: Tensor, backend: str | None, **pairs: Any) -> Tensor:
+    return softmax_similarity(x, y, scale, columns=False, backend=backend, **pairs).row_lse
+
+
+def _of_others(query: Tensor, documents: int) -> dict[str, Tensor | None]:
+    """The pairs of different queries alone: rows of the query itself are no negatives."""
+    itself = torch.arange(query.shape[0], device=query.device)
+    return {
+        "target": torch.full_like(itself, -1),
+        "row_group": itself,
+        "col_group": itself.repeat(documents),
+    }
+
+
+def _weighted(
+    query: Tensor,
+    documents: Sequence[Tensor],
+    every: Tensor,
+    scale: Tensor,
+    hardness: str,
+    strength: float,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of query to document with raised negatives, and the logits of the positives."""
+    others = _of_others(query, len(documents))
+    if hardness == "hard_negatives":
+        of_others = _row_lse(query, every, scale, backend, **others)
+    else:
+        # At scale + α the values are right. What is detached there, α·cos, has no gradient.
+        raised = scale + strength
+        share = (scale / raised).detach()
+        rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
+        of_others = _row_lse(rows, columns, raised, backend, **others)
+    wide = query.double()
+    cosine = torch.stack([(wide * document.double()).sum(1) for document in documents], 1)
+    own = scale * cosine
+    positive = own[:, 0]
+    if hardness != "in_batch_negatives":
+        own = torch.cat([own[:, :1], own[:, 1:] + strength * cosine[:, 1:].detach()], 1)
+    return torch.logaddexp(of_others, own.logsumexp(1)), positive
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """Its input, whose gradient is multiplied by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors
+        return (grad * factor).to(grad.dtype), None
 
 
 def _check_documents(query: Tensor, documents: Sequence[Tensor]) -> None:
@@ -135,4 +209,14 @@ def _check_directions(directions: Sequence[str], partition: str) -> None:
         raise ValueError(
             "directions must each hold the positive where partition is 'per_direction', "
             f"got {tuple(directions)}"
+        )
+
+
+def _check_hardness(hardness: str | None, strength: float) -> None:
+    check.check_not_negative("hardness_strength", strength)
+    if hardness is not None:
+        check.check_choice("hardness", hardness, HARDNESS)
+    elif strength:
+        raise ValueError(
+            f"hardness must be given where hardness_strength is above 0, got {strength}"
         )

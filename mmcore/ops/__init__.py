@@ -6,6 +6,7 @@ fakes), autograd, backends.
 
 from mmcore.ops import (
     gram,
+    gram_volume,
     l2_normalize,
     prefix_similarity,
     project,
@@ -15,6 +16,7 @@ from mmcore.ops import (
 
 __all__ = [
     "gram",
+    "gram_volume",
     "l2_normalize",
     "prefix_similarity",
     "project",

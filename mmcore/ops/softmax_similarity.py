@@ -36,6 +36,7 @@ from torch import Tensor
 from mmcore.backends import cpu, triton
 from mmcore.ops import pairs
 from mmcore.ops.define import define
+from mmcore.ops.log_sum_exp import log_sum_exp, weighted_softmax
 from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -57,8 +58,8 @@ def reference_forward(
     at_counted = logits.masked_fill(~counted, -torch.inf)
     at_positive = logits.double().masked_fill(~positive, 0)
     return (
-        _log_sum_exp(at_counted, 1),
-        _log_sum_exp(at_counted, 0) if has_columns else at_positive.new_empty(0),
+        log_sum_exp(at_counted, 1),
+        log_sum_exp(at_counted, 0) if has_columns else at_positive.new_empty(0),
         at_positive.sum(1),
         at_positive.sum(0) if has_columns else at_positive.new_empty(0),
         x.new_empty(kept_size, dtype=torch.float32),
@@ -80,10 +81,10 @@ def reference_backward(
     logits = _logits(products, scale, bias, row_bias, col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = upstream
-    gradient = _weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
+    gradient = weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
     of_positive = grad_row_pos[:, None]
     if has_columns:
-        gradient += _weighted_softmax(logits, col_lse[None], grad_col_lse[None])
+        gradient += weighted_softmax(logits, col_lse[None], grad_col_lse[None])
         of_positive = of_positive + grad_col_pos
     gradient.masked_fill_(~counted, 0)
     # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
@@ -126,21 +127,6 @@ def _masks(which: Pairs, denominator: str, logits: Tensor) -> tuple[Tensor, Tens
     which.check_target(logits.shape[1])
     positive, excluded = which.masks(logits)
     return positive, pairs.counted(denominator, positive, excluded)
-
-
-def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
-    # Summed in float64, where 1 + tiny is not 1: lse − pos keeps its digits near convergence.
-    maximum = logits.amax(dim, keepdim=True)
-    maximum = maximum.masked_fill(maximum == -torch.inf, 0)
-    total = (logits - maximum).exp_().sum(dim, dtype=torch.float64)
-    return maximum.squeeze(dim).double() + total.log()
-
-
-def _weighted_softmax(logits: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
-    # exp(logits − lse) with a float64 lse in the logits' dtype: its rounding moves into the weight.
-    rounded = lse.to(logits.dtype)
-    rest = (weight * (rounded.double() - lse).exp()).to(logits.dtype)
-    return ((logits - rounded).exp_() * rest).masked_fill_(lse == -torch.inf, 0)
 
 
 def _softmax(logit: Tensor, lse: Tensor, weight: Tensor) -> Tensor:

@@ -106,36 +106,3 @@ def test_metric_learning_nt_xent(temperature: float) -> None:
         lambda x, y: theirs(torch.cat([x, y]), label),
         features(),
     )
-
-
-# sentence-transformers: its similarity normalises
-
-WAYS = [
-    ("query_to_doc",),
-    ("query_to_doc", "query_to_query"),
-    ("query_to_doc", "doc_to_query"),
-    ("query_to_doc", "doc_to_doc"),
-    ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
-]
-
-
-@needs("sentence_transformers")
-@pytest.mark.parametrize(
-    ("directions", "partition"), [*((way, "joint") for way in WAYS), (WAYS[2], "per_direction")]
-)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_sentence_transformers_ranking(directions: tuple[str, ...], partition: str) -> None:
-    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
-    theirs = MultipleNegativesRankingLoss(
-        torch.nn.Identity(), scale=20.0, directions=directions, partition_mode=partition
-    )
-
-    def ours(query: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        rows = [l2_normalize(each) for each in (query, positive, negative)]
-        return functional.multiple_negatives_ranking_loss(
-            rows[0], rows[1:], 20.0, directions=directions, partition=partition
-        )
-
-    inputs = [*features(), torch.randn(48, 32, requires_grad=True)]
-    check(ours, lambda *z: theirs.compute_loss_from_embeddings(list(z), torch.empty(0)), inputs)

@@ -1,0 +1,203 @@
+"""Cross-entropy over a vocabulary, and CoCa, which adds it to CLIP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcore.functional import arguments as check
+from mmcore.functional.contrastive import clip_loss
+from mmcore.functional.reductions import as_loss, mean_of
+from mmcore.functional.similarity import softmax_similarity
+
+
+def linear_cross_entropy_loss(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy of a linear layer's outputs, such as next words over a vocabulary.
+
+    Equivalent, without ever storing the (N, V) logits, to ::
+
+        logits = F.linear(x, weight, bias).flatten(0, -2)
+        F.cross_entropy(
+            logits, target.flatten(), ignore_index=ignore_index, label_smoothing=label_smoothing
+        )
+
+    but for a batch whose targets are all ignored: the loss is 0 with gradient 0, not NaN.
+
+    Args:
+        x: (..., D), any floating-point dtype.
+        weight: (V, D), in the dtype of `x`: a row for each class.
+        target: (...) int64: the class of each row of `x`, in [0, V), or `ignore_index`.
+        bias: (V,) or None, in the dtype of `x` or float32.
+        ignore_index: rows of this target take no part, such as padding. -100 as in
+            ``F.cross_entropy``, so that targets made for it serve; a class, such as the padding's
+            own, may be named as well.
+        label_smoothing: in [0, 1), as in ``F.cross_entropy``: how much of each target is spread
+            evenly over all classes.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs): the mean over rows that are not ignored.
+
+    Raises:
+        TypeError, ValueError: shapes, dtypes or devices do not fit together, there are no rows, a
+            target is out of range, or `label_smoothing` is. On a GPU a target out of range is not
+            seen by the host: it gives NaN.
+
+    Memory:
+        As `softmax_similarity`, and the targets once more. Rows that are ignored are computed too:
+        dropping them would make the host wait for the device.
+
+    Reference:
+        Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, 2024,
+        https://arxiv.org/abs/2411.09009, for the same without the logits.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, weight = torch.randn(2, 5, 8), torch.randn(100, 8)
+        >>> target = torch.randint(100, (2, 5))
+        >>> loss = mmcore.functional.linear_cross_entropy_loss(x, weight, target)
+        >>> logits = x @ weight.T
+        >>> torch.allclose(loss, torch.nn.functional.cross_entropy(logits.mT, target))
+        True
+    """
+    _check_layer("x", x, weight, target, bias)
+    check.check_fraction("label_smoothing", label_smoothing)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an integer, got {type(ignore_index).__name__}")
+    return _cross_entropy(x, weight, target, bias, ignore_index, label_smoothing, backend)
+
+
+def coca_loss(
+    x: Tensor,
+    y: Tensor,
+    scale: float | Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    contrastive_weight: float = 1.0,
+    caption_weight: float = 2.0,
+    pad_id: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """CoCa: CLIP of images and texts, and the captions' words by a decoder that sees the images.
+
+    Equivalent, without ever storing the logits of either, to ::
+
+        logits = F.linear(hidden, weight, bias)
+        caption = F.cross_entropy(logits.mT, target, ignore_index=pad_id)
+        contrastive_weight * clip_loss(x, y, scale) + caption_weight * caption
+
+    Args:
+        x, y: (N, D), of images and texts, as `clip_loss` takes them.
+        scale: a number or a one-element tensor: the inverse temperature.
+        hidden: (N, L, E), the decoder's outputs before its last layer; any (..., E).
+        weight: (V, E), that layer's weight, in the dtype of `hidden`.
+        target: (N, L) int64, the words to come; (...) as `hidden`.
+        bias: (V,) or None, that layer's bias, in the dtype of `hidden` or float32.
+        contrastive_weight, caption_weight: at least 0; as in the paper by default.
+        pad_id: the word that fills captions up: it takes no part as a target.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs). open_clip's ``CoCaLoss`` returns the two terms
+        instead of their sum, and takes the logits.
+
+    Raises:
+        TypeError, ValueError: as `clip_loss` and `linear_cross_entropy_loss`, or a weight is below
+            0.
+
+    Memory:
+        As `softmax_similarity`, twice.
+
+    Reference:
+        Yu et al., CoCa: Contrastive Captioners are Image-Text Foundation Models, 2022,
+        https://arxiv.org/abs/2205.01917
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> hidden, vocabulary = torch.randn(4, 7, 16), torch.randn(100, 16)
+        >>> words = torch.randint(100, (4, 7))
+        >>> mmcore.functional.coca_loss(x, y, 14.0, hidden, vocabulary, words).shape
+        torch.Size([])
+    """
+    _check_layer("hidden", hidden, weight, target, bias)
+    check.check_not_negative("contrastive_weight", contrastive_weight)
+    check.check_not_negative("caption_weight", caption_weight)
+    if isinstance(pad_id, bool) or not isinstance(pad_id, int):
+        raise TypeError(f"pad_id must be an integer, got {type(pad_id).__name__}")
+    contrastive = clip_loss(x, y, scale, backend=backend)
+    caption = _cross_entropy(hidden, weight, target, bias, pad_id, 0.0, backend)
+    return contrastive_weight * contrastive + caption_weight * caption
+
+
+def _cross_entropy(
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, ignore_index: int,
+    label_smoothing: float, backend: str | None,
+) -> Tensor:  # fmt: skip
+    rows, target = x.reshape(-1, x.shape[-1]), target.reshape(-1)
+    is_there = target != ignore_index
+    _check_classes(target, is_there, weight.shape[0], ignore_index)
+    # −1 would be no class at all to the op: what is below 0 without being ignored is out of range.
+    known = torch.where(target < 0, weight.shape[0], target)
+    statistics = softmax_similarity(
+        rows, weight, col_bias=bias, target=torch.where(is_there, known, -1), columns=False,
+        backend=backend,
+    )  # fmt: skip
+    positive = statistics.row_pos
+    if label_smoothing:
+        mean = _mean_logits(rows, weight, bias)
+        positive = (1 - label_smoothing) * positive + label_smoothing * mean
+    return as_loss(mean_of(statistics.row_lse - positive, is_there), x)
+
+
+def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Mean over the classes: the logits of the mean class."""
+    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    mean = (rows.to(wide) @ weight.mean(0, dtype=torch.float64).to(wide)).double()
+    return mean if bias is None else mean + bias.double().mean()
+
+
+def _check_layer(name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> None:
+    check.check_tensor(name, x)
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(
+            f"{name} must have at least 1 row and 1 column, got shape {tuple(x.shape)}"
+        )
+    check.check_matrix("weight", weight)
+    check.check_rows("weight", weight)
+    check.check_columns("weight", weight, x.shape[-1], name)
+    check.check_matches("weight", weight, x, name)
+    check.check_parameter("bias", bias, weight.shape[0], x)
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    if target.dtype != torch.int64:
+        raise TypeError(f"target must have dtype int64, got {str(target.dtype)[6:]}")
+    if target.shape != x.shape[:-1]:
+        raise ValueError(
+            f"target must have shape {tuple(x.shape[:-1])} to match {name}, "
+            f"got {tuple(target.shape)}"
+        )
+    check.check_device("target", target, x, name)
+
+
+def _check_classes(target: Tensor, is_there: Tensor, classes: int, ignore_index: int) -> None:
+    if target.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    outside = target[is_there & ((target < 0) | (target >= classes))]
+    if outside.numel():
+        raise ValueError(
+            f"target must be in [0, {classes}) or ignore_index {ignore_index}, "
+            f"got {outside[0].item()}"
+        )

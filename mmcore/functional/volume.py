@@ -1,0 +1,128 @@
+"""GRAM: several modalities compared at once, by the volume that their rows span."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import selected
+from mmcore.functional import arguments as check
+from mmcore.functional.reductions import as_loss
+from mmcore.ops.precision import arithmetic_dtype
+
+# Squared sine of the angle below which a row lies in the span of others: it adds no volume.
+PARALLEL = 1e-12
+
+
+def gram_loss(
+    features: Mapping[str, Tensor],
+    scale: float | Tensor,
+    *,
+    anchor: str,
+    label_smoothing: float = 0.0,
+    backend: str | None = None,
+) -> Tensor:
+    """GRAM: rows that belong together span a small volume, rows that do not a large one.
+
+    Equivalent, without ever storing the (N, N) volumes, to ::
+
+        first = features.pop(anchor)
+        rows = [first[:, None].expand(N, N, D)]  # row i of the anchor, rows j of all others
+        rows = torch.stack([*rows, *(z.expand(N, N, D) for z in features.values())], 2)
+        logits = -scale * torch.linalg.det(rows @ rows.mT).sqrt()
+        target = torch.arange(N)
+        (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+    Args:
+        features: the rows of each of at least two modalities by its name, (N, D), of one dtype and
+            of unit length; row i of all is of the same thing.
+        scale: a number or a one-element tensor: the inverse temperature.
+        anchor: the modality of which each row is compared with all rows of the others, such as the
+            text. The rows of the others stay together.
+        label_smoothing: in [0, 1), as in ``F.cross_entropy``. The paper's code has 0.1.
+        backend: see `mmcore.backend`. It is the same plain torch on all of them.
+
+    Returns:
+        0-D, float32 (float64 for float64 inputs). Positives are computed in float64. Where a row
+        lies in the span of the others, up to an angle of 1e-6, the volume is 0 and so is its
+        gradient: a root has none there.
+
+    Raises:
+        TypeError, ValueError: features are no matrices of one shape, dtype and device by name, or
+            fewer than 2; `anchor` is none of them; `scale` is no scalar or not finite;
+            `label_smoothing` is out of its range.
+
+    Memory:
+        A slab of rows against all others at a time, 32 MiB for each modality but the anchor and for
+        each of up to eight intermediate results; the features once more in float64, and a basis of
+        the others.
+
+    Reference:
+        Cicchetti et al., Gramian Multimodal Representation Learning and Alignment, 2024,
+        https://arxiv.org/abs/2412.11959; without the matching term that it adds.
+
+    Example:
+        >>> import torch, mmcore
+        >>> names = ("text", "video", "audio")
+        >>> features = {m: mmcore.functional.l2_normalize(torch.randn(4, 8)) for m in names}
+        >>> mmcore.functional.gram_loss(features, scale=1 / 0.07, anchor="text").shape
+        torch.Size([])
+    """
+    check.check_modalities(features)
+    check.check_modality("anchor", anchor, features)
+    check.check_equal_rows(features)
+    check.check_fraction("label_smoothing", label_smoothing)
+    first = features[anchor]
+    check.check_rows(f"features[{anchor!r}]", first)
+    # float64: its gradient is the difference of what positives and negatives add to it.
+    scale = check.as_scalar("scale", scale, first).double()
+    others = [value for name, value in features.items() if name != anchor]
+    basis, volume, distance = _spans(first, others)
+    row_lse, col_lse, total = torch.ops.mmcore.gram_volume(
+        first, basis.to(arithmetic_dtype(first.dtype)), volume, scale, selected(backend)
+    )
+    positive = -scale * volume * distance
+    log_z = (torch.logaddexp(row_lse, positive) + torch.logaddexp(col_lse, positive)) / 2
+    mean = (total + positive.sum()) / first.shape[0] ** 2
+    target = (1 - label_smoothing) * positive.mean() + label_smoothing * mean
+    return as_loss(log_z.mean() - target, first)
+
+
+def _spans(anchor: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What the others' rows j span: orthonormal basis, volume, distance of the anchor's row j.
+
+    (K, N, D), (N,) and (N,), float64, by Gram and Schmidt on the rows' inner products. A direction
+    that the others before it span already is 0.
+    """
+    wide = torch.stack([*(value.double() for value in others), anchor.double()])
+    gram = torch.einsum("knd,lnd->nkl", wide, wide)
+    count = len(others)
+    combinations: list[Tensor] = []
+    volume = torch.ones_like(gram[:, 0, 0])
+    for k in range(count):
+        combination = torch.eye(count, dtype=gram.dtype, device=gram.device)[k].expand(
+            gram.shape[0], count
+        )
+        rest, along = _rest(gram, k, combinations)
+        for length, before in zip(along, combinations, strict=True):
+            combination = combination - length[:, None] * before
+        is_new = (rest > 0)[:, None]
+        unit = combination / torch.where(is_new, rest[:, None], 1)
+        combinations.append(torch.where(is_new, unit, 0))
+        volume = volume * rest
+    distance, _ = _rest(gram, count, combinations)
+    basis = torch.einsum("nkl,lnd->knd", torch.stack(combinations, 1), wide[:count])
+    return basis, volume, distance
+
+
+def _rest(gram: Tensor, k: int, combinations: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Distance of row k from the span of the rows before it, and its parts along their basis."""
+    count = gram.shape[1] - 1
+    along = [(each * gram[:, k, :count]).sum(1) for each in combinations]
+    square = gram[:, k, k]
+    for part in along:
+        square = square - part.square()
+    is_outside = square > PARALLEL * gram[:, k, k]
+    return torch.where(is_outside, torch.where(is_outside, square, 1).sqrt(), 0), along

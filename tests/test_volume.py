@@ -1,0 +1,216 @@
+"""gram_loss against determinants over all pairs, and where these are 0."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from objective_cases import ROWS, check, cross_entropy, every_kind, near, unit_rows
+from torch import Tensor
+
+from mmcore.functional import gram_loss
+from mmcore.ops import gram_volume
+
+
+def determinant(matrix: list[list[Tensor]]) -> Tensor:
+    """Along the first row."""
+    if len(matrix) == 1:
+        return matrix[0][0]
+    total = torch.zeros_like(matrix[0][0])
+    for k, entry in enumerate(matrix[0]):
+        minor = [row[:k] + row[k + 1 :] for row in matrix[1:]]
+        total = total + (-1) ** k * entry * determinant(minor)
+    return total
+
+
+def plain_loss(anchor: Tensor, *others: Tensor, scale: Tensor, smoothing: float = 0.0) -> Tensor:
+    rows, ones = len(anchor), anchor.new_ones(len(anchor), len(anchor))
+    across = [anchor @ z.T for z in others]
+    matrix = [[anchor.square().sum(1)[:, None] * ones, *across]]
+    for own, z in zip(across, others, strict=True):
+        matrix.append([own, *((z * other).sum(1) * ones for other in others)])
+    square = determinant(matrix)
+    volume = torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+    logits, target = -scale * volume, torch.arange(rows)
+    sides = [cross_entropy(side, target, label_smoothing=smoothing) for side in (logits, logits.T)]
+    return (sides[0] + sides[1]) / 2
+
+
+def named(*rows: Tensor) -> dict[str, Tensor]:
+    return {"text": rows[0], **{f"other {i}": each for i, each in enumerate(rows[1:])}}
+
+
+def draws(kind: str, modalities: int, rows: int = ROWS) -> list[list[Tensor]]:
+    found = []
+    for scale in (1.0, 14.0, 100.0):
+        for _ in range(4):
+            first = unit_rows(rows)
+            features = [first]
+            for _ in range(modalities - 1):
+                z = near(first, 0.3 if kind == "near" else 2.0)
+                if kind == "duplicates":
+                    z[rows // 2 :] = z[: rows - rows // 2].clone()
+                features.append(z)
+            found.append([*features, torch.tensor(scale)])
+    return found
+
+
+@every_kind
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_formula(
+    kind: str, modalities: int, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gram_volume, "SLAB_BYTES", 4 * ROWS * 17)  # the last slab is a short one
+
+    def ours(*inputs: Tensor) -> Tensor:
+        *rows, scale = inputs
+        return gram_loss(named(*rows), scale, anchor="text", label_smoothing=smoothing)
+
+    def plain(*inputs: Tensor) -> Tensor:
+        *rows, scale = inputs
+        return plain_loss(*rows, scale=scale, smoothing=smoothing)
+
+    check(ours, plain, draws(kind, modalities))
+
+
+def test_the_anchor_is_the_one_that_is_named(backend: str) -> None:
+    a, b, c = (unit_rows() for _ in range(3))
+    found = gram_loss({"a": a, "b": b, "c": c}, 9.0, anchor="b")
+    torch.testing.assert_close(found, plain_loss(b, a, c, scale=torch.tensor(9.0)))
+
+
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_gradients_in_float64(modalities: int) -> None:
+    inputs = [z.double().requires_grad_() for z in draws("random", modalities, 7)[4]]
+
+    def loss(*inputs: Tensor) -> Tensor:
+        return gram_loss(named(*inputs[:-1]), inputs[-1], anchor="text", label_smoothing=0.1)
+
+    assert torch.autograd.gradcheck(loss, inputs)
+    torch.library.opcheck(
+        torch.ops.mmcore.gram_volume,
+        (
+            inputs[0], torch.stack(inputs[1:-1]).detach().requires_grad_(),
+            torch.rand(7, dtype=torch.float64).requires_grad_(), inputs[-1], "reference",
+        ),
+    )  # fmt: skip
+
+
+def test_a_frozen_anchor(backend: str) -> None:
+    text, video, audio = unit_rows(), unit_rows().requires_grad_(), unit_rows()
+    scale = torch.tensor(9.0)
+    ours = gram_loss(named(text, video, audio), scale, anchor="text")
+    plain = plain_loss(text, video, audio, scale=scale)
+    pair = [torch.autograd.grad(loss, video)[0] for loss in (ours, plain)]
+    torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_gives_float32() -> None:
+    rows = [unit_rows().bfloat16().requires_grad_() for _ in range(3)]
+    ours = gram_loss(named(*rows), 9.0, anchor="text")
+    plain = plain_loss(*(z.double() for z in rows), scale=torch.tensor(9.0).double())
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=0)
+    for z in rows:
+        one, other = (torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in (ours, plain))
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2 * other.abs().max().item())
+
+
+DEGENERATE: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "all equal": lambda x: [x, x.clone(), x.clone()],
+    "the anchor in the span": lambda x: [x, x.clone(), x.roll(1, 0)],
+    "two others equal": lambda x: [x, x.roll(1, 0), x.roll(1, 0)],
+    "three others in a plane": lambda x: [
+        x, x.roll(1, 0), x.roll(2, 0), F.normalize(x.roll(1, 0) + x.roll(2, 0), dim=1)
+    ],
+    "two others all but equal": lambda x: [x, x.roll(1, 0), near(x.roll(1, 0), 1e-5)],
+    "rows of zeros": lambda x: [x, x.roll(1, 0) * (x[:, :1] > 0), x * (x[:, 1:2] > 0)],
+    "all rows equal": lambda x: [x[:1].expand(ROWS, -1)] * 3,
+    "fewer columns than modalities": lambda x: [x[:, :2], x[:, 2:4], x[:, 4:6], x[:, 6:8]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_degenerate_rows(name: str, dtype: torch.dtype) -> None:
+    """Finite, as small as rounding leaves them, and of a gradient that stays finite."""
+    rows = [z.to(dtype).clone().requires_grad_() for z in DEGENERATE[name](unit_rows())]
+    ours = gram_loss(named(*rows), 20.0, anchor="text")
+    plain = plain_loss(*(z.double() for z in rows), scale=torch.tensor(20.0).double())
+    torch.testing.assert_close(ours.double(), plain, rtol=1e-3, atol=1e-3)
+    for gradient in torch.autograd.grad(ours, rows):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() < 100
+
+
+def test_parallel_others_have_no_volume_and_no_gradient() -> None:
+    x = unit_rows().requires_grad_()
+    y = unit_rows()
+    loss = gram_loss(named(x, y, -2 * y), 20.0, anchor="text")
+    torch.testing.assert_close(loss, torch.tensor(float(ROWS)).log())
+    assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros_like(x))
+
+
+def test_one_row_has_no_negatives() -> None:
+    rows = [unit_rows(1).requires_grad_() for _ in range(3)]
+    loss = gram_loss(named(*rows), 20.0, anchor="text")
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    for gradient in torch.autograd.grad(loss, rows):
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_compiles_to_one_graph() -> None:
+    def loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        return gram_loss(named(x, y, x.roll(1, 0)), scale, anchor="text", label_smoothing=0.1)
+
+    inputs = [unit_rows(12).requires_grad_() for _ in range(2)]
+    inputs.append(torch.tensor(5.0, requires_grad=True))
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(*inputs)
+    torch.testing.assert_close(compiled, loss(*inputs))
+    pair = [torch.autograd.grad(each, inputs) for each in (compiled, loss(*inputs))]
+    torch.testing.assert_close(*pair)
+
+
+X = unit_rows(12)
+Z = named(X, X)
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: gram_loss([X, X], 5.0, anchor="text"), TypeError, "features must be a mapping of nam"),
+    (lambda: gram_loss({"a": X}, 5.0, anchor="a"), ValueError, "features must have at least 2 mod"),
+    (
+        lambda: gram_loss(Z, 5.0, anchor="audio"),
+        ValueError,
+        "anchor must name modalities of features ('text', 'other 0'), got 'audio'",
+    ),
+    (
+        lambda: gram_loss(named(X, X[:5]), 5.0, anchor="text"),
+        ValueError,
+        "features must have as many rows in every modality",
+    ),
+    (
+        lambda: gram_loss(named(X, X.double()), 5.0, anchor="text"),
+        TypeError,
+        "features['other 0'] must have dtype float32",
+    ),
+    (
+        lambda: gram_loss(named(X[:0], X[:0]), 5.0, anchor="text"),
+        ValueError,
+        "features['text'] must have at least 1 row",
+    ),
+    (lambda: gram_loss(Z, torch.ones(3), anchor="text"), ValueError, "scale must be a scalar, got"),
+    (
+        lambda: gram_loss(Z, 5.0, anchor="text", label_smoothing=1.0),
+        ValueError,
+        "label_smoothing must be in [0, 1), got 1.0",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_what_is_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
