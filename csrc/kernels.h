@@ -121,6 +121,19 @@ struct PrefixStatistics {
   double* row_pos = nullptr;  // (K, N) the logit of the row's target; 0 without one
 };
 
+// Row i of x belongs to row i of y, of student and teacher alike: both have the diagonal as targets.
+struct DistillationInputs {
+  SimilarityInputs student, teacher;
+};
+
+// Each (N,).
+struct DistillationStatistics {
+  double *row_lse = nullptr, *col_lse = nullptr;                  // of the student, nats
+  double* positive = nullptr;                                     // the student's logits on the diagonal
+  double *row_cross = nullptr, *col_cross = nullptr;              // means of its logits under the teacher's softmaxes
+  double *teacher_row_lse = nullptr, *teacher_col_lse = nullptr;  // nats
+};
+
 struct Kernels {
   const char* instruction_set;
   bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
@@ -159,6 +172,12 @@ struct Kernels {
   void (*prefix_similarity_backward)(const PrefixInputs& inputs, const PrefixStatistics& statistics,
                                      const PrefixStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                      int threads);
+
+  // False where this kernel cannot compute the statistics: norms or scales are too large, or a row too far below them.
+  bool (*distillation_forward)(const DistillationInputs& inputs, const DistillationStatistics& statistics, int threads);
+  // upstream holds dL/d(each statistic but the teacher's). Sets gradients.x, .y and .scale, of the student.
+  void (*distillation_backward)(const DistillationInputs& inputs, const DistillationStatistics& statistics,
+                                const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads);
 
   // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against. In float32,
   // or of bfloat16 pairs summed in float32.

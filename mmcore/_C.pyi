@@ -138,3 +138,15 @@ def prefix_similarity_backward(
     grad_y: _Floats | None,
     threads: int,
 ) -> float: ...
+def distillation_forward(
+    student: SimilarityInputs, teacher: SimilarityInputs, statistics: list[_Doubles], threads: int
+) -> bool: ...
+def distillation_backward(
+    student: SimilarityInputs,
+    teacher: SimilarityInputs,
+    statistics: list[_Doubles],
+    upstream: list[_Doubles],
+    grad_x: _Floats | None,
+    grad_y: _Floats | None,
+    threads: int,
+) -> float: ...

@@ -185,6 +185,52 @@ double prefix_similarity_backward(const SimilarityArrays& arrays, const std::vec
   return gradients.scale;
 }
 
+DistillationInputs distillation_of(const SimilarityArrays& student, const SimilarityArrays& teacher) {
+  const Index rows = student.inputs.x.rows;
+  for (const SimilarityInputs* inputs : {&student.inputs, &teacher.inputs}) {
+    if (inputs->is_symmetric || inputs->x.rows != rows || inputs->y.rows != rows)
+      refuse("student and teacher must have as many rows on both sides");
+    for (Index i = 0; i < rows; ++i)
+      if (inputs->pairs.target == nullptr || inputs->pairs.target[i] != i)
+        refuse("student and teacher must have the diagonal as targets");
+  }
+  return {student.inputs, teacher.inputs};
+}
+
+// In the order of DistillationStatistics; upstream has none of the teacher's.
+DistillationStatistics statistics_view(const DistillationInputs& inputs, const std::vector<Doubles>& vectors,
+                                       std::size_t count, bool is_written) {
+  if (vectors.size() != count) refuse("statistics must be " + std::to_string(count));
+  DistillationStatistics result;
+  double** parts[] = {&result.row_lse,   &result.col_lse,         &result.positive,       &result.row_cross,
+                      &result.col_cross, &result.teacher_row_lse, &result.teacher_col_lse};
+  for (std::size_t k = 0; k < count; ++k)
+    *parts[k] = vector("statistics", vectors[k], inputs.student.x.rows, is_written);
+  return result;
+}
+
+bool distillation_forward(const SimilarityArrays& student, const SimilarityArrays& teacher,
+                          const std::vector<Doubles>& statistics, int threads) {
+  const DistillationInputs inputs = distillation_of(student, teacher);
+  const DistillationStatistics written = statistics_view(inputs, statistics, 7, true);
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  return kernels().distillation_forward(inputs, written, threads);
+}
+
+double distillation_backward(const SimilarityArrays& student, const SimilarityArrays& teacher,
+                             const std::vector<Doubles>& statistics, const std::vector<Doubles>& upstream,
+                             const std::optional<Floats>& grad_x, const std::optional<Floats>& grad_y, int threads) {
+  const DistillationInputs inputs = distillation_of(student, teacher);
+  const DistillationStatistics read = statistics_view(inputs, statistics, 7, false),
+                               grad = statistics_view(inputs, upstream, 5, false);
+  SimilarityGradients gradients = gradients_view(inputs.student, grad_x, grad_y, false);
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  kernels().distillation_backward(inputs, read, grad, gradients, threads);
+  return gradients.scale;
+}
+
 }  // namespace
 
 void bind_similarity(py::module_& module) {
@@ -215,6 +261,9 @@ void bind_similarity(py::module_& module) {
              "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "grad_row_lse"_a.noconvert(),
              "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
              "grad_y"_a.noconvert(), "threads"_a);
+  module.def("distillation_forward", &distillation_forward, "student"_a, "teacher"_a, "statistics"_a, "threads"_a);
+  module.def("distillation_backward", &distillation_backward, "student"_a, "teacher"_a, "statistics"_a, "upstream"_a,
+             "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "threads"_a);
 }
 
 }  // namespace mmcore

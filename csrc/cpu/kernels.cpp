@@ -3,6 +3,7 @@
 // set.
 #include "../kernels.h"
 
+#include "distillation_backward.h"
 #include "normalize.h"
 #include "peak.h"
 #include "prefix_similarity_backward.h"
@@ -31,6 +32,8 @@ extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     sigmoid_similarity_gradients,
     prefix_similarity_forward,
     prefix_similarity_backward,
+    distillation_forward,
+    distillation_backward,
     measure_peak,
 };
 

@@ -12,31 +12,23 @@
 #pragma once
 
 #include "prefix_similarity.h"
+#include "softmax_terms.h"
 
 namespace mmcore {
 namespace {
 
-// What G needs of one side of one prefix, padded to whole blocks.
-struct PrefixTerms {
-  std::vector<float> lse_high, lse_low, weight;  // log2(e)·lse in two parts; the upstream gradient
-  std::vector<float> factor;                     // weight·2^(shift − log2(e)·lse)
-  std::vector<char> is_trusted;                  // whether `factor` may be used: as in the backward without prefixes
+// What G needs of one side of one prefix.
+struct PrefixTerms : SoftmaxTerms {
+  std::vector<float> factor;     // weight·2^(shift − log2(e)·lse), padded to whole blocks
+  std::vector<char> is_trusted;  // whether `factor` may be used: as in the backward without prefixes
 
-  PrefixTerms(const double* lse, const double* weights, Index count, const PrefixShift& shift) : is_trusted(count, 1) {
-    const Index padded = round_up(count, kBlock) + kBlock;
-    lse_high.assign(padded, kInfinity);  // exp(−∞) = 0
-    for (auto* terms : {&lse_low, &weight, &factor}) terms->resize(padded);
+  PrefixTerms(const double* lse, const double* weights, Index count, const PrefixShift& shift)
+      : SoftmaxTerms(lse, weights, count), factor(weight.size()), is_trusted(count, 1) {
     for (Index i = 0; i < count; ++i) {
-      if (lse[i] == kMinusInfinity) continue;
-      const double level = lse[i] * kLog2E;
-      const Split split(level);
-      lse_high[i] = split.high;
-      lse_low[i] = split.low;
-      weight[i] = static_cast<float>(weights[i]);
-      if (weights[i] == 0) continue;
-      factor[i] = static_cast<float>(weights[i] * std::exp2(shift.value - level));
-      is_trusted[i] =
-          shift.is_usable() && shift.value - level <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
+      if (lse[i] == kMinusInfinity || weights[i] == 0) continue;
+      const double below = shift.value - lse[i] * kLog2E;
+      factor[i] = static_cast<float>(weights[i] * std::exp2(below));
+      is_trusted[i] = shift.is_usable() && below <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
     }
   }
 

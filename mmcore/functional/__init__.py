@@ -4,6 +4,7 @@ from mmcore.functional.captioning import coca_loss, linear_cross_entropy_loss
 from mmcore.functional.consistency import cyclip_loss
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
 from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
+from mmcore.functional.distillation import DistillClipLosses, distill_clip_loss
 from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
 from mmcore.functional.hard_negatives import hard_negative_loss
@@ -24,6 +25,7 @@ from mmcore.functional.views import dcl_loss, nt_xent_loss
 from mmcore.functional.volume import gram_loss
 
 __all__ = [
+    "DistillClipLosses",
     "SigmoidSums",
     "SoftmaxStatistics",
     "alignment_loss",
@@ -35,6 +37,7 @@ __all__ = [
     "coral_loss",
     "cyclip_loss",
     "dcl_loss",
+    "distill_clip_loss",
     "gram",
     "gram_loss",
     "hard_negative_loss",

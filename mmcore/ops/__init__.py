@@ -5,6 +5,7 @@ fakes), autograd, backends.
 """
 
 from mmcore.ops import (
+    distillation,
     gram,
     gram_volume,
     l2_normalize,
@@ -15,6 +16,7 @@ from mmcore.ops import (
 )
 
 __all__ = [
+    "distillation",
     "gram",
     "gram_volume",
     "l2_normalize",

@@ -46,6 +46,30 @@ def test_open_clip_siglip_loss(scale: float) -> None:
     check(run(nn.SigLipLoss()), run(theirs), [*features(), *scalars])
 
 
+@needs("open_clip")
+@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
+def test_open_clip_distill_clip_loss(scale: float) -> None:
+    from providers.packages import open_clip_losses
+
+    theirs = open_clip_losses().DistillClipLoss()
+    teacher = [*(F.normalize(torch.randn(48, 16), dim=1) for _ in range(2)), torch.tensor(30.0)]
+    logit_scale = torch.tensor(scale, requires_grad=True)
+
+    def run(loss: Callable[..., tuple[Tensor, Tensor]], which: int) -> Loss:
+        return lambda x, y, s: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s, *teacher)[
+            which
+        ]
+
+    for which in (0, 1):
+        ours = run(nn.DistillClipLoss(), which)
+        check(ours, run(theirs, which), [*features(), logit_scale])
+    found, expected = (
+        loss(*features(), logit_scale, *teacher, output_dict=True)
+        for loss in (nn.DistillClipLoss(), theirs)
+    )
+    assert found.keys() == expected.keys()
+
+
 # lightly: its losses normalise inside
 
 

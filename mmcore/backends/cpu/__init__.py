@@ -1,5 +1,6 @@
 """Launches the compiled CPU kernels: tensors in, tensors out, no mathematics."""
 
+from mmcore.backends.cpu.distillation import distillation, distillation_backward
 from mmcore.backends.cpu.module import _C, instruction_sets, measure_peak, missing_module, obstacle
 from mmcore.backends.cpu.prefixes import prefix_similarity, prefix_similarity_backward
 from mmcore.backends.cpu.projection import (
@@ -18,6 +19,8 @@ from mmcore.backends.cpu.similarity import (
 
 __all__ = [
     "_C",
+    "distillation",
+    "distillation_backward",
     "instruction_sets",
     "kept_tiles",
     "l2_normalize",

@@ -1,0 +1,156 @@
+// Statistics of a student's similarity matrix against the softmaxes of a teacher's, forward.
+//
+//   s_ij = scale·⟨x_i, y_j⟩      t_ij = the same of the teacher      row i of x belongs to row i of y
+//   row_lse_i = log Σ_j exp s_ij      row_cross_i = Σ_j s_ij·exp(t_ij − teacher_row_lse_i)      and likewise by columns
+//
+// Never stored: either matrix; a block of each rests in scratch memory. With one shift for each matrix (shared_shift.h)
+// the sums Σ E_t·s need no statistic of the teacher beforehand, so one walk does both. Loop order: similarity_blocks.h,
+// in a block the student's product, then the teacher's with the epilogue. Precision: as softmax_similarity.h; the
+// diagonal is float64, because near convergence it is nearly all of every sum. Where a shift does not do, for the
+// matrix or a row, the caller is told and computes everything elsewhere.
+#pragma once
+
+#include "exponential_sums.h"
+
+namespace mmcore {
+namespace {
+
+// The exponentials of both matrices and the student's logits under the teacher's, as they are summed.
+struct DistillationSums {
+  std::vector<double> student, teacher, cross;  // cross: Σ E_t·⟨x_i, y_j⟩
+  explicit DistillationSums(Index size) : student(size), teacher(size), cross(size) {}
+};
+
+struct SumDistillation {
+  const SharedShift &student, &teacher;
+  Block block{};
+  const float *student_products = nullptr, *teacher_products = nullptr;
+  BlockSums of_student{}, of_teacher{}, of_cross{};
+
+  void enter(const Block& next) {
+    block = next;
+    for (BlockSums* sums : {&of_student, &of_teacher, &of_cross}) sums->clear();
+  }
+  void leave(DistillationSums& rows, DistillationSums& columns) const {
+    of_student.flush(block, rows.student, &columns.student);
+    of_teacher.flush(block, rows.teacher, &columns.teacher);
+    of_cross.flush(block, rows.cross, &columns.cross);
+  }
+
+  void operator()(Index row, Index column) {
+    const Index valid = minimum(kTileRows, block.rows.size() - row);
+    Vec col_student[kTileVectors] = {}, col_teacher[kTileVectors] = {}, col_cross[kTileVectors] = {};
+    for (Index r = 0; r < valid; ++r) {
+      Vec row_student{}, row_teacher{}, row_cross{};
+      const Index diagonal = block.rows.begin + row + r - block.columns.begin - column;
+      for (int v = 0; v < kTileVectors; ++v) {
+        const Index at = (row + r) * kBlockStride + column + v * kLanes;
+        const Vec product = load(student_products + at);
+        const Index count = block.columns.size() - column - v * kLanes, lane = diagonal - v * kLanes;
+        const Vec s = off_diagonal(student.exponential(product, broadcast(student.shifted_rounder())), count, lane);
+        const Vec t = off_diagonal(
+            teacher.exponential(load(teacher_products + at), broadcast(teacher.shifted_rounder())), count, lane);
+        row_student += s, col_student[v] += s;
+        row_teacher += t, col_teacher[v] += t;
+        row_cross += t * product, col_cross[v] += t * product;
+      }
+      BlockSums::add(of_student.row + (row + r) * kLanes, row_student);
+      BlockSums::add(of_teacher.row + (row + r) * kLanes, row_teacher);
+      BlockSums::add(of_cross.row + (row + r) * kLanes, row_cross);
+    }
+    for (int v = 0; v < kTileVectors; ++v) {
+      BlockSums::add(of_student.col + column + v * kLanes, col_student[v]);
+      BlockSums::add(of_teacher.col + column + v * kLanes, col_teacher[v]);
+      BlockSums::add(of_cross.col + column + v * kLanes, col_cross[v]);
+    }
+  }
+
+ private:
+  static Vec off_diagonal(Vec e, Index count, Index lane) {
+    if (lane >= 0 && lane < kLanes) e[lane] = 0;
+    return count < kLanes ? first_lanes(e, maximum(0, count), Vec{}) : e;
+  }
+};
+
+template <class A>
+class DistillationForward {
+ public:
+  DistillationForward(const DistillationInputs& inputs, const DistillationStatistics& statistics, int threads)
+      : inputs_(inputs),
+        statistics_(statistics),
+        threads_(threads),
+        student_(inputs.student, threads),
+        teacher_(inputs.teacher, threads),
+        student_diagonal_(target_logits(inputs.student, threads)),
+        teacher_diagonal_(target_logits(inputs.teacher, threads)),
+        rows_(inputs.student.x.rows),
+        columns_(inputs.student.x.rows) {}
+
+  // Whether the shifts did.
+  bool run() {
+    if (!student_.is_usable() || !teacher_.is_usable()) return false;
+    sum_blocks();
+    const bool rows_are_trusted =
+        finish(rows_, statistics_.row_lse, statistics_.row_cross, statistics_.teacher_row_lse);
+    std::copy(student_diagonal_.begin(), student_diagonal_.end(), statistics_.positive);
+    return finish(columns_, statistics_.col_lse, statistics_.col_cross, statistics_.teacher_col_lse) &&
+           rows_are_trusted;
+  }
+
+ private:
+  void sum_blocks() {
+    const SimilarityInputs &student = inputs_.student, &teacher = inputs_.teacher;
+    const BlockGrid grid(student, threads_);
+    const Index of_student = round_up(BlockScratch<A>::floats(grid, student.x.columns, false), 16);
+    Scratch scratch(of_student + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads_);
+    grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      BlockScratch<A> students(scratch.of_thread(thread), student, grid, false);
+      BlockScratch<A> teachers(scratch.of_thread(thread) + of_student, teacher, grid, false);
+      SumDistillation epilogue{student_, teacher_};
+      epilogue.student_products = students.numbers;
+      epilogue.teacher_products = teachers.numbers;
+      walk_blocks(
+          grid, row_stripe, column_stripe, [&](Range rows) { students.pack_chunk(rows), teachers.pack_chunk(rows); },
+          [&](Range columns) { students.pack_columns_block(columns), teachers.pack_columns_block(columns); },
+          [&](const Block& block) {
+            epilogue.enter(block);
+            students.multiply(block, students.numbers, [](Index, Index) {});
+            teachers.multiply(block, teachers.numbers, epilogue);
+            epilogue.leave(rows_, columns_);
+          });
+    });
+  }
+
+  // One side's statistics, in which the diagonal joins.
+  bool finish(const DistillationSums& sums, double* lse, double* cross, double* teacher_lse) const {
+    const Index count = inputs_.student.x.rows;
+    const double smallest_trusted = std::exp2(-126 + 24) * count;
+    bool is_trusted = true;
+    for (Index i = 0; i < count; ++i) {
+      const double s = student_diagonal_[i], t = teacher_diagonal_[i];
+      const double e = std::exp2(t * kLog2E - teacher_.shift), all = sums.teacher[i] + e;
+      lse[i] = log_add_exp(std::log(sums.student[i]) + student_.shift * kLn2, s);
+      teacher_lse[i] = log_add_exp(std::log(sums.teacher[i]) + teacher_.shift * kLn2, t);
+      cross[i] = (sums.cross[i] * inputs_.student.scale + e * s) / all;
+      is_trusted = is_trusted && !(all < smallest_trusted) &&
+                   !(sums.student[i] + std::exp2(s * kLog2E - student_.shift) < smallest_trusted);
+    }
+    return is_trusted;
+  }
+
+  const DistillationInputs& inputs_;
+  DistillationStatistics statistics_;
+  int threads_;
+  SharedShift student_, teacher_;
+  std::vector<double> student_diagonal_, teacher_diagonal_;
+  DistillationSums rows_, columns_;
+};
+
+bool distillation_forward(const DistillationInputs& inputs, const DistillationStatistics& statistics, int threads) {
+  return inputs.student.multiplies_bfloat16 && inputs.teacher.multiplies_bfloat16
+             ? DistillationForward<Bfloat16Pairs>(inputs, statistics, threads).run()
+             : DistillationForward<Float32>(inputs, statistics, threads).run();
+}
+
+}  // namespace
+}  // namespace mmcore
