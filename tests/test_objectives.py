@@ -188,6 +188,27 @@ def test_unicl(backend: str, kind: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("smallest", [-1, 4], ids=["several groups", "one group, no negatives"])
+def test_unicl_where_equal_groups_are_no_negatives(backend: str, kind: str, smallest: int) -> None:
+    row, col = torch.randint(-1, 9, (ROWS,)), torch.randint(-1, 15, (ROWS,))
+    row_group, col_group = torch.randint(smallest, 5, (2, ROWS))
+    positive = (row[:, None] == col) & (row[:, None] >= 0)
+    left_out = (row_group[:, None] == col_group) & (row_group[:, None] >= 0) & ~positive
+
+    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        logits = masked(scale * (x @ y.T), ~left_out)
+        return (supervised(logits, positive) + supervised(logits.T, positive.T)) / 2
+
+    check(
+        lambda x, y, s: functional.unicl_loss(
+            x, y, row, col, s, row_group=row_group, col_group=col_group
+        ),
+        plain,
+        draws(kind),
+    )
+
+
+@every_kind
 def test_mil_nce(backend: str, kind: str) -> None:
     row, col = torch.randint(-1, 12, (ROWS,)), torch.randint(-1, 9, (ROWS,))
     positive = (row[:, None] == col) & (row[:, None] >= 0)
@@ -339,6 +360,9 @@ COMPILED: dict[str, Callable[..., Tensor]] = {
     "siglip": lambda x, y: functional.siglip_loss(x, y, 5.0, -5.0),
     "sup_con": lambda x, y: functional.sup_con_loss(x, LABEL, 5.0),
     "unicl": lambda x, y: functional.unicl_loss(x, y, LABEL, LABEL, 5.0),
+    "unicl_groups": lambda x, y: functional.unicl_loss(
+        x, y, LABEL, LABEL, 5.0, row_group=LABEL // 2, col_group=LABEL // 2
+    ),
     "mil_nce": lambda x, y: functional.mil_nce_loss(x, y, LABEL, LABEL, 5.0),
     "nt_xent": lambda x, y: functional.nt_xent_loss(x, y, 5.0),
     "dcl": lambda x, y: functional.dcl_loss(x, y, 5.0, sigma=0.5),

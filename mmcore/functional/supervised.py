@@ -8,7 +8,7 @@ from torch import Tensor
 from mmcore.backends.counts import count_equal
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
-from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 
 
 def sup_con_loss(
@@ -68,6 +68,8 @@ def unicl_loss(
     col_label: Tensor,
     scale: float | Tensor,
     *,
+    row_group: Tensor | None = None,
+    col_group: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """CLIP with classes (UniCL): pairs of equal labels are positives, in both directions.
@@ -76,6 +78,8 @@ def unicl_loss(
 
         logits = scale * x @ y.T
         positive = (row_label[:, None] == col_label) & (row_label[:, None] != -1)
+        same_group = (row_group[:, None] == col_group) & (row_group[:, None] != -1)
+        logits = logits.masked_fill(same_group & ~positive, -inf)
         count = positive.sum(1)
         loss = logits.logsumexp(1) - torch.where(positive, logits, 0).sum(1) / count
         loss[count > 0].mean()
@@ -88,6 +92,8 @@ def unicl_loss(
         row_label, col_label: (N,) and (M,) int64, the classes of the rows of `x` and of `y`; -1 is
             no class.
         scale: a number or a one-element tensor: the inverse temperature.
+        row_group, col_group: (N,) and (M,) int64. Pairs of equal groups are no negatives of each
+            other, such as two names of one drawing; -1 is equal to nothing. Positives stay.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -97,7 +103,7 @@ def unicl_loss(
         TypeError, ValueError: as `softmax_similarity`.
 
     Memory:
-        As `softmax_similarity`.
+        As `softmax_similarity`; two passes over the matrix where groups are given.
 
     Reference:
         Yang et al., Unified Contrastive Learning in Image-Text-Label Space, 2022,
@@ -111,12 +117,34 @@ def unicl_loss(
         torch.Size([])
     """
     statistics = softmax_similarity(
-        x, y, scale, row_label=row_label, col_label=col_label, backend=backend
-    )
+        x, y, scale, row_label=row_label, col_label=col_label, row_group=row_group,
+        col_group=col_group, denominator="all" if row_group is None else "negatives",
+        backend=backend,
+    )  # fmt: skip
+    counts = count_equal(row_label, col_label), count_equal(col_label, row_label)
+    if row_group is not None:
+        positives = softmax_similarity(
+            x, y, scale, row_label=row_label, col_label=col_label, denominator="positives",
+            backend=backend,
+        )  # fmt: skip
+        statistics = _with_all_positives(statistics, positives, counts)
     row_lse, col_lse, row_pos, col_pos = statistics
-    rows = _mean_over_positives(row_lse, row_pos, count_equal(row_label, col_label))
-    columns = _mean_over_positives(col_lse, col_pos, count_equal(col_label, row_label))
+    rows = _mean_over_positives(row_lse, row_pos, counts[0])
+    columns = _mean_over_positives(col_lse, col_pos, counts[1])
     return as_loss((rows + columns) / 2, x)
+
+
+def _with_all_positives(
+    negatives: SoftmaxStatistics, positives: SoftmaxStatistics, counts: tuple[Tensor, Tensor]
+) -> SoftmaxStatistics:
+    """Statistics over negatives and positives, where groups left out positives by label too."""
+
+    def both(lse: Tensor, lse_of_positives: Tensor, count: Tensor) -> Tensor:
+        # A row without positives, maybe without negatives too, takes no part: 0 keeps NaN away.
+        return torch.logaddexp(lse, torch.where(count > 0, lse_of_positives, 0.0))
+
+    row_lse, col_lse = map(both, negatives[:2], positives[:2], counts)
+    return SoftmaxStatistics(row_lse, col_lse, positives.row_pos, positives.col_pos)
 
 
 def mil_nce_loss(
