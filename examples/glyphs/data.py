@@ -186,29 +186,30 @@ def save_glyphs(glyphs: Glyphs, path: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def has_own_shape(glyphs: Glyphs) -> NDArray[np.bool_]:
-    """Whether no image and no outline of a character, in any face, is also another character's.
+def look_alikes(glyphs: Glyphs) -> NDArray[np.int64]:
+    """A number for each character, the same for all that share an image or an outline in any face.
 
-    LATIN CAPITAL LETTER A and GREEK CAPITAL LETTER ALPHA are one drawing under two names.
+    LATIN CAPITAL LETTER A and GREEK CAPITAL LETTER ALPHA are one drawing under two names. Sharing
+    passes on: a character may look like another only by way of a third.
     """
     character = np.repeat(np.arange(len(glyphs.code_points)), np.diff(glyphs.first_glyph))
-    own = np.ones(len(glyphs.code_points), bool)
+    group = np.arange(len(glyphs.code_points))
     for drawings in (glyphs.images, glyphs.outlines):
         owner: dict[bytes, int] = {}
         for index, drawing in zip(character.tolist(), drawings, strict=True):
             first = owner.setdefault(drawing.tobytes(), index)
-            if first != index:
-                own[first] = own[index] = False
-    return own
+            if group[first] != group[index]:
+                group[group == group[index]] = group[first]
+    return group
 
 
-def split(glyphs: Glyphs) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The characters for training and the TEST_CHARACTERS for evaluation, as indices.
+def split(group: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The characters for training and the TEST_CHARACTERS for evaluation, from their look-alikes.
 
     Only characters with a shape of their own are evaluated: otherwise training would show the
     drawing under another name, or two answers would be right. All the others are trained on.
     """
-    candidates = np.flatnonzero(has_own_shape(glyphs))
+    candidates = np.flatnonzero(np.bincount(group)[group] == 1)
     test = np.random.default_rng(SPLIT_SEED).choice(candidates, TEST_CHARACTERS, replace=False)
     test.sort()
-    return np.setdiff1d(np.arange(len(glyphs.code_points)), test), test
+    return np.setdiff1d(np.arange(len(group)), test), test

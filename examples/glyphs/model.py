@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mmcore.nn
-from batches import PAIRS, Modalities
+from batches import PAIRS, Batch, Modalities
 from data import IMAGE_SIZE, UNITS_PER_EM
 from names import NAME_LENGTH, PADDING
 
@@ -142,8 +142,9 @@ class NameEncoder(nn.Module):
 class GlyphModel(nn.Module):
     """An encoder and a projection head for each modality; a scale for each pair of modalities."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, objective: str) -> None:
         super().__init__()
+        self.objective = objective
         self.encoders = nn.ModuleDict(
             {"image": ImageEncoder(), "name": NameEncoder(vocabulary), "outline": OutlineEncoder()}
         )
@@ -155,7 +156,7 @@ class GlyphModel(nn.Module):
         )
         # The scale (inverse temperature) is learned as its logarithm, as in CLIP.
         self.log_scale = nn.Parameter(torch.full((len(PAIRS),), math.log(INITIAL_SCALE)))
-        self.loss = mmcore.nn.ClipLoss()
+        self.clip_loss = mmcore.nn.ClipLoss()
 
     def encode(self, inputs: Modalities) -> Modalities:
         """The encoders' outputs, each of its own width."""
@@ -172,8 +173,20 @@ class GlyphModel(nn.Module):
         """The scale of every pair in PAIRS."""
         return self.log_scale.clamp(max=math.log(MAXIMUM_SCALE)).exp()
 
-    def losses(self, embeddings: Modalities) -> Tensor:
+    def losses(self, embeddings: Modalities, batch: Batch) -> Tensor:
         """The contrastive loss of every pair in PAIRS."""
         rows = embeddings._asdict()
         pairs = zip(PAIRS, self.scales(), strict=True)
-        return torch.stack([self.loss(rows[x], rows[y], scale) for (x, y), scale in pairs])
+        return torch.stack([self.loss(rows[x], rows[y], scale, batch) for (x, y), scale in pairs])
+
+    def loss(self, x: Tensor, y: Tensor, scale: Tensor, batch: Batch) -> Tensor:
+        """The objective for one pair of modalities."""
+        if self.objective == "clip":
+            return self.clip_loss(x, y, scale)
+        # Every face of a character answers to its name. A look-alike answers to another name, so it
+        # is no positive; but no encoder can tell it apart, so it is no negative either. The same
+        # between images and outlines: look-alikes need not share the drawing of this very face.
+        character, look_alikes = batch.character, batch.look_alikes
+        return mmcore.functional.unicl_loss(
+            x, y, character, character, scale, row_group=look_alikes, col_group=look_alikes
+        )

@@ -45,12 +45,12 @@ def timed_phases(
     be timed in two parts; the gradients are the same.
     """
     yield time.perf_counter()
-    inputs = batches.training(step)
+    batch = batches.training(step)
     yield time.perf_counter()
-    encodings = model.encode(inputs)
+    encodings = model.encode(batch.inputs)
     yield time.perf_counter()
     leaves = Modalities(*(encoding.detach().requires_grad_() for encoding in encodings))
-    loss = model.losses(model.project(leaves)).mean()
+    loss = model.losses(model.project(leaves), batch).mean()
     yield time.perf_counter()
     loss.backward()
     yield time.perf_counter()
@@ -85,8 +85,8 @@ def measure_batch_size(
 def measure_step_time(model: GlyphModel, batches: Batches, is_quick: bool) -> list[dict[str, Any]]:
     """One record for each backend, at the batch size of the run and at a larger one."""
     model = copy.deepcopy(model)
-    larger_size = min(LARGER * batches.batch_size, len(batches.training_characters))
-    larger = Batches(batches.glyphs, larger_size, batches.seed)
+    larger_size = min(LARGER * batches.batch_size, batches.largest_batch)
+    larger = Batches(batches.glyphs, larger_size, batches.seed, batches.objective)
     records = list(measure_batch_size(model, batches, repeats=3 if is_quick else 5))
     records += measure_batch_size(model, larger, repeats=2 if is_quick else 3)
     return records

@@ -3,9 +3,12 @@
 python examples/glyphs/train.py             the whole run: about five minutes on two cores
 python examples/glyphs/train.py --quick     all of it in a minute, with too few steps to learn much
 python examples/glyphs/train.py --resume    continue the newest run that was interrupted
+python examples/glyphs/train.py --objective unicl   two faces of a character in a batch, look-alikes
+                                                    no negatives of each other
 
 The files in reading order: data (the glyphs), names (their tokens), batches, model, training (one
-step), train (this one: the command), evaluate, step_time, pictures, run_folder.
+step), train (this one: the command), evaluate, step_time, pictures, run_folder; compare trains with
+both objectives.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 import mmcore
-from batches import PAIRS, Batches
+from batches import PAIRS, ROWS_PER_CHARACTER, Batches
 from data import FACES, load_glyphs
 from evaluate import embed_test_characters, retrieval, table
 from pictures import draw_learning_curves, draw_retrieval_sheet, draw_step_time
@@ -125,6 +128,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--steps", type=at_least(1), metavar="N", help=f"of training (default {default.steps})")
     add("--batch-size", type=at_least(1), metavar="N", help=f"default {default.batch_size}")
+    add("--objective", choices=tuple(ROWS_PER_CHARACTER), help=f"default {default.objective}")
     add("--seed", type=at_least(0), metavar="N", help=f"default {default.seed}")
     add("--backend", choices=("auto", "reference", "cpu"), help="of mmcore (default auto)")
     add("--quick", action="store_true", default=None, help=f"unless said: {quick}")
@@ -150,12 +154,14 @@ def choose_settings(arguments: argparse.Namespace, saved: dict[str, Any] | None)
     given = {name: value for name, value in given.items() if value is not None}
     if saved is None:
         return Settings(**(QUICK if arguments.quick else {}) | given)
+    kept = Settings(**saved)
     for name, value in given.items():
-        if value != saved[name]:
+        if value != getattr(kept, name):
             raise SystemExit(
-                f"the run was started with {name} {saved[name]} and keeps it, but {value} was asked"
+                f"the run was started with {name} {getattr(kept, name)} and keeps it, "
+                f"but {value} was asked"
             )
-    return Settings(**saved)
+    return kept
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -168,7 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise SystemExit(reason)
     glyphs = load_glyphs(CACHE)
     try:
-        batches = Batches(glyphs, settings.batch_size, settings.seed)
+        batches = Batches(glyphs, settings.batch_size, settings.seed, settings.objective)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     loading_seconds = time.perf_counter() - start

@@ -24,6 +24,7 @@ class Settings:
 
     steps: int = 320
     batch_size: int = 1024
+    objective: str = "clip"
     seed: int = 0
     backend: str = "auto"
     quick: bool = False
@@ -35,7 +36,7 @@ class Training:
     def __init__(self, settings: Settings, batches: Batches) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.batches = settings, batches
-        self.model = GlyphModel(len(batches.tokenizer))
+        self.model = GlyphModel(len(batches.tokenizer), batches.objective)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
@@ -55,7 +56,8 @@ class Training:
         start = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
-        losses = self.model.losses(self.model(self.batches.training(self.step)))
+        batch = self.batches.training(self.step)
+        losses = self.model.losses(self.model(batch.inputs), batch)
         self.optimizer.zero_grad()
         losses.mean().backward()
         self.optimizer.step()
