@@ -1,15 +1,118 @@
-"""The run folder of the example: nothing is lost, and what is wrong is said in one line."""
+"""The example: what its batches hold, and its run folder, which loses nothing."""
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
 import sys
+from collections import defaultdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "glyphs"))
+from batches import PAIRS, Batches
+from data import Glyphs, load_glyphs, look_alikes
 from run_folder import RunFolder
+from train import CACHE, HERE, choose_settings
+from training import Settings, Training
+
+
+@pytest.fixture(scope="module")
+def glyphs() -> Glyphs:
+    return load_glyphs(CACHE)
+
+
+def test_a_batch_of_clip_holds_a_character_once(glyphs: Glyphs) -> None:
+    batch = Batches(glyphs, 1024, seed=0, objective="clip").training(0)
+    assert len(batch.character.unique()) == 1024
+
+
+def test_a_batch_of_unicl_holds_two_faces_of_a_character(glyphs: Glyphs) -> None:
+    batches = Batches(glyphs, 1024, seed=0, objective="unicl")
+    epoch = [batches.training(step) for step in range(len(batches.training_characters) // 512)]
+    assert len(torch.cat([batch.character for batch in epoch]).unique()) == 512 * len(epoch)
+    assert not np.isin(epoch[0].character, batches.test_characters).any()
+    inputs, character, _ = batches.training(0)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, epoch[0].inputs, strict=True))
+    for own in (np.flatnonzero(character == each) for each in character.unique()):
+        first, second = own
+        index = int(character[first])
+        outlines = glyphs.outlines[slice(*glyphs.first_glyph[index : index + 2])]
+        assert all((row == outlines).all((1, 2)).any() for row in inputs.outline[own].numpy())
+        assert torch.equal(inputs.name[first], inputs.name[second])
+        if len(np.unique(outlines, axis=0)) == len(outlines) > 1:
+            assert not torch.equal(inputs.outline[first], inputs.outline[second])
+
+
+def test_look_alikes_are_those_with_a_drawing_in_common(glyphs: Glyphs) -> None:
+    group, owners = look_alikes(glyphs), defaultdict(set)
+    character = np.repeat(np.arange(len(glyphs.code_points)), np.diff(glyphs.first_glyph))
+    for drawings in (glyphs.images, glyphs.outlines):
+        for index, drawing in zip(character.tolist(), drawings, strict=True):
+            owners[drawing.tobytes()].add(index)
+    assert all(len({group[index] for index in shared}) == 1 for shared in owners.values())
+    sharing = set().union(*(shared for shared in owners.values() if len(shared) > 1))
+    assert sharing == set(np.flatnonzero(np.bincount(group)[group] > 1))
+    latin, greek, other = (np.searchsorted(glyphs.code_points, ord(c)) for c in "AΑB")
+    assert group[latin] == group[greek] != group[other]
+
+
+def test_unicl_by_labels_and_look_alikes(glyphs: Glyphs) -> None:
+    batches = Batches(glyphs, 512, seed=0, objective="unicl")
+    model = Training(Settings(objective="unicl"), batches).model
+    batch = batches.training(0)
+    rows = {name: x.detach() for name, x in model(batch.inputs)._asdict().items()}
+    positive = batch.character[:, None] == batch.character
+    left_out = (batch.look_alikes[:, None] == batch.look_alikes) & ~positive
+    assert left_out.any()
+
+    def one_side(logits: Tensor) -> Tensor:
+        logits = logits.masked_fill(left_out, -torch.inf)
+        own = torch.where(positive, logits, 0).sum(1) / positive.sum(1)
+        return (logits.logsumexp(1) - own).mean()
+
+    losses = model.losses(type(batch.inputs)(**rows), batch)
+    for (x, y), scale, loss in zip(PAIRS, model.scales(), losses, strict=True):
+        logits = scale * rows[x] @ rows[y].T
+        torch.testing.assert_close(loss, (one_side(logits) + one_side(logits.T)) / 2)
+
+
+def test_a_small_run_of_unicl(tmp_path: Path) -> None:
+    options = ["--objective", "unicl", "--steps", "2", "--batch-size", "32"]
+    command = [sys.executable, HERE / "train.py", *options, "--out", tmp_path / "run"]
+    subprocess.run(command, check=True, capture_output=True)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["settings"]["objective"] == "unicl"
+
+
+def test_a_resumed_run_keeps_its_objective() -> None:
+    nothing = {field.name: None for field in fields(Settings)}
+    saved = asdict(Settings(objective="unicl"))
+    assert choose_settings(argparse.Namespace(**nothing), saved) == Settings(objective="unicl")
+    asked = argparse.Namespace(**{**nothing, "objective": "clip"})
+    with pytest.raises(SystemExit, match="started with objective unicl and keeps it, but clip"):
+        choose_settings(asked, saved)
+
+
+@pytest.mark.parametrize(
+    ("size", "objective", "message"),
+    [
+        (1, "clip", "from 2 to 6838, got 1"),
+        (2, "unicl", "from 4 to 13676, got 2"),
+        (33, "unicl", "a multiple of 2 for unicl, got 33"),
+    ],
+)
+def test_batch_sizes_that_are_refused(
+    glyphs: Glyphs, size: int, objective: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Batches(glyphs, size, seed=0, objective=objective)
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
