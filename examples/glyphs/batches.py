@@ -2,7 +2,7 @@
 
 For the loss of CLIP a batch holds a character once, drawn by one face: its other faces would be
 further right answers to the same name, and that loss knows one. UniCL knows several, and a batch of
-as many rows holds half the characters, each in two faces.
+as many rows holds half the characters, each in two faces where it has them.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
 python examples/glyphs/train.py             the whole run: about five minutes on two cores
 python examples/glyphs/train.py --quick     all of it in a minute, with too few steps to learn much
 python examples/glyphs/train.py --resume    continue the newest run that was interrupted
-python examples/glyphs/train.py --objective unicl   two faces of a character in a batch, look-alikes
-                                                    no negatives of each other
+python examples/glyphs/train.py --objective unicl    with two faces of a character in a batch
 
 The files in reading order: data (the glyphs), names (their tokens), batches, model, training (one
 step), train (this one: the command), evaluate, step_time, pictures, run_folder; compare trains with
@@ -128,7 +127,8 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--steps", type=at_least(1), metavar="N", help=f"of training (default {default.steps})")
     add("--batch-size", type=at_least(1), metavar="N", help=f"default {default.batch_size}")
-    add("--objective", choices=tuple(ROWS_PER_CHARACTER), help=f"default {default.objective}")
+    objectives = f"default {default.objective}; unicl: two faces of a character in a batch"
+    add("--objective", choices=tuple(ROWS_PER_CHARACTER), help=objectives)
     add("--seed", type=at_least(0), metavar="N", help=f"default {default.seed}")
     add("--backend", choices=("auto", "reference", "cpu"), help="of mmcore (default auto)")
     add("--quick", action="store_true", default=None, help=f"unless said: {quick}")
