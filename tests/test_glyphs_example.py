@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "glyphs"))
+import compare
 from batches import PAIRS, Batches
 from data import Glyphs, load_glyphs, look_alikes
 from run_folder import RunFolder
@@ -113,6 +114,16 @@ def test_batch_sizes_that_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Batches(glyphs, size, seed=0, objective=objective)
+
+
+def test_the_readme_has_the_tables_of_the_results() -> None:
+    readme, records = (HERE.parent.parent / "README.md").read_text(), compare.read_results()
+    budgets = {(record["steps"], record["batch_size"]) for record in records}
+    assert len(budgets) > 0
+    for steps, batch_size in budgets:
+        heading = f"{steps} steps of {batch_size:,} rows"
+        assert heading in readme.partition("## The example")[2]
+        assert compare.table(compare.of_budget(records, steps, batch_size)) in readme
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
