@@ -179,6 +179,10 @@ struct Kernels {
   void (*distillation_backward)(const DistillationInputs& inputs, const DistillationStatistics& statistics,
                                 const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads);
 
+  // Where each row (N,) and each column (M,) has its largest product among pairs that are neither targets nor of equal
+  // groups; −1 where there is none. Labels, biases and the denominator are not read; y is not x.
+  void (*hardest_negatives)(const SimilarityInputs& inputs, Index* row_index, Index* col_index, int threads);
+
   // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against. In float32,
   // or of bfloat16 pairs summed in float32.
   double (*measure_peak)(bool of_bfloat16, int threads);

@@ -150,3 +150,6 @@ def distillation_backward(
     grad_y: _Floats | None,
     threads: int,
 ) -> float: ...
+def hardest_negatives(
+    inputs: SimilarityInputs, row_index: _Indices, col_index: _Indices, threads: int
+) -> None: ...

@@ -231,6 +231,17 @@ double distillation_backward(const SimilarityArrays& student, const SimilarityAr
   return gradients.scale;
 }
 
+void hardest_negatives(const SimilarityArrays& arrays, const Indices& row_index, const Indices& col_index,
+                       int threads) {
+  const SimilarityInputs& inputs = arrays.inputs;
+  if (inputs.pairs.target == nullptr || inputs.is_symmetric) refuse("inputs must have targets, and a y of their own");
+  Index* of_rows = output("row_index", row_index, inputs.x.rows);
+  Index* of_columns = output("col_index", col_index, inputs.y.rows);
+  checked_threads(threads);
+  py::gil_scoped_release released;
+  kernels().hardest_negatives(inputs, of_rows, of_columns, threads);
+}
+
 }  // namespace
 
 void bind_similarity(py::module_& module) {
@@ -261,6 +272,8 @@ void bind_similarity(py::module_& module) {
              "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "grad_row_lse"_a.noconvert(),
              "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
              "grad_y"_a.noconvert(), "threads"_a);
+  module.def("hardest_negatives", &hardest_negatives, "inputs"_a, "row_index"_a.noconvert(), "col_index"_a.noconvert(),
+             "threads"_a);
   module.def("distillation_forward", &distillation_forward, "student"_a, "teacher"_a, "statistics"_a, "threads"_a);
   module.def("distillation_backward", &distillation_backward, "student"_a, "teacher"_a, "statistics"_a, "upstream"_a,
              "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "threads"_a);

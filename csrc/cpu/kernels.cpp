@@ -4,6 +4,7 @@
 #include "../kernels.h"
 
 #include "distillation_backward.h"
+#include "hardest_negatives.h"
 #include "normalize.h"
 #include "peak.h"
 #include "prefix_similarity_backward.h"
@@ -34,6 +35,7 @@ extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     prefix_similarity_backward,
     distillation_forward,
     distillation_backward,
+    hardest_negatives,
     measure_peak,
 };
 

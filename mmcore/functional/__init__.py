@@ -7,7 +7,7 @@ from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
 from mmcore.functional.distillation import DistillClipLosses, distill_clip_loss
 from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
-from mmcore.functional.hard_negatives import hard_negative_loss
+from mmcore.functional.hard_negatives import hard_negative_loss, vse_loss
 from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss, symile_loss
 from mmcore.functional.projection import l2_normalize, project
@@ -60,4 +60,5 @@ __all__ = [
     "unicl_loss",
     "uniformity_loss",
     "vicreg_loss",
+    "vse_loss",
 ]

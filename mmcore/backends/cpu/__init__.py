@@ -10,6 +10,7 @@ from mmcore.backends.cpu.projection import (
     project_backward,
 )
 from mmcore.backends.cpu.similarity import (
+    hardest_negatives,
     kept_tiles,
     sigmoid_similarity,
     sigmoid_similarity_backward,
@@ -21,6 +22,7 @@ __all__ = [
     "_C",
     "distillation",
     "distillation_backward",
+    "hardest_negatives",
     "instruction_sets",
     "kept_tiles",
     "l2_normalize",

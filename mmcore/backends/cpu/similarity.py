@@ -150,6 +150,13 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     return as_inputs(_as_tensors((*gradients.fold(), grad_scale, grad_bias)), likes, wanted)
 
 
+def hardest_negatives(*described: Any) -> tuple[Tensor, Tensor]:
+    matrix = Similarity(*described)
+    rows, columns = (new(size, torch.int64) for size in (matrix.x.shape[0], matrix.columns))
+    _C.hardest_negatives(matrix.arrays(), vector(rows), vector(columns), threads())
+    return rows, columns
+
+
 def _sigmoid_matrix(
     x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
 ) -> Similarity:

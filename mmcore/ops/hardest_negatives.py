@@ -1,0 +1,111 @@
+"""The hardest negative of every row and every column, and its product.
+
+    row_index_i = argmax_{j counted} ⟨x_i, y_j⟩       row_hardest_i = ⟨x_i, y_row_index(i)⟩
+    col_index_j = argmax_{i counted} ⟨x_i, y_j⟩       col_hardest_j = ⟨x_col_index(j), y_j⟩
+    positive_i = ⟨x_i, y_i⟩
+
+Counted is every pair off the diagonal of different groups (pairs.py). Where none is, the index is
+−1 and the product −∞, with gradient 0. The gradient flows to the rows that were found, O(N·D).
+
+x, y: (N, D); indices: (N,) int64; products: (N,) float64, whatever was rounded in the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcore.backends import cpu, triton
+from mmcore.backends import hardest_negatives as products
+from mmcore.backends.hardest_negatives import HardestNegatives
+from mmcore.ops.define import define
+from mmcore.ops.pairs import Pairs, counted
+from mmcore.ops.precision import arithmetic_dtype
+
+# Reference
+
+
+def reference_search(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    vectors, denominator = arguments[4:9], arguments[9]
+    dtype = arithmetic_dtype(x.dtype)
+    matrix = x.to(dtype) @ y.to(dtype).T
+    keep = counted(denominator, *Pairs(*vectors).masks(matrix))
+    matrix = matrix.masked_fill(~keep | matrix.isnan(), -torch.inf)
+    rows, columns = (
+        torch.where(values == -torch.inf, -1, index)
+        for values, index in (matrix.max(1), matrix.max(0))
+    )
+    return rows, columns
+
+
+# Contract
+
+_INPUTS = "Tensor x, Tensor y, Tensor? row_group, Tensor? col_group, bool multiplies_bfloat16"
+SCHEMA = (
+    f"({_INPUTS}, str backend) -> (Tensor positive, Tensor row_hardest, Tensor col_hardest, "
+    "Tensor row_index, Tensor col_index)"
+)
+BACKWARD_SCHEMA = (
+    "(Tensor x, Tensor y, Tensor row_index, Tensor col_index, Tensor grad_positive, "
+    "Tensor grad_row_hardest, Tensor grad_col_hardest, bool[] wanted, str backend) "
+    "-> (Tensor grad_x, Tensor grad_y)"
+)
+
+
+def fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    dtypes = (torch.float64, torch.float64, torch.float64, torch.int64, torch.int64)
+    return tuple(x.new_empty(x.shape[0], dtype=dtype) for dtype in dtypes)
+
+
+def fake_backward(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    wanted = arguments[-2]
+    return tuple(
+        like.new_empty(like.shape) if is_wanted else x.new_empty(0)
+        for like, is_wanted in zip((x, y), wanted, strict=True)
+    )
+
+
+# Autograd
+
+
+def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[3:])
+    ctx.save_for_backward(*inputs[:2], *output[3:])
+    ctx.backend = inputs[-1]
+
+
+def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = list(ctx.needs_input_grad[:2])
+    gradients: Sequence[Tensor] = torch.ops.mmcore.hardest_negatives_backward(
+        *ctx.saved_tensors, *upstream[:3], wanted, ctx.backend
+    )
+    of_x, of_y = (
+        gradient if is_wanted else None
+        for gradient, is_wanted in zip(gradients, wanted, strict=True)
+    )
+    return of_x, of_y, None, None, None, None
+
+
+# Backends
+
+define(
+    "hardest_negatives",
+    SCHEMA,
+    fake=fake_forward,
+    implementations={
+        "reference": HardestNegatives(reference_search).forward,
+        "cpu": HardestNegatives(cpu.hardest_negatives).forward,
+        "triton": HardestNegatives(triton.hardest_negatives).forward,
+    },
+    save=save,
+    backward=backward,
+)
+define(
+    "hardest_negatives_backward",
+    BACKWARD_SCHEMA,
+    fake=fake_backward,
+    implementations=dict.fromkeys(("reference", "cpu", "triton"), products.backward),
+)

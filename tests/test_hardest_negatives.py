@@ -1,0 +1,119 @@
+"""vse_loss: the hardest negative of each row and column, which nothing but a comparison finds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from objective_cases import ROWS, check, draws, unit_rows
+from torch import Tensor
+
+from mmcore.functional import vse_loss
+
+
+def plain(x: Tensor, y: Tensor, keep: Tensor, margin: float = 0.2) -> Tensor:
+    cosine = x @ y.T
+    hardest = cosine.masked_fill(~keep, -torch.inf)
+    hinges = (margin + hardest.amax(side) - cosine.diagonal() for side in (0, 1))
+    return sum((hinge.clamp(min=0) for hinge in hinges), x.new_zeros(())).mean()
+
+
+@pytest.mark.parametrize("kind", ["random", "near"])
+@pytest.mark.parametrize("margin", [0.0, 0.2, 2.5])
+def test_vse(backend: str, kind: str, margin: float) -> None:
+    keep = ~torch.eye(ROWS, dtype=torch.bool)
+    check(
+        lambda x, y: vse_loss(x, y, margin=margin),
+        lambda x, y: plain(x, y, keep, margin),
+        [[x, y] for x, y, _ in draws(kind)],
+    )
+
+
+def test_equal_captions_are_no_negatives(backend: str) -> None:
+    group = torch.randint(-1, 12, (ROWS,))
+    group[:30] = 3  # of these a row has few negatives
+    same = (group[:, None] == group) & (group[:, None] >= 0)
+    keep = ~same & ~torch.eye(ROWS, dtype=torch.bool)
+    check(
+        lambda x, y: vse_loss(x, y, group=group),
+        lambda x, y: plain(x, y, keep),
+        [[x, y] for x, y, _ in draws("random")],
+    )
+
+
+def test_of_equal_negatives_one_has_the_gradient(backend: str) -> None:
+    """Duplicates: the value is that of plain PyTorch, and so is the sum of the gradients."""
+    x, y = unit_rows(), unit_rows()
+    x[30:], y[40:] = x[:30].clone(), y[:20].clone()
+    keep = ~torch.eye(ROWS, dtype=torch.bool)
+    losses = []
+    for loss in (vse_loss, lambda x, y: plain(x, y, keep)):
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        value = loss(a, b)
+        losses.append((value, *(g.sum(0) for g in torch.autograd.grad(value, (a, b)))))
+    for ours, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 13, 500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sizes_and_dtypes(backend: str, rows: int, dtype: torch.dtype) -> None:
+    x, y = (torch.randn(rows, 70)[:, ::2].to(dtype).requires_grad_() for _ in range(2))
+    keep = ~torch.eye(rows, dtype=torch.bool)
+    loss, expected = vse_loss(x, y), plain(x.double(), y.double(), keep)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-5)
+    found, exact = (torch.autograd.grad(z, (x, y)) for z in (loss, expected))
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == dtype
+        # A few rows may have another of two negatives that are equal as rounded.
+        differs = (one - other).abs().amax(1) > 0.02 * other.abs().max().clamp(min=1e-6)
+        assert differs.sum() <= rows // 100
+
+
+def test_threads_and_slabs_change_nothing(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmcore.backends import hardest_negatives
+
+    x, y = (unit_rows(500).round(decimals=1).requires_grad_() for _ in range(2))
+    results = []
+    for count, slab in ((1, 4096), (2, 4096), (3, 64)):
+        torch.set_num_threads(count)
+        monkeypatch.setattr(hardest_negatives, "ROWS_OF_A_SLAB", slab)
+        loss = vse_loss(x, y)
+        results.append((loss, *torch.autograd.grad(loss, (x, y))))
+    for other in results[1:]:
+        for one, another in zip(results[0], other, strict=True):
+            torch.testing.assert_close(one, another, rtol=1e-6, atol=1e-8)
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[1], strict=True))
+
+
+def test_nan_is_not_lost(backend: str) -> None:
+    x, y = unit_rows(), unit_rows()
+    x[7, 3] = torch.nan
+    assert vse_loss(x, y).isnan()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_it_compiles_to_one_graph() -> None:
+    torch.compiler.reset()
+    x, y = unit_rows().requires_grad_(), unit_rows()
+    compiled = torch.compile(vse_loss, fullgraph=True, backend="aot_eager")(x, y)
+    assert torch.equal(compiled, vse_loss(x, y))
+    torch.testing.assert_close(*(torch.autograd.grad(z, x)[0] for z in (compiled, vse_loss(x, y))))
+
+
+X, Y = unit_rows(), unit_rows()
+REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (lambda: vse_loss(X, Y[:9]), ValueError, "y must have 60 rows to match x, got 9"),
+    (lambda: vse_loss(X, Y, margin=-1.0), ValueError, "margin must be finite and at least 0"),
+    (lambda: vse_loss(X, Y, group=torch.arange(5)), ValueError, "group must have shape (60,)"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), REFUSED)
+def test_what_is_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        call()
