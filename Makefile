@@ -16,7 +16,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test test-gpu test-peers sanitize bench bench-gpu report lint types format clean
+.PHONY: demo test test-gpu test-peers sanitize bench bench-objectives bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
@@ -44,6 +44,11 @@ sanitize:
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+# Every objective beside its rival.
+bench-objectives: $(VENV)/.bench
+	$(PIP) sentence-transformers
+	$(BIN)/python benchmarks/objectives.py $(ARGS)
 
 bench-gpu:
 	$(BARE) benchmarks/gpu.py $(ARGS)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import plots
+from objective_table import objectives_block
 from results import Line, Row, latest_rows, load_lines
 from tables import accuracy_block, memory_block, time_block
 
@@ -29,6 +30,7 @@ BLOCKS: dict[str, tuple[str, tuple[str, ...], Callable[[Sequence[Row]], str]]] =
     "l2-normalize-cpu": ("time", ("l2_normalize",), time_block),
     "memory-cpu": ("memory", OPS, memory_block),
     "accuracy-cpu": ("accuracy", OPS, accuracy_block),
+    "objectives-cpu": ("objective", (), objectives_block),
 }
 PLOTS = {
     "clip-cpu": plots.CLIP_TIME,
@@ -43,6 +45,8 @@ MARKED = re.compile(
 def rows_of(lines: Sequence[Line], marker: str) -> list[Row]:
     """The rows behind one marker, operation after operation."""
     kind, ops, _ = BLOCKS[marker]
+    # Those of one kind that name no operations take all there are, in the order of measurement.
+    ops = ops or tuple(dict.fromkeys(line["op"] for line in lines if line["kind"] == kind))
     return [row for op in ops for row in latest_rows(lines, kind, op)]
 
 

@@ -21,6 +21,8 @@ RIVALS = (
     "torch-linear-cross-entropy",
     "lightly",
     "pytorch-metric-learning",
+    "open_clip",
+    "sentence-transformers",
 )
 SIZE_SYMBOLS = {
     "rows": "N",

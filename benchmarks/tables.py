@@ -28,6 +28,8 @@ HEADINGS = {
     "torch-linear-cross-entropy": "linear_cross_entropy",
     "lightly": "lightly",
     "pytorch-metric-learning": "pytorch-metric-learning",
+    "open_clip": "open_clip",
+    "sentence-transformers": "sentence-transformers",
 }
 # Whose arithmetic is what the case counts; the others' share of peak would say something else.
 DOES_COUNTED_WORK = {"clip": OURS_LEAN, "siglip": OURS, "project": OURS}

@@ -28,7 +28,7 @@ SHARED_MEMORY = {
 }
 SIMILARITY_KERNELS = [
     "sum_exponentials", "running_log_sum_exp", "store_gradient", "store_gradient_exact",
-    "sigmoid_tile",
+    "sigmoid_tile", "hardest_negatives",
 ]  # fmt: skip
 ROW_KERNELS = [
     "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "input_norm_backward",

@@ -21,6 +21,7 @@ from mmcore.backends.triton import (
     exponential_sums,
     gradient,
     input_norm,
+    largest_products,
     normalize,
     positives,
     sigmoid_tile,
@@ -58,6 +59,7 @@ SIMILARITY_KERNELS = {
     "store_gradient": gradient.store_gradient_kernel,
     "store_gradient_exact": gradient.store_gradient_kernel,
     "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
+    "hardest_negatives": largest_products.hardest_negatives_kernel,
 }
 TILED_BY_OBJECTIVE = ("sum_exponentials", "store_gradient", "sigmoid_tile")
 ROW_KERNELS = {
@@ -72,6 +74,7 @@ ROW_KERNELS = {
 TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
+    "hardest_negatives": "running",
 }  # fmt: skip
 ROW_TILES = {"column_positives": COLUMN_TILE, "input_norm_sums": SUMS_TILE}
 DEPTH = 512
@@ -95,6 +98,7 @@ TYPES = {
 # What differs from that table: float64 results, a float32 gradient.
 OWN_TYPES = {
     "running_log_sum_exp": {"out": "*fp64"},
+    "hardest_negatives": {"out": "*i64"},
     "target_products": {"out": "*fp64"},
     "column_positives": {"logit": "*fp64", "col_pos": "*fp64", "col_lse": "*fp64"},
     "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},

@@ -19,6 +19,12 @@ struct LabelSums {
   explicit LabelSums(Index size) : logit(size), count(size) {}
 };
 
+// A block without positives where nothing else is counted: of a matrix whose labels are in order these are most.
+inline bool is_left_out(const PairMasks& masks, const Block& block) {
+  return masks.has_labels() && masks.counts_only_positives() &&
+         !masks.has_positives(block.rows.begin, block.rows.size(), block.columns.begin, block.columns.size());
+}
+
 // Where the sums over E are collected. In a symmetric matrix the columns' are the rows'.
 struct ExponentialSums {
   std::vector<double> row, col;

@@ -97,6 +97,14 @@ class PairMasks {
     return load(col_target_.data() + j) == static_cast<std::int32_t>(i);
   }
 
+  // Whether a label makes any pair of these rows and columns a positive.
+  bool has_positives(Index first_row, Index rows, Index first_column, Index columns) const {
+    for (Index i = first_row; i < first_row + rows; ++i)
+      for (Index j = 0; j < columns; j += kLanes)
+        if (any(at(i, first_column + j).positive)) return true;
+    return false;
+  }
+
   Masks at(Index i, Index j) const {
     const IntVec none{}, all = ~none;
     const IntVec excluded = has_groups_ ? load(col_group_.data() + j) == row_group_[i] : none;

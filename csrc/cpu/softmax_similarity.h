@@ -119,6 +119,7 @@ class SoftmaxForward {
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, false);
       SumExponentials epilogue{inputs_, shift_, masks_, row_factors, col_factors};
       blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
+        if (is_left_out(masks_, block)) return;
         float* place = kept.of(block);
         epilogue.enter(block, place == nullptr ? blocks.numbers : place);
         blocks.multiply(block, epilogue.numbers, epilogue);

@@ -12,6 +12,7 @@
 // formed in float64: where training has converged it is the difference of equal numbers.
 #pragma once
 
+#include "exponential_sums.h"
 #include "gradient_sums.h"
 #include "pairs.h"
 #include "shared_shift.h"
@@ -180,6 +181,7 @@ class SoftmaxBackward {
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, true);
       StoreGradient epilogue{inputs_, masks_, shift_, row_factors_, col_factors_, row_terms_, col_terms_, targets_};
       blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
+        if (is_left_out(masks_, block)) return;
         form_gradient(block, has_kept ? kept.of(block) : nullptr, blocks, epilogue);
         sums.add(block, blocks.numbers);
         blocks.add_gradients(block, blocks.numbers, gradients);

@@ -85,7 +85,7 @@ softmax_similarity = _of("softmax_statistics", "softmax_similarity")
 softmax_similarity_backward = _of("softmax_gradients", "softmax_similarity_backward")
 sigmoid_similarity = _of("sigmoid_sums", "sigmoid_similarity")
 sigmoid_similarity_backward = _of("sigmoid_sums", "sigmoid_similarity_backward")
-hardest_negatives = _of("hardest_negatives", "hardest_negatives")
+hardest_negatives = _of("largest_products", "hardest_negatives")
 _prefixes = PrefixLoop(
     l2_normalize, l2_normalize_backward, softmax_similarity, softmax_similarity_backward
 )
