@@ -12,7 +12,8 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 SANITIZE := OFF
 BUILD := build/{wheel_tag}
 # Every family at every instruction set, on random and on extreme inputs; hours would be needed for every test.
-SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.py projection.py projection_dtypes.py clip_loss.py)
+SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.py projection.py projection_dtypes.py clip_loss.py \
+	matryoshka.py distillation.py hardest_negatives.py)
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
@@ -31,7 +32,8 @@ test-peers: $(VENV)/.peers
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
 	softmax_pairs.py objectives.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py \
-	projection_dtypes.py extremes.py contracts.py)
+	projection_dtypes.py extremes.py contracts.py matryoshka.py distillation.py hardest_negatives.py captioning.py volume.py \
+	discrepancy.py ranking_hardness.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
 test-gpu:

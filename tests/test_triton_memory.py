@@ -17,7 +17,8 @@ import mmcore
 pytest.importorskip("triton")
 from fake_gpu import Launches, Memory, fake_gpu
 
-from mmcore.backends import triton
+from mmcore.backends import distillation, hardest_negatives, triton
+from mmcore.backends.hardest_negatives import HardestNegatives
 from mmcore.backends.triton.products import PIECE_BYTES
 
 MIB, GB = 2**20, 10**9
@@ -239,3 +240,25 @@ def test_rows_and_projections_do_not_wait(gpu: Launches) -> None:
         norm.shape,
         norm.shape,
     ]
+
+
+def test_objectives_of_their_own_do_not_wait(gpu: Launches) -> None:
+    x, y = (torch.empty(3000, 256, dtype=torch.bfloat16) for _ in range(2))
+    scale, ids = torch.empty(()), torch.empty(3000, dtype=torch.int64)
+    with Memory(x, y, scale, ids):
+        described = (x, y, scale, [64, 256], 1e-12, ids, ids, ids, True)
+        statistics = triton.prefix_similarity(*described, 0)
+        triton.prefix_similarity_backward(
+            *described,
+            *statistics,
+            *(torch.empty_like(part) for part in statistics[:3]),
+            [True] * 3,
+        )
+        described = (x, y, scale, x, y, scale, True)
+        statistics = distillation.distillation(*described)
+        upstream = (torch.empty_like(part) for part in statistics[:5])
+        distillation.distillation_backward(*described, *statistics, *upstream, [True] * 3)
+        hardest = HardestNegatives(triton.hardest_negatives).forward(x, y, ids, ids, True)
+        upstream = (torch.empty_like(part) for part in hardest[:3])
+        hardest_negatives.backward(x, y, *hardest[3:], *upstream, [True] * 2)
+    assert gpu.names().count("hardest_negatives_kernel") == 2
