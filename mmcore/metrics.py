@@ -222,7 +222,11 @@ def _share_above(x: Tensor, middle: Tensor, direction: Tensor) -> Tensor:
 
 
 def _mean(x: Tensor) -> Tensor:
-    return x.detach().mean(0, dtype=torch.float64)
+    # On a CPU torch widens what it sums in another dtype, all of it at once.
+    total = x.new_zeros(x.shape[1], dtype=torch.float64)
+    for piece in _pieces(x):
+        total += piece.sum(0, dtype=torch.float64)
+    return total / x.shape[0]
 
 
 def _pieces(x: Tensor) -> Iterator[Tensor]:
