@@ -1,7 +1,58 @@
 """Thin modules over `mmcore.functional`."""
 
-from mmcore.nn.contrastive import ClipLoss, SigLipLoss
+from mmcore.nn.captioning import CoCaLoss, LinearCrossEntropyLoss
+from mmcore.nn.contrastive import (
+    ClipLoss,
+    HardNegativeLoss,
+    InfoNceLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+    SigLipLoss,
+)
 from mmcore.nn.distillation import DistillClipLoss
+from mmcore.nn.geometry import AlignmentLoss, MmdLoss, UniformityLoss
+from mmcore.nn.gram import (
+    BarlowTwinsLoss,
+    CcaLoss,
+    CkaLoss,
+    CoralLoss,
+    CyClipLoss,
+    SoftCcaLoss,
+    VicRegLoss,
+)
+from mmcore.nn.multimodal import GramLoss, MultimodalLoss, SymileLoss
 from mmcore.nn.projection import L2Normalize, ProjectionHead
+from mmcore.nn.supervised import MilNceLoss, SupConLoss, UniClLoss
+from mmcore.nn.views import DclLoss, NtXentLoss
 
-__all__ = ["ClipLoss", "DistillClipLoss", "L2Normalize", "ProjectionHead", "SigLipLoss"]
+__all__ = [
+    "AlignmentLoss",
+    "BarlowTwinsLoss",
+    "CcaLoss",
+    "CkaLoss",
+    "ClipLoss",
+    "CoCaLoss",
+    "CoralLoss",
+    "CyClipLoss",
+    "DclLoss",
+    "DistillClipLoss",
+    "GramLoss",
+    "HardNegativeLoss",
+    "InfoNceLoss",
+    "L2Normalize",
+    "LinearCrossEntropyLoss",
+    "MatryoshkaLoss",
+    "MilNceLoss",
+    "MmdLoss",
+    "MultimodalLoss",
+    "MultipleNegativesRankingLoss",
+    "NtXentLoss",
+    "ProjectionHead",
+    "SigLipLoss",
+    "SoftCcaLoss",
+    "SupConLoss",
+    "SymileLoss",
+    "UniClLoss",
+    "UniformityLoss",
+    "VicRegLoss",
+]

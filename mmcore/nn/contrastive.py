@@ -1,18 +1,17 @@
-"""Objectives as modules."""
+"""Objectives between two sides as modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcore import functional
+from mmcore.nn.objective import Objective, WithOptions
 
 
-class _LossOfPairs(nn.Module):
+class _LossOfPairs(WithOptions):
     """The call that open_clip's losses share."""
-
-    objective: Callable[..., Tensor]
 
     def forward(
         self,
@@ -21,6 +20,7 @@ class _LossOfPairs(nn.Module):
         logit_scale: float | Tensor,
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
+        **by_name: Any,
     ) -> Tensor | dict[str, Tensor]:
         """The loss of one batch.
 
@@ -30,11 +30,14 @@ class _LossOfPairs(nn.Module):
             logit_scale: the inverse temperature, already exponentiated; 0-D or one element.
             logit_bias: added to every logit; 0-D or one element. CLIP's loss does not depend on it.
             output_dict: whether to return ``{"contrastive_loss": loss}``.
+            by_name: other tensors that the function takes, such as `group`.
 
         Returns:
             The loss, 0-D; float32 also for 16-bit features.
         """
-        loss = self.objective(image_features, text_features, logit_scale, logit_bias)
+        loss = self.objective(
+            image_features, text_features, logit_scale, logit_bias, **by_name, **self.options
+        )
         return {"contrastive_loss": loss} if output_dict else loss
 
 
@@ -42,8 +45,8 @@ class ClipLoss(_LossOfPairs):
     """Symmetric contrastive loss of CLIP, called as open_clip 3.3's ``ClipLoss`` is.
 
     Replaces ``open_clip.loss.ClipLoss()`` on a single process: the same arguments, the same value
-    and gradients, without the (N, N) logits. It has no parameters and no buffers, so checkpoints
-    do not notice it. See `mmcore.functional.clip_loss` for the mathematics and the memory.
+    and gradients, without the (N, N) logits. Label smoothing and one direction alone are options;
+    `weight` and `group` are given in the call. See `mmcore.functional.clip_loss`.
 
     Example:
         >>> import torch, mmcore
@@ -61,8 +64,8 @@ class SigLipLoss(_LossOfPairs):
     """Sigmoid loss of SigLIP, called as open_clip 3.3's ``SigLipLoss`` is.
 
     Replaces ``open_clip.loss.SigLipLoss()`` on a single process: the same arguments, the same value
-    and gradients, without the (N, N) logits. It has no parameters and no buffers, so checkpoints
-    do not notice it. See `mmcore.functional.siglip_loss` for the mathematics and the memory.
+    and gradients, without the (N, N) logits. Other positives than the diagonal are given in the
+    call, by name. See `mmcore.functional.siglip_loss`.
 
     Example:
         >>> import torch, mmcore
@@ -74,3 +77,65 @@ class SigLipLoss(_LossOfPairs):
     """
 
     objective = staticmethod(functional.siglip_loss)
+
+
+class InfoNceLoss(Objective):
+    """Every query against all keys, of which one is its positive.
+
+    `mmcore.functional.info_nce_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> query, key = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> loss = mmcore.nn.InfoNceLoss(margin=0.1)
+        >>> loss(query, key, 14.0, target=torch.tensor([3, 2, 1, -1])).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.info_nce_loss)
+
+
+class HardNegativeLoss(Objective):
+    """CLIP whose hard negatives count more.
+
+    `mmcore.functional.hard_negative_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.nn.HardNegativeLoss(hardness=0.5)(x, y, 14.0).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.hard_negative_loss)
+
+
+class MultipleNegativesRankingLoss(Objective):
+    """Queries and documents, whose negatives may lie in four directions.
+
+    `mmcore.functional.multiple_negatives_ranking_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> query, document = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> loss = mmcore.nn.MultipleNegativesRankingLoss(directions=("query_to_doc", "doc_to_doc"))
+        >>> loss(query, [document], 20.0).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.multiple_negatives_ranking_loss)
+
+
+class MatryoshkaLoss(Objective):
+    """The loss of CLIP, or another, of several prefixes of the features.
+
+    `mmcore.functional.matryoshka_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = torch.randn(4, 16), torch.randn(4, 16)
+        >>> mmcore.nn.MatryoshkaLoss(dims=(4, 8, 16))(x, y, 20.0).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.matryoshka_loss)

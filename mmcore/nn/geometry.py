@@ -1,0 +1,51 @@
+"""How embeddings lie, as modules."""
+
+from __future__ import annotations
+
+from mmcore import functional
+from mmcore.nn.objective import Objective
+
+
+class AlignmentLoss(Objective):
+    """Mean distance of pairs, to a power.
+
+    `mmcore.functional.alignment_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.nn.AlignmentLoss(power=1.0)(x, y).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.alignment_loss)
+
+
+class UniformityLoss(Objective):
+    """Low where rows are spread evenly.
+
+    `mmcore.functional.uniformity_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x = mmcore.functional.l2_normalize(torch.randn(100, 8))
+        >>> mmcore.nn.UniformityLoss(temperature=3.0)(x).item() < 0
+        True
+    """
+
+    objective = staticmethod(functional.uniformity_loss)
+
+
+class MmdLoss(Objective):
+    """How far apart two sets of rows are distributed.
+
+    `mmcore.functional.mmd_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = torch.randn(100, 8), torch.randn(60, 8) + 1
+        >>> mmcore.nn.MmdLoss(bandwidths=(2.0, 4.0))(x, y).item() > 0
+        True
+    """
+
+    objective = staticmethod(functional.mmd_loss)

@@ -1,0 +1,36 @@
+"""Objectives of two views as modules."""
+
+from __future__ import annotations
+
+from mmcore import functional
+from mmcore.nn.objective import Objective
+
+
+class NtXentLoss(Objective):
+    """Of all other views in the batch, which is of the same thing?
+
+    `mmcore.functional.nt_xent_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> first, second = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.nn.NtXentLoss()(first, second, 10.0).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.nt_xent_loss)
+
+
+class DclLoss(Objective):
+    """NT-Xent whose denominators leave the positive out.
+
+    `mmcore.functional.dcl_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> first, second = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.nn.DclLoss(sigma=0.5)(first, second, 10.0).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.dcl_loss)
