@@ -17,13 +17,17 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test test-gpu test-peers sanitize bench bench-objectives bench-gpu report lint types format clean
+.PHONY: demo test test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest $(ARGS)
+
+# Peak memory of every objective at N = 32,768, five minutes and more; `make test` measures a few.
+test-memory: $(VENV)/.test
+	MMCORE_TEST_MEMORY=all $(BIN)/python -m pytest -rP tests/test_objective_memory.py $(ARGS)
 
 # Objectives beside the classes of other libraries, which are installed into the same venv.
 test-peers: $(VENV)/.peers

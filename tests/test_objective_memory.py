@@ -1,0 +1,38 @@
+"""Objectives at full size stay far below the matrix, which is 4 GiB in float32.
+
+Each is a pass of many seconds or several, so a few are measured here and all of them by
+`make test-memory`, which prints the figures.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from objective_memory import OBJECTIVES
+
+MIB = 2**20
+LIMIT_MIB = 128
+# Three modalities of 32 MiB each. symile_loss stores three products of them; gram_loss stores them
+# and a basis in float64, and slabs of 32 MiB.
+LARGER_LIMITS_MIB = {"symile_loss": 160, "gram_loss": 800}
+FEW = ("info_nce_loss", "sup_con_loss", "dcl_loss")
+MEASURED = tuple(OBJECTIVES) if os.environ.get("MMCORE_TEST_MEMORY") == "all" else FEW
+
+
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the high-water mark cannot be reset"
+)
+@pytest.mark.parametrize("name", MEASURED)
+def test_peak_above_inputs_and_gradients(name: str) -> None:
+    script = Path(__file__).parent / "objective_memory.py"
+    child = subprocess.run(
+        [sys.executable, script, name], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    peak_mib = int(child.stdout) / MIB
+    print(f"{name}: {peak_mib:.1f} MiB")
+    assert peak_mib <= LARGER_LIMITS_MIB.get(name, LIMIT_MIB)
