@@ -48,13 +48,23 @@ def test_example_runs(name: str) -> None:
     assert runner.failures == 0
 
 
-def test_the_objective_of_ones_own_runs() -> None:
-    page = (Path(__file__).parent.parent / "docs/objectives.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    exec(compile(code, "docs/objectives.md", "exec"), {})
+DOCS = Path(__file__).parent.parent / "docs"
+FAMILIES = sorted((DOCS / "objectives").glob("*.md"))
+LOSSES = [name for name in functional.__all__ if name.endswith("_loss")]
 
 
-def test_every_objective_is_on_its_page() -> None:
-    page = (Path(__file__).parent.parent / "docs/objectives.md").read_text()
-    losses = [name for name in functional.__all__ if name.endswith("_loss")]
-    assert not [name for name in losses if f"| `{name}` |" not in page]
+@pytest.mark.parametrize("name", ["objectives.md", "objectives/contrastive.md"])
+def test_the_code_of_a_page_runs(name: str) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    exec(compile(code, name, "exec"), {})
+
+
+def test_every_objective_is_on_the_page_of_all() -> None:
+    page = (DOCS / "objectives.md").read_text()
+    assert not [name for name in LOSSES if f"| `{name}` |" not in page]
+    assert not [path.name for path in FAMILIES if f"](objectives/{path.name})" not in page]
+
+
+def test_every_objective_has_a_section_on_the_page_of_its_family() -> None:
+    headings = re.findall(r"^## .*$", "".join(path.read_text() for path in FAMILIES), re.MULTILINE)
+    assert not [name for name in LOSSES if not any(f"`{name}`" in line for line in headings)]
