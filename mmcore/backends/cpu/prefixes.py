@@ -51,12 +51,13 @@ def prefix_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     together, apart = (
         [k for k, apart in enumerate(is_apart) if apart == which] for which in (0, 1)
     )
-    sums = call.zeros()
     if together:
         # What is kept is of the longest prefix.
         kept = new(0) if apart else kept
         statistics = (row_lse, col_lse, row_pos)
         sums = _gradients(call, together, statistics, upstream, kept, wanted)
+    else:
+        sums = call.zeros()
     sums = ONE_BY_ONE.add_gradients(call, apart, (row_lse, col_lse), upstream, sums)
     return call.as_inputs(sums, wanted)
 
