@@ -115,7 +115,7 @@ def symile_loss(
         TypeError, ValueError: as `softmax_similarity`, or modalities differ in their rows.
 
     Memory:
-        As `softmax_similarity`, and the products of the others, (N, D).
+        As `softmax_similarity`, and for each modality the product of the others, (N, D).
 
     Reference:
         Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for

@@ -40,7 +40,7 @@ def forward(
     anchor: Tensor, basis: Tensor, volume: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     anchor, basis = _wide(anchor, basis)
-    rows = []
+    rows = torch.empty_like(volume)
     columns = volume.new_full(volume.shape, -torch.inf)
     total = volume.new_zeros(())
     for start, part in _slabs(anchor):
@@ -48,9 +48,9 @@ def forward(
         logits = _logits(distance, volume, scale)
         total += logits.sum(dtype=torch.float64) - logits.diagonal(start).sum(dtype=torch.float64)
         logits.diagonal(start).fill_(-torch.inf)
-        rows.append(log_sum_exp(logits, 1))
+        rows[start : start + len(part)] = log_sum_exp(logits, 1)
         columns = torch.logaddexp(columns, log_sum_exp(logits, 0))
-    return torch.cat(rows), columns, total
+    return rows, columns, total
 
 
 def backward_of(
