@@ -47,6 +47,12 @@ def ranking(query: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
     )
 
 
+def distilled(x: Tensor, y: Tensor) -> Tensor:
+    """The teacher is of this width, and counts as an input: its rows are those of x and y."""
+    losses = functional.distill_clip_loss(x, y, 20.0, x.detach(), y.detach(), 50.0)
+    return losses.contrastive + losses.distillation
+
+
 # The rows of each input in units of ROWS, and the objective: its matrix has ROWS columns.
 OBJECTIVES: dict[str, tuple[tuple[float, ...], Objective]] = {
     "clip_loss": ((1, 1), lambda x, y: functional.clip_loss(x, y, 100.0)),
@@ -65,6 +71,8 @@ OBJECTIVES: dict[str, tuple[tuple[float, ...], Objective]] = {
     "dcl_loss": ((0.5, 0.5), lambda x, y: functional.dcl_loss(x, y, 10.0, sigma=0.5)),
     "hard_negative_loss": ((1, 1), lambda x, y: functional.hard_negative_loss(x, y, 14.0)),
     "multiple_negatives_ranking_loss": ((0.5, 0.5, 0.5), ranking),
+    "vse_loss": ((1, 1), functional.vse_loss),
+    "distill_clip_loss": ((1, 1), distilled),
     "uniformity_loss": ((1,), functional.uniformity_loss),
     "mmd_loss": ((1, 1), lambda x, y: functional.mmd_loss(x, y, bandwidths=(1.0,))),
     "linear_cross_entropy_loss": (

@@ -8,6 +8,7 @@ from mmcore.nn.contrastive import (
     MatryoshkaLoss,
     MultipleNegativesRankingLoss,
     SigLipLoss,
+    VseLoss,
 )
 from mmcore.nn.distillation import DistillClipLoss
 from mmcore.nn.geometry import AlignmentLoss, MmdLoss, UniformityLoss
@@ -55,4 +56,5 @@ __all__ = [
     "UniClLoss",
     "UniformityLoss",
     "VicRegLoss",
+    "VseLoss",
 ]

@@ -35,7 +35,7 @@ class _LossOfPairs(WithOptions):
         Returns:
             The loss, 0-D; float32 also for 16-bit features.
         """
-        loss = self.objective(
+        loss: Tensor = self.objective(
             image_features, text_features, logit_scale, logit_bias, **by_name, **self.options
         )
         return {"contrastive_loss": loss} if output_dict else loss
@@ -108,6 +108,21 @@ class HardNegativeLoss(Objective):
     """
 
     objective = staticmethod(functional.hard_negative_loss)
+
+
+class VseLoss(Objective):
+    """VSE++: the hinge of the hardest negative alone.
+
+    `mmcore.functional.vse_loss` with its options fixed.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> mmcore.nn.VseLoss(margin=0.1)(x, y).shape
+        torch.Size([])
+    """
+
+    objective = staticmethod(functional.vse_loss)
 
 
 class MultipleNegativesRankingLoss(Objective):

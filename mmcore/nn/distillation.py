@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcore import functional
+from mmcore.nn.objective import WithOptions
 
 
-class DistillClipLoss(nn.Module):
+class DistillClipLoss(WithOptions):
     """CLIP's loss and a teacher's distilled, called as open_clip 3.3's ``DistillClipLoss`` is.
 
     Replaces ``open_clip.loss.DistillClipLoss()`` on a single process: the same arguments, the same
@@ -24,6 +25,8 @@ class DistillClipLoss(nn.Module):
         >>> contrastive.shape, distillation.shape
         (torch.Size([]), torch.Size([]))
     """
+
+    objective = staticmethod(functional.distill_clip_loss)
 
     def forward(
         self,
@@ -47,9 +50,9 @@ class DistillClipLoss(nn.Module):
             output_dict: whether to return the losses as ``"contrastive_loss"`` and
                 ``"distill_loss"``.
         """
-        contrastive, distillation = functional.distill_clip_loss(
+        contrastive, distillation = self.objective(
             image_features, text_features, logit_scale, dist_image_features, dist_text_features,
-            dist_logit_scale,
+            dist_logit_scale, **self.options,
         )  # fmt: skip
         if output_dict:
             return {"contrastive_loss": contrastive, "distill_loss": distillation}

@@ -17,7 +17,7 @@ class WithOptions(nn.Module):
     the function.
     """
 
-    objective: Callable[..., Tensor]
+    objective: Callable[..., Any]
     __signature__: inspect.Signature
 
     def __init_subclass__(cls, **arguments: Any) -> None:
@@ -49,4 +49,5 @@ class Objective(WithOptions):
 
     def forward(self, *inputs: Any, **by_name: Any) -> Tensor:
         """The loss, 0-D: the function of these inputs, and of the options."""
-        return self.objective(*inputs, **by_name, **self.options)
+        loss: Tensor = self.objective(*inputs, **by_name, **self.options)
+        return loss
