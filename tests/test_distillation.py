@@ -110,6 +110,16 @@ def test_several_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
+def test_large_features_and_a_small_scale(backend: str) -> None:
+    """Products far beyond the logits, and a sharp teacher."""
+    x, y, a = (unit_rows() for _ in range(3))
+    b = near(a, 0.05)
+    expected = distill_clip_loss(x, y, 9.0, a, b, 130.0)
+    found = distill_clip_loss(3e7 * x, 3e7 * y, 1e-14, a, b, 130.0)
+    torch.testing.assert_close(tuple(found), tuple(expected), rtol=1e-4, atol=1e-4)
+    assert distill_clip_loss(3e7 * x, y, 0.0, a, b, 130.0).distillation.isfinite()
+
+
 def test_nan_is_not_lost(backend: str) -> None:
     x, y, a, b = (unit_rows() for _ in range(4))
     a[3, 0] = torch.nan

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_cases import ROWS, check, draws, every_kind, masked, unit_rows
+from objective_cases import ROWS, WIDTH, check, draws, every_kind, masked, unit_rows
 from torch import Tensor
 
 import mmcore
@@ -109,6 +109,23 @@ def test_rows_far_below_the_bound_and_scales_beyond_it(backend: str) -> None:
         check(lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS), plain, inputs, any_order)
 
 
+def test_columns_of_a_matrix_for_rows(backend: str) -> None:
+    """Transposed features have gradients, too."""
+    x, y = (torch.randn(WIDTH, ROWS).T for _ in range(2))
+    found = []
+    for inputs in ((x, y), (x.contiguous(), y.contiguous())):
+        leaves = [z.detach().requires_grad_() for z in inputs]
+        found.append(torch.autograd.grad(matryoshka_loss(*leaves, 5.0, DIMS), leaves))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_features_of_any_length(backend: str) -> None:
+    x, y = 1e20 * unit_rows(), 1e-20 * unit_rows()
+    expected = matryoshka_loss(x, y, 5.0, DIMS, backend="reference")
+    torch.testing.assert_close(matryoshka_loss(x, y, 5.0, DIMS), expected)
+
+
 def test_zero_rows_and_nan(backend: str) -> None:
     x, y = unit_rows(), unit_rows()
     x[3], x[5, :3] = 0, 0
@@ -128,6 +145,8 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: matryoshka_loss(X, Y, 5.0, (0, 8)), ValueError, "dims must ascend from 1"),
     (lambda: matryoshka_loss(X, Y, 5.0, (8, 8)), ValueError, "dims must ascend from 1"),
     (lambda: matryoshka_loss(X, Y, 5.0, ()), ValueError, "dims must name at least one prefix, got none"),
+    (lambda: matryoshka_loss(X, Y, 5.0, 4), TypeError, "dims must be a sequence of numbers, got int"),
+    (lambda: matryoshka_loss(X, Y, 5.0, (4,), weights=1.0), TypeError, "weights must be a sequence of numbers, got float"),
     (lambda: matryoshka_loss(X, Y, 5.0, (4.0,)), TypeError, "dims must be whole numbers, got float"),
     (lambda: matryoshka_loss(X, Y, 5.0, (4, 8), weights=(1.0,)), ValueError, "weights must be 2, one for each of dims, got 1"),
     (lambda: matryoshka_loss(X, Y, 5.0, (4, 8), weights=(1.0, -1.0)), ValueError, "weights must be finite and at least 0, got -1.0"),

@@ -17,7 +17,7 @@ namespace {
 
 // The exponentials of both matrices and the student's logits under the teacher's, as they are summed.
 struct DistillationSums {
-  std::vector<double> student, teacher, cross;  // cross: Σ E_t·⟨x_i, y_j⟩
+  std::vector<double> student, teacher, cross;  // cross: Σ E_t·a·⟨x_i, y_j⟩, a as high as float32 has log2(e)·scale
   explicit DistillationSums(Index size) : student(size), teacher(size), cross(size) {}
 };
 
@@ -52,7 +52,8 @@ struct SumDistillation {
             teacher.exponential(load(teacher_products + at), broadcast(teacher.shifted_rounder())), count, lane);
         row_student += s, col_student[v] += s;
         row_teacher += t, col_teacher[v] += t;
-        row_cross += t * product, col_cross[v] += t * product;
+        const Vec weighted = t * (product * student.a.high);  // E_t is up to 2⁸⁰, and a·product what has a bound
+        row_cross += weighted, col_cross[v] += weighted;
       }
       BlockSums::add(of_student.row + (row + r) * kLanes, row_student);
       BlockSums::add(of_teacher.row + (row + r) * kLanes, row_teacher);
@@ -125,15 +126,16 @@ class DistillationForward {
   bool finish(const DistillationSums& sums, double* lse, double* cross, double* teacher_lse) const {
     const Index count = inputs_.student.x.rows;
     const double smallest_trusted = std::exp2(-126 + 24) * count;
+    const double scale = inputs_.student.scale, to_logits = scale == 0 ? 0 : scale / student_.a.high;
     bool is_trusted = true;
     for (Index i = 0; i < count; ++i) {
       const double s = student_diagonal_[i], t = teacher_diagonal_[i];
       const double e = std::exp2(t * kLog2E - teacher_.shift), all = sums.teacher[i] + e;
       lse[i] = log_add_exp(std::log(sums.student[i]) + student_.shift * kLn2, s);
       teacher_lse[i] = log_add_exp(std::log(sums.teacher[i]) + teacher_.shift * kLn2, t);
-      cross[i] = (sums.cross[i] * inputs_.student.scale + e * s) / all;
-      is_trusted = is_trusted && !(all < smallest_trusted) &&
-                   !(sums.student[i] + std::exp2(s * kLog2E - student_.shift) < smallest_trusted);
+      cross[i] = (sums.cross[i] * to_logits + e * s) / all;
+      is_trusted = is_trusted && all >= smallest_trusted &&
+                   sums.student[i] + std::exp2(s * kLog2E - student_.shift) >= smallest_trusted;
     }
     return is_trusted;
   }

@@ -21,8 +21,7 @@ struct Largest {
   Largest(Index count, Index* out) : value(count, -kInfinity), index(out) { std::fill_n(out, count, Index{-1}); }
 
   void offer(Index at, float candidate, Index from) {
-    const bool is_better =
-        candidate > value[at] || (candidate == value[at] && candidate > -kInfinity && from < index[at]);
+    const bool is_better = candidate > value[at] || (candidate == value[at] && from < index[at]);
     if (!is_better) return;
     value[at] = candidate;
     index[at] = from;

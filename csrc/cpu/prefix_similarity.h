@@ -93,6 +93,13 @@ struct PrefixShift {
   float rounder() const { return kRounder - static_cast<float>(value); }
 };
 
+// What a thread packs of each segment, and a block of numbers beside.
+template <class A>
+struct SegmentScratch {
+  std::vector<BlockScratch<A>> segments;
+  float* numbers = nullptr;
+};
+
 // What forward and backward know of all prefixes.
 struct Prefixes {
   const PrefixInputs& inputs;
@@ -133,12 +140,18 @@ struct Prefixes {
       total += round_up(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients), 16);
     return total + kBlockFloats;
   }
+  // For each thread one for each segment, then a block of numbers. Made before the threads start, since it allocates.
   template <class A>
-  std::vector<BlockScratch<A>> scratch(Carver& carver, const BlockGrid& grid, bool has_gradients) const {
-    std::vector<BlockScratch<A>> result;
-    for (const SimilarityInputs& segment : segments)
-      result.emplace_back(carver.take(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients)), segment, grid,
-                          has_gradients);
+  std::vector<SegmentScratch<A>> scratch(const Scratch& memory, const BlockGrid& grid, bool has_gradients,
+                                         int threads) const {
+    std::vector<SegmentScratch<A>> result(threads);
+    for (int thread = 0; thread < threads; ++thread) {
+      Carver carver(memory.of_thread(thread));
+      for (const SimilarityInputs& segment : segments)
+        result[thread].segments.emplace_back(
+            carver.take(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients)), segment, grid, has_gradients);
+      result[thread].numbers = carver.take(kBlockFloats);
+    }
     return result;
   }
 
@@ -224,10 +237,10 @@ class PrefixForward {
     const BlockGrid grid(matrix_, threads_);
     const KeptBlocks<A> kept(kept_, grid, threads_);
     kept.prepare();
-    Scratch scratch(prefixes_.floats<A>(grid, false), threads_);
+    const Scratch memory(prefixes_.floats<A>(grid, false), threads_);
+    std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
-      Carver carver(scratch.of_thread(thread));
-      std::vector<BlockScratch<A>> segments = prefixes_.scratch<A>(carver, grid, false);
+      std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
       SumPrefixExponentials epilogue{masks_, shift_.rounder()};
       const auto pack_rows = [&](Range rows) {
         for (auto& segment : segments) segment.pack_chunk(rows);
@@ -270,8 +283,8 @@ class PrefixForward {
       col_lse[j] = log_add_exp(col_lse[j], row_pos[i]);
     }
     bool is_trusted = true;
-    for (double sum : of_rows) is_trusted = is_trusted && !(sum < smallest_trusted);
-    for (double sum : of_columns) is_trusted = is_trusted && !(sum < smallest_trusted);
+    for (double sum : of_rows) is_trusted = is_trusted && sum >= smallest_trusted;
+    for (double sum : of_columns) is_trusted = is_trusted && sum >= smallest_trusted;
     return is_trusted;
   }
 

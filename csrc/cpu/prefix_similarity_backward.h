@@ -144,11 +144,11 @@ class PrefixBackward {
   void run(SimilarityGradients& gradients) {
     const BlockGrid grid(matrix_, threads_);
     const KeptBlocks<A> kept(kept_, grid, threads_);
-    Scratch scratch(prefixes_.floats<A>(grid, true), threads_);
+    const Scratch memory(prefixes_.floats<A>(grid, true), threads_);
+    std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
-      Carver carver(scratch.of_thread(thread));
-      std::vector<BlockScratch<A>> segments = prefixes_.scratch<A>(carver, grid, true);
-      float* products = carver.take(kBlockFloats);
+      std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
+      float* products = scratch[thread].numbers;
       StorePrefixGradient epilogue{prefixes_,    masks_,       statistics_,     upstream_,
                                    row_cosines_, col_cosines_, shift_.rounder()};
       const auto pack_rows = [&](Range rows) {

@@ -71,7 +71,7 @@ def distillation_backward(*arguments: Any) -> Tensors:
     student, teacher = Matrix(*likes).wide(), Matrix(*arguments[3:6]).wide()
     row_lse, col_lse, _, _, _, teacher_row_lse, teacher_col_lse, _ = arguments[7:15]
     of_row, of_col, of_positive, of_row_cross, of_col_cross = upstream
-    grad_x, grad_y = torch.empty_like(student.x), torch.zeros_like(student.y)
+    grad_x, grad_y = (side.new_zeros(side.shape) for side in student[:2])
     for slab in slabs(student.x.shape[0]):
         s, t = student.logits(slab), teacher.logits(slab)
         g = of_row[slab, None] * (s - row_lse[slab, None]).exp()

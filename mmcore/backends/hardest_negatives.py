@@ -54,7 +54,7 @@ def backward(
     grad_col: Tensor, wanted: list[bool],
 ) -> Tensors:  # fmt: skip
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    grad_x, grad_y = (torch.zeros_like(z, dtype=wide) for z in (x, y))
+    grad_x, grad_y = (z.new_zeros(z.shape, dtype=wide) for z in (x, y))
     diagonal = torch.arange(x.shape[0], device=x.device)
     for own, other, index, gradient, of_own, of_other in (
         (x, y, diagonal, grad_positive, grad_x, grad_y),

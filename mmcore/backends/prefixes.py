@@ -38,7 +38,8 @@ class PrefixCall(NamedTuple):
     def zeros(self) -> Tensors:
         """Sums for the gradients of x, y and scale."""
         wide = torch.float64 if self.x.dtype == torch.float64 else torch.float32
-        of_x, of_y = (torch.zeros_like(z, dtype=wide) for z in (self.x, self.y))
+        # Dense, whatever the strides of x and y.
+        of_x, of_y = (z.new_zeros(z.shape, dtype=wide) for z in (self.x, self.y))
         return of_x, of_y, torch.zeros_like(self.scale, dtype=torch.float64)
 
     def as_inputs(self, sums: Sequence[Tensor | None], wanted: Sequence[bool]) -> Tensors:

@@ -137,6 +137,7 @@ def coca_loss(
     check.check_not_negative("caption_weight", caption_weight)
     if isinstance(pad_id, bool) or not isinstance(pad_id, int):
         raise TypeError(f"pad_id must be an integer, got {type(pad_id).__name__}")
+    _check_classes(target, target != pad_id, weight.shape[0], pad_id)
     contrastive = clip_loss(x, y, scale, backend=backend)
     caption = _cross_entropy(hidden, weight, target, bias, pad_id, 0.0, backend)
     return contrastive_weight * contrastive + caption_weight * caption
@@ -165,7 +166,8 @@ def _cross_entropy(
 def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Mean over the classes: the logits of the mean class."""
     wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    mean = (rows.to(wide) @ weight.mean(0, dtype=torch.float64).to(wide)).double()
+    # No matrix product, which autocast would round.
+    mean = (rows.to(wide) * weight.mean(0, dtype=torch.float64).to(wide)).sum(1).double()
     return mean if bias is None else mean + bias.double().mean()
 
 

@@ -153,8 +153,8 @@ def vse_loss(
             `margin` is below 0.
 
     Memory:
-        O(N), and slabs of rows. One pass over the matrix, of a quarter of the others' operations:
-        the backward has none.
+        O(N), slabs of 4,096 rows, and float32 sums of both gradients. One pass over the matrix, on
+        a GPU two, of a quarter of the others' operations: the backward has none.
 
     Reference:
         Faghri et al., VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, 2017,

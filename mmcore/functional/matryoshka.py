@@ -41,7 +41,7 @@ def matryoshka_loss(
 
     Args:
         x: (N, D), any floating-point dtype, normalised or not: each prefix is normalised anew, as
-            it will be where it is used.
+            it will be where it is used. One of width 1 is ±1, and its gradient rounding.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
         scale: a number or a one-element tensor: the inverse temperature of every prefix.
         dims: widths of the prefixes, ascending, from 1 to D.
@@ -59,7 +59,7 @@ def matryoshka_loss(
             not ascend or leave [1, D]; weights are of another number, below 0 or all 0.
 
     Memory:
-        As `softmax_similarity`, 16·K·(N + M) bytes for K prefixes, and a block of the matrix per
+        As `softmax_similarity`, 50·K·N bytes a side for K prefixes, and a block of the matrix per
         prefix and thread. The CPU's kernel walks the matrix once: products over the depth serve
         every prefix on the way, and gradients of prefixes are added up before they are multiplied,
         so that K prefixes cost little more than the longest. Elsewhere prefixes are taken one after
@@ -123,6 +123,9 @@ def _clip_losses(
 def _checked_weights(
     dims: Sequence[int], weights: Sequence[float] | None, x: Tensor
 ) -> Sequence[float]:
+    for name, value in (("dims", dims), ("weights", weights)):
+        if value is not None and not isinstance(value, Sequence):
+            raise TypeError(f"{name} must be a sequence of numbers, got {type(value).__name__}")
     before = 0
     for end in dims:
         if isinstance(end, bool) or not isinstance(end, int):

@@ -100,7 +100,7 @@ def multiple_negatives_ranking_loss(
     _check_documents(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
-    _check_hardness(hardness, hardness_strength)
+    _check_hardness(hardness, hardness_strength, scale)
     scale = check.as_scalar("scale", scale, query)
     strength = hardness_strength if hardness else 0.0
     every = documents[0] if len(documents) == 1 else torch.cat(list(documents))
@@ -212,7 +212,7 @@ def _check_directions(directions: Sequence[str], partition: str) -> None:
         )
 
 
-def _check_hardness(hardness: str | None, strength: float) -> None:
+def _check_hardness(hardness: str | None, strength: float, scale: float | Tensor) -> None:
     check.check_not_negative("hardness_strength", strength)
     if hardness is not None:
         check.check_choice("hardness", hardness, HARDNESS)
@@ -220,3 +220,5 @@ def _check_hardness(hardness: str | None, strength: float) -> None:
         raise ValueError(
             f"hardness must be given where hardness_strength is above 0, got {strength}"
         )
+    if hardness and isinstance(scale, (int, float)) and scale + strength <= 0:
+        raise ValueError(f"scale must be above -hardness_strength, {-strength}, got {scale}")

@@ -64,8 +64,8 @@ def backward_of(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grad_row_lse, grad_col_lse, grad_total, wanted = arguments
     wide, directions = _wide(anchor, basis)
-    grad_anchor = torch.empty_like(wide if wanted[0] else wide[:0])
-    grad_basis = torch.zeros_like(directions if wanted[1] else directions[:0])
+    grad_anchor = wide.new_empty((wide if wanted[0] else wide[:0]).shape)
+    grad_basis = directions.new_zeros((directions if wanted[1] else directions[:0]).shape)
     grad_volume = torch.zeros_like(volume)
     for start, part in _slabs(wide):
         products, distance = _distances(part, directions)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import kept_memory
-from mmcore.backends.cpu.arrays import double, new, rows, threads, vector
+from mmcore.backends.cpu.arrays import double, new, threads, vector
 from mmcore.backends.cpu.module import _C
 from mmcore.backends.cpu.projection import l2_normalize, l2_normalize_backward
 from mmcore.backends.cpu.similarity import (
@@ -73,7 +73,7 @@ def _gradients(
     sums = call.zeros()
     ends = [call.ends[k] for k in prefixes]
     of_x, of_y = (
-        rows(part) if is_wanted else None
+        part.numpy() if is_wanted else None
         for part, is_wanted in zip(sums[:2], wanted[:2], strict=True)
     )
     grad_scale = _C.prefix_similarity_backward(

@@ -1,0 +1,73 @@
+"""What torch expects of the ops that objectives have for themselves: schemas, fakes, autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from test_contracts import CHECKS, layouts
+from torch import Tensor
+
+every_layout = pytest.mark.parametrize("layout", range(3))
+SCALE = torch.tensor(5.0)
+
+
+def two_sides(layout: int) -> tuple[Tensor, Tensor]:
+    """(10, 6) each, of one layout."""
+    return layouts()[layout], layouts()[layout]
+
+
+def check(name: str, inputs: Sequence[Any], machine: str, count: int, wanted: int) -> None:
+    """The op, and its backward, which takes gradients of the first `count` results."""
+    op, of_backward = (
+        getattr(torch.ops.mmcore, each).default for each in (name, f"{name}_backward")
+    )
+    leaves = [each.clone().requires_grad_() if is_feature(each) else each for each in inputs]
+    torch.library.opcheck(op, (*leaves, machine), test_utils=CHECKS)
+    outputs = op(*inputs, machine)
+    upstream = [torch.randn_like(each) for each in outputs[:count]]
+    # The last input of prefixes says how much a forward may keep.
+    of_search, of_others = (*inputs[:2], *outputs[3:]), (*inputs[:-1], *outputs)
+    kept = of_search if name == "hardest_negatives" else of_others
+    torch.library.opcheck(
+        of_backward, (*kept, *upstream, [True] * wanted, machine), test_utils=CHECKS
+    )
+
+
+def is_feature(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+@every_layout
+def test_opcheck_prefix_similarity(machine: str, layout: int) -> None:
+    x, y = two_sides(layout)
+    target, group = torch.arange(10), torch.arange(10) // 2
+    inputs = (x, y, SCALE, [2, 6], 1e-12, target, group, group, False, 0)
+    check("prefix_similarity", inputs, machine, 3, 3)
+
+
+@every_layout
+def test_opcheck_hardest_negatives(machine: str, layout: int) -> None:
+    group = torch.arange(10) // 2
+    check("hardest_negatives", (*two_sides(layout), group, group, False), machine, 3, 2)
+
+
+@every_layout
+@pytest.mark.parametrize("scale", [5.0, 1e4])
+def test_opcheck_distillation(machine: str, layout: int, scale: float) -> None:
+    x, y = two_sides(layout)
+    teacher = (torch.randn(10, 4), torch.randn(10, 4), SCALE)
+    torch.manual_seed(1)
+    op = torch.ops.mmcore.distillation
+    inputs = (x, y, torch.tensor(scale), *teacher, False)
+    leaves = [each.clone().requires_grad_() for each in inputs[:3]]
+    torch.library.opcheck(op.default, (*leaves, *inputs[3:], machine), test_utils=CHECKS)
+    outputs = op(*inputs, machine)
+    upstream = [torch.randn_like(each) for each in outputs[:5]]
+    torch.library.opcheck(
+        torch.ops.mmcore.distillation_backward.default,
+        (*inputs, *outputs, *upstream, [True] * 3, machine),
+        test_utils=CHECKS,
+    )
