@@ -234,6 +234,6 @@ def contests(rows: int = 4096) -> list[Contest]:
         make("three modalities, all pairs", lambda x, y, z: f.multimodal_loss({"x": x, "y": y, "z": z}, SCALE), {EAGER: lambda: lambda x, y, z: three_pairs(x, y, z, open_clip("ClipLoss")), "mmcore-pairs": lambda: lambda x, y, z: three_pairs(x, y, z, f.clip_loss)}, sides=3, products=12),
         make("symile", lambda x, y, z: f.symile_loss({"x": x, "y": y, "z": z}, SCALE), {EAGER: lambda: symile}, sides=3, products=12),
         make("gram volume", lambda x, y, z: f.gram_loss({"x": x, "y": y, "z": z}, SCALE, anchor="x"), {EAGER: lambda: volumes}, sides=3, products=8),
-        make("barlow_twins", f.barlow_twins_loss, {"lightly": lambda: lightly("barlow_twins_loss", "BarlowTwinsLoss")}, products=0.375),
-        make("vicreg", f.vicreg_loss, {"lightly": lambda: lightly("vicreg_loss", "VICRegLoss")}, products=0.5),
+        make("barlow_twins", lambda x, y: f.barlow_twins_loss(x, y), {"lightly": lambda: lightly("barlow_twins_loss", "BarlowTwinsLoss")}, products=0.375),
+        make("vicreg", lambda x, y: f.vicreg_loss(x, y), {"lightly": lambda: lightly("vicreg_loss", "VICRegLoss")}, products=0.5),
     ]  # fmt: skip
