@@ -3,10 +3,10 @@
 //   s_kij = scale·⟨x_i[:d_k], y_j[:d_k]⟩ / (max(‖x_i[:d_k]‖, eps)·max(‖y_j[:d_k]‖, eps))
 //   row_lse_ki = log Σ_{j counted} exp s_kij      col_lse_kj likewise over i      row_pos_ki = s_ki,target(i)
 //
-// Never stored: any of the matrices, but the products of the longest prefix as far as the workspace keeps them, since
-// the shorter ones cost less than their memory's traffic; nor normalised prefixes. One walk over the depth
-// serves all of them: the products of a prefix are those of the one before it, and more are added. Loop order:
-// similarity_blocks.h, in a block the prefixes from the shortest. Precision: float32 products, norms and positives in
+// Never stored: normalised prefixes, or any of the matrices, but for the products of the longest prefix as far as the
+// workspace keeps them: the shorter ones cost less than their memory's traffic. One walk over the depth serves all: the
+// products of a prefix are those of the one before it, and more are added. Loop order: similarity_blocks.h, in a block
+// the prefixes from the shortest. Precision: float32 products, norms and positives in
 // float64; the norms are factors of the exponent in two parts, so that each exp is as good as with normalised rows.
 // One shift serves a prefix, since every |s| ≤ |scale|; a prefix in which a row or column lies too far below it is
 // reported, and its statistics are to be computed elsewhere.

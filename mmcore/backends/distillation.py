@@ -56,9 +56,8 @@ def distillation(*arguments: Any) -> Tensors:
         row_cross[slab] = ((t - teacher_row_lse[slab, None]).exp() * s).sum(1)
         col_lse = torch.logaddexp(col_lse, s.logsumexp(0))
         together = torch.logaddexp(teacher_col_lse, t.logsumexp(0))
-        col_cross = col_cross * (teacher_col_lse - together).exp() + ((t - together).exp() * s).sum(
-            0
-        )
+        col_cross = col_cross * (teacher_col_lse - together).exp()
+        col_cross += ((t - together).exp() * s).sum(0)
         teacher_col_lse = together
     is_apart = student.x.new_ones((), dtype=torch.bool)
     return (

@@ -179,7 +179,8 @@ def mil_nce_loss(
         TypeError, ValueError: as `softmax_similarity`.
 
     Memory:
-        As `softmax_similarity`; two passes over the matrix.
+        As `softmax_similarity`; two passes over the matrix, of which the second leaves out, on a
+        CPU, blocks without candidates: where labels are in order these are most.
 
     Reference:
         Miech et al., End-to-End Learning of Visual Representations from Uncurated Instructional

@@ -28,6 +28,7 @@ from torch import Tensor
 from mmcore.backends import cpu
 from mmcore.backends import distillation as by_slabs
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
 
 # Contract
 
@@ -53,11 +54,7 @@ def fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    x, wanted = arguments[0], arguments[-2]
-    return tuple(
-        like.new_empty(like.shape) if is_wanted else x.new_empty(0)
-        for like, is_wanted in zip(arguments[:3], wanted, strict=True)
-    )
+    return fake_gradients(arguments[:3], arguments[-2])
 
 
 # Autograd
@@ -75,11 +72,7 @@ def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     gradients: Sequence[Tensor] = torch.ops.mmcore.distillation_backward(
         *saved[:6], ctx.multiplies_bfloat16, *saved[6:], *upstream[:5], wanted, ctx.backend
     )
-    wanted_gradients = (
-        gradient if is_wanted else None
-        for gradient, is_wanted in zip(gradients, wanted, strict=True)
-    )
-    return (*wanted_gradients, *(None for _ in range(5)))
+    return (*only_wanted(gradients, wanted), *(None for _ in range(5)))
 
 
 # Backends: torch itself is the reference, and what serves GPUs.

@@ -22,6 +22,7 @@ from mmcore.backends import cpu, triton
 from mmcore.backends import hardest_negatives as products
 from mmcore.backends.hardest_negatives import HardestNegatives
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs, counted
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -61,11 +62,7 @@ def fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
 
 
 def fake_backward(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    wanted = arguments[-2]
-    return tuple(
-        like.new_empty(like.shape) if is_wanted else x.new_empty(0)
-        for like, is_wanted in zip((x, y), wanted, strict=True)
-    )
+    return fake_gradients((x, y), arguments[-2])
 
 
 # Autograd
@@ -82,10 +79,7 @@ def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     gradients: Sequence[Tensor] = torch.ops.mmcore.hardest_negatives_backward(
         *ctx.saved_tensors, *upstream[:3], wanted, ctx.backend
     )
-    of_x, of_y = (
-        gradient if is_wanted else None
-        for gradient, is_wanted in zip(gradients, wanted, strict=True)
-    )
+    of_x, of_y = only_wanted(gradients, wanted)
     return of_x, of_y, None, None, None, None
 
 

@@ -25,6 +25,7 @@ from mmcore.backends import cpu, triton
 from mmcore.backends.prefixes import PrefixLoop
 from mmcore.ops import l2_normalize, softmax_similarity
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
 
 # Reference
 
@@ -66,11 +67,7 @@ def fake_forward(
 
 
 def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    x, wanted = arguments[0], arguments[-2]
-    return tuple(
-        like.new_empty(like.shape) if is_wanted else x.new_empty(0)
-        for like, is_wanted in zip(arguments[:3], wanted, strict=True)
-    )
+    return fake_gradients(arguments[:3], arguments[-2])
 
 
 # Autograd
@@ -95,11 +92,7 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, scale, ctx.ends, ctx.eps, target, row_group, col_group, ctx.multiplies_bfloat16,
         *output, *grad_statistics, wanted, ctx.backend,
     )  # fmt: skip
-    wanted_gradients = (
-        gradient if is_wanted else None
-        for gradient, is_wanted in zip(gradients, wanted, strict=True)
-    )
-    return (*wanted_gradients, *(None for _ in range(8)))
+    return (*only_wanted(gradients, wanted), *(None for _ in range(8)))
 
 
 # Backends

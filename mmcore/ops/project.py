@@ -21,6 +21,7 @@ from torch import Tensor
 from mmcore.backends import cpu, triton
 from mmcore.ops import l2_normalize
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.precision import arithmetic_dtype
 
 # Reference
@@ -139,11 +140,7 @@ def fake_forward(x: Tensor, weight: Tensor, *arguments: Any) -> tuple[Tensor, ..
 
 def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
     x, weight, bias, _, norm_weight, norm_bias = arguments[:6]
-    wanted = arguments[-2]
-    return tuple(
-        x.new_empty(0) if like is None or not is_wanted else like.new_empty(like.shape)
-        for like, is_wanted in zip((x, weight, bias, norm_weight, norm_bias), wanted, strict=True)
-    )
+    return fake_gradients((x, weight, bias, norm_weight, norm_bias), arguments[-2])
 
 
 # Autograd
@@ -163,10 +160,7 @@ def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, 
         x, weight, bias, ctx.norm, norm_weight, norm_bias, *ctx.settings, *outputs, grad_output,
         wanted, ctx.backend,
     )  # fmt: skip
-    grad_x, grad_weight, grad_bias, *grad_norm = (
-        gradient if is_wanted else None
-        for gradient, is_wanted in zip(gradients, wanted, strict=True)
-    )
+    grad_x, grad_weight, grad_bias, *grad_norm = only_wanted(gradients, wanted)
     return (grad_x, grad_weight, grad_bias, None, *grad_norm, *(None for _ in range(5)))
 
 

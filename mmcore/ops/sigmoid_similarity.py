@@ -33,6 +33,7 @@ from torch import Tensor
 from mmcore.backends import cpu, triton
 from mmcore.ops import pairs
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -131,11 +132,7 @@ def fake_forward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, 
 
 
 def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    x, wanted = arguments[0], arguments[-2]
-    return tuple(
-        x.new_empty(0) if like is None or not is_wanted else like.new_empty(like.shape)
-        for like, is_wanted in zip(arguments[:4], wanted, strict=True)
-    )
+    return fake_gradients(arguments[:4], arguments[-2])
 
 
 # Autograd
@@ -166,11 +163,7 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         wanted,
         ctx.backend,
     )
-    wanted_gradients = (
-        gradient if is_wanted else None
-        for gradient, is_wanted in zip(gradients, wanted, strict=True)
-    )
-    return (*wanted_gradients, *(None for _ in range(8)))
+    return (*only_wanted(gradients, wanted), *(None for _ in range(8)))
 
 
 # Backends
