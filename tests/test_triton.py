@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from machines import IS_GPU
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmcore
 from mmcore import functional
@@ -49,6 +50,21 @@ def test_auto_never_takes_the_interpreter() -> None:
     with mmcore.backend("auto"):
         assert mmcore.backends.choose("auto", torch.ones(2, 2)) == "cpu"
     assert backend.obstacle(torch.ones(2, 2)) is None
+
+
+@interpreted
+def test_the_choice_for_a_gpu_can_be_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Dynamo of every version: what one of them cannot trace, this one is kept from tracing."""
+    monkeypatch.setattr(backend, "find_spec", torch.compiler.disable(backend.find_spec))
+    capability = torch.compiler.disable(lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+
+    def choice(x: Tensor) -> tuple[Tensor, str]:
+        return x + 1, mmcore.backends.choose("auto", x)
+
+    with FakeTensorMode():
+        x = torch.empty(6, 8, device="cuda")
+        assert torch.compile(choice, fullgraph=True, backend="eager")(x)[1] == "triton"
 
 
 @pytest.mark.parametrize("outside", [-2, 9, 2**40])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -32,6 +31,8 @@ __all__ = [
 ]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Established at import: torch.compile traces `obstacle`, but not the search for a package.
+IS_INSTALLED = find_spec("triton") is not None
 # Asynchronous copies and bfloat16 products: Ampere and later. AMD's capabilities begin at 9.
 LEAST_CAPABILITY = (8, 0)
 
@@ -41,7 +42,7 @@ def obstacle(x: Tensor) -> str | None:
     if x.dtype not in DTYPES:
         name = str(x.dtype).removeprefix("torch.")
         return f"the Triton kernels take float32, bfloat16 and float16, got {name}"
-    if not _is_installed():
+    if not IS_INSTALLED:
         return "the package triton is not installed"
     if x.device.type == "cpu":
         if os.environ.get("TRITON_INTERPRET") == "1":
@@ -55,12 +56,7 @@ def obstacle(x: Tensor) -> str | None:
     return None
 
 
-@cache
-def _is_installed() -> bool:
-    return find_spec("triton") is not None
-
-
-@cache
+@torch.compiler.assume_constant_result  # torch.compile calls it, instead of tracing torch's own
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
