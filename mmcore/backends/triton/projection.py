@@ -108,6 +108,9 @@ def _norm_backward(
         input_norm_backward_kernel[(triton.cdiv(rows, tile.ROWS),)](
             x, _float_or(call.norm_weight, x), mean, inverse_std, grad, grad_x, rows, columns,
             x.stride(0), is_layer, call.norm_weight is not None, *tile,
+            # Of a row of one number g − mean(g) is exactly 0 only if both round g alike: g · weight
+            # must not be fused into the difference.
+            enable_fp_fusion=False,
         )  # fmt: skip
     if slabs:
         input_norm_sums_kernel[(triton.cdiv(columns, SUMS_TILE[1]), slabs)](
