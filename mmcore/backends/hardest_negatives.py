@@ -65,8 +65,16 @@ def backward(
         for slab in _slabs(own):
             at = index[slab].clamp(min=0)
             of_own[slab] += weight[slab] * other[at].to(wide)
-            of_other.index_add_(0, at, weight[slab] * own[slab].to(wide))
+            _add_at(of_other, at, weight[slab] * own[slab].to(wide))
     return as_inputs((grad_x, grad_y), (x, y), wanted)
+
+
+def _add_at(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    """total[index] += rows, where an index may occur several times, added in one order."""
+    if total.is_cuda:  # index_put_ sorts its indices there; index_add_ adds in any order
+        total.index_put_((index,), rows, accumulate=True)
+    else:
+        total.index_add_(0, index, rows)
 
 
 def _slabs(x: Tensor) -> Iterator[slice]:
