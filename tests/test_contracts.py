@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from machines import values_seen
 from torch import Tensor
 
 import mmcore
@@ -131,7 +132,8 @@ def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor
     image = functional.project(x.T, weight, norm="layer")
     text = functional.l2_normalize(y[:, ::2])
     sigmoid = functional.sigmoid_similarity(image, text, scale.exp(), -scale)
-    labels = torch.arange(image.shape[0]) % 4
+    # Named: compiled code need not follow the tests' default device.
+    labels = torch.arange(image.shape[0], device=image.device) % 4
     symmetric = functional.softmax_similarity(image, image, row_label=labels, columns=False)
     return (
         functional.clip_loss(image, text, scale.exp())
@@ -179,6 +181,7 @@ def test_dynamic_batch_sizes_compile_once() -> None:
         torch.testing.assert_close(compiled(x, y), functional.clip_loss(x, y, 10.0))
 
 
+@values_seen
 def test_values_are_checked_inside_compiled_code() -> None:
     compiled = torch.compile(
         lambda x, target: functional.softmax_similarity(x, x, target=target).row_lse, fullgraph=True
@@ -190,8 +193,9 @@ def test_values_are_checked_inside_compiled_code() -> None:
 def test_modules_compile() -> None:
     head, loss = mmcore.nn.ProjectionHead(16, 8), mmcore.nn.ClipLoss()
     x, y = torch.randn(12, 16), torch.randn(12, 16)
-    step = torch.compile(lambda x, y: loss(head(x), head(y), torch.tensor(5.0)), fullgraph=True)
-    torch.testing.assert_close(step(x, y), loss(head(x), head(y), torch.tensor(5.0)))
+    scale = torch.tensor(5.0)
+    step = torch.compile(lambda x, y: loss(head(x), head(y), scale), fullgraph=True)
+    torch.testing.assert_close(step(x, y), loss(head(x), head(y), scale))
 
 
 def test_second_derivative_is_an_error_not_a_zero() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from machines import values_seen
 from torch import Tensor
 
 from mmcore import functional
@@ -114,8 +115,8 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: clip_loss(*Z.values(), 5.0, label_smoothing=0.1, group=IDS["text"]), ValueError, "label_smoothing must be 0 where group is given"),
     (lambda: clip_loss(*Z.values(), 5.0, direction="up"), ValueError, "direction must be one of 'both', 'rows', 'columns', got 'up'"),
     (lambda: clip_loss(*Z.values(), 5.0, weight=torch.ones(3)), ValueError, "weight must have shape (12,), got (3,)"),
-    (lambda: clip_loss(*Z.values(), 5.0, weight=torch.zeros(12)), ValueError, "weight must be above 0 for at least one row, got 0 for all"),
-    (lambda: clip_loss(*Z.values(), 5.0, weight=-torch.ones(12)), ValueError, "weight must be at least 0, got -1.0"),
+    pytest.param(lambda: clip_loss(*Z.values(), 5.0, weight=torch.zeros(12)), ValueError, "weight must be above 0 for at least one row, got 0 for all", marks=values_seen),
+    pytest.param(lambda: clip_loss(*Z.values(), 5.0, weight=-torch.ones(12)), ValueError, "weight must be at least 0, got -1.0", marks=values_seen),
     (lambda: functional.info_nce_loss(*Z.values(), 5.0, margin=-1.0), ValueError, "margin must be finite and at least 0, got -1.0"),
     (lambda: functional.nt_xent_loss(Z["image"], unit_rows(5), 5.0), ValueError, "second must have 12 rows to match first, got 5"),
     (lambda: functional.dcl_loss(*Z.values(), 5.0, sigma=0.0), ValueError, "sigma must be finite and above 0, got 0.0"),

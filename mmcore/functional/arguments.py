@@ -149,7 +149,8 @@ def check_positive(name: str, value: float) -> None:
 def check_weight(name: str, weight: Tensor | None, x: Tensor) -> None:
     """One number for each row of `x`, none below 0 and not all 0.
 
-    On a GPU the host does not see the numbers: weights that are all 0 give NaN there.
+    On a GPU, or under torch.compile, the host does not see the numbers: weights that are all 0
+    give NaN there.
     """
     check_parameter(name, weight, x.shape[0], x)
     if weight is None or weight.device.type != "cpu" or torch.compiler.is_compiling():

@@ -54,7 +54,8 @@ def clip_loss(
     Raises:
         TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows, an
             option is out of its range, or `label_smoothing` is asked for together with `group`.
-            On a GPU weights that are all 0 give NaN.
+            On a GPU, or under torch.compile, weights are not looked at: all 0 give NaN, and those
+            below 0 count as they are.
 
     Memory:
         As `softmax_similarity`: O(N), against several copies of N² in plain PyTorch.
