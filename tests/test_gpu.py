@@ -33,16 +33,18 @@ def siglip(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
 
 
 def sup_con(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    label, itself = torch.arange(len(x)) // 4, torch.arange(len(x))
+    itself = torch.arange(len(x), device=x.device)
+    label = itself // 4
     s = functional.softmax_similarity(x, x, scale, row_label=label, row_group=itself, columns=False)
     return (s.row_lse - s.row_pos / 3).mean().float() + 0 * y.float().sum()
 
 
 def projected(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    weight = torch.eye(x.shape[1], dtype=x.dtype)
+    weight = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     return clip(functional.project(x, weight, norm="layer"), functional.l2_normalize(y), scale)
 
 
+# Every tensor above names its device: compiled code need not follow the tests' default device.
 LOSSES = [clip, siglip, sup_con, projected]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
@@ -174,7 +176,9 @@ def test_more_pairs_than_32_bits_count() -> None:
     with mmcore.workspace(12 * 2**30):
         value, grad_x, _, grad_scale = step(clip, [x, y, scale])
     lean = step(clip, [x, y, scale])
-    torch.testing.assert_close(grad_x, lean[1], rtol=2e-2, atol=1e-7)
+    # Single numbers may cancel to nothing but the rounding of E. One wrong row of G in 50,000 would
+    # already be 4e-3 of the norm, an offset that overflows spoils thousands.
+    assert (grad_x.float() - lean[1].float()).norm() < 4e-3 * lean[1].float().norm()
     some = torch.arange(0, rows, 997)
     logits = scale * x[some].float() @ y.float().T
     statistics = functional.softmax_similarity(x, y, scale)
