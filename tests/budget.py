@@ -9,7 +9,7 @@ import torch
 from machines import IS_GPU
 from torch import Tensor
 
-# A GPU's exponentials are approximate: ex2.approx is off by 2^-22 of its result, two eps. A gradient
+# A GPU's exponentials are approximate: ex2.approx is off by 2^-22 of its result, 2 eps. A gradient
 # meets two, that of the sum and its own. They are float32, however the inputs are rounded.
 APPROXIMATION = 4 * torch.finfo(torch.float32).eps if IS_GPU else 0.0
 

@@ -19,7 +19,6 @@ from fake_gpu import Launches, Memory, fake_gpu
 
 from mmcore.backends import distillation, hardest_negatives, triton
 from mmcore.backends.hardest_negatives import HardestNegatives
-from mmcore.backends.triton.products import PIECE_BYTES
 
 MIB, GB = 2**20, 10**9
 # float64 statistics, float32 terms, and what is between them, for a row or a column.
@@ -75,10 +74,6 @@ class Batch(NamedTuple):
     def float32_bytes(self, rows: int) -> int:
         return 4 * rows * self.width
 
-    def piece_bytes(self) -> int:
-        """Of a product on its way to the sums of y."""
-        return 0 if self.is_own_transpose else min(PIECE_BYTES, self.float32_bytes(self.columns))
-
 
 def softmax_forward_bytes(batch: Batch) -> int:
     """What is kept, and sums of columns of a slab of rows."""
@@ -93,9 +88,10 @@ def softmax_backward_bytes(batch: Batch) -> int:
     sums = 0 if batch.is_own_transpose else batch.float32_bytes(batch.columns)
     chunk = batch.chunk_bytes(batch.kept_bytes())
     product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
-    meanwhile = chunk + max(product, batch.piece_bytes())
     at_the_end = 0 if batch.is_own_transpose else batch.itemsize * batch.columns * batch.width
-    return batch.kept_bytes() + sums + of_x + max(meanwhile, at_the_end) + batch.vectors_bytes()
+    return (
+        batch.kept_bytes() + sums + of_x + max(chunk + product, at_the_end) + batch.vectors_bytes()
+    )
 
 
 def softmax_peaks(batch: Batch, **pairs: Tensor) -> tuple[int, int]:
@@ -163,7 +159,7 @@ def sigmoid_pass_bytes(batch: Batch) -> int:
     sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
     chunk = batch.chunk_bytes(block=TILE_ROWS // 2 if batch.is_own_transpose else TILE_ROWS)
     product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
-    return batch.float32_bytes(sides) + chunk + max(product, batch.piece_bytes())
+    return batch.float32_bytes(sides) + chunk + product
 
 
 @pytest.mark.parametrize("batch", BATCHES, ids=str)
@@ -173,10 +169,8 @@ def test_a_sigmoid_takes_what_the_formula_says(gpu: Launches, batch: Batch, keep
     sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
     sums, results = batch.float32_bytes(sides), batch.itemsize * sides * batch.width
     a_pass = sigmoid_pass_bytes(batch)
-    pieces = 3 * PIECE_BYTES
-    finished = max(results, pieces) if batch.itemsize < 4 else pieces
     most_forward = a_pass if keeps else 0
-    most_backward = 2 * sums + finished if keeps else max(a_pass, sums + results)
+    most_backward = sums + results if keeps else max(a_pass, sums + results)
     vectors = batch.vectors_bytes() + 2 * 8 * 4 * (batch.rows // 128 + 1) * (
         batch.columns // 64 + 1
     )

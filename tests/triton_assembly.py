@@ -20,10 +20,16 @@ from triton.compiler import ASTSource
 from mmcore.backends.triton import (
     exponential_sums,
     gradient,
+    gradient_terms,
     input_norm,
+    kept_sigmoid,
     largest_products,
+    log_sum_exps,
     normalize,
-    positives,
+    norms_and_targets,
+    plan,
+    product_rows,
+    sigmoid_terms,
     sigmoid_tile,
 )
 from mmcore.backends.triton.launch import (
@@ -34,7 +40,6 @@ from mmcore.backends.triton.launch import (
     row_tile,
 )
 from mmcore.backends.triton.projection import SUMS_TILE
-from mmcore.backends.triton.softmax_statistics import COLUMN_TILE
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
@@ -68,15 +73,30 @@ ROW_KERNELS = {
     "input_norm_forward": input_norm.input_norm_forward_kernel,
     "input_norm_backward": input_norm.input_norm_backward_kernel,
     "input_norm_sums": input_norm.input_norm_sums_kernel,
-    "target_products": positives.target_products_kernel,
-    "column_positives": positives.column_positives_kernel,
+    "norms_and_targets": norms_and_targets.norms_and_targets_kernel,
+    "tally": norms_and_targets.tally_kernel,
+    "plan": plan.plan_kernel,
+    "log_sum_exps": log_sum_exps.log_sum_exps_kernel,
+    "largest_gradients": gradient_terms.largest_gradients_kernel,
+    "gradient_terms": gradient_terms.gradient_terms_kernel,
+    "scale_rows": product_rows.scale_rows_kernel,
+    "sigmoid_terms": sigmoid_terms.sigmoid_terms_kernel,
+    "sigmoid_totals": sigmoid_terms.sigmoid_totals_kernel,
+    "from_kept": kept_sigmoid.from_kept_kernel,
 }
 TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
     "hardest_negatives": "running",
 }  # fmt: skip
-ROW_TILES = {"column_positives": COLUMN_TILE, "input_norm_sums": SUMS_TILE}
+ROW_TILES = {"input_norm_sums": SUMS_TILE}
+BLOCKS = {
+    "log_sum_exps": log_sum_exps.BLOCK,
+    "largest_gradients": gradient_terms.LARGEST_BLOCK,
+    "gradient_terms": gradient_terms.BLOCK,
+    "sigmoid_terms": sigmoid_terms.BLOCK,
+    "sigmoid_totals": sigmoid_terms.BLOCK,
+}
 DEPTH = 512
 # CLIP in bfloat16.
 CONSTANTS = {
@@ -86,21 +106,32 @@ CONSTANTS = {
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
-    "HAS_WEIGHT": True,
+    "HAS_WEIGHT": True, "HAS_Y": True, "NEEDS_NORMS": True, "TALLIES": True, "IS_MIRRORED": False,
+    "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True, "SUMS": True,
+    "PARTS": log_sum_exps.PARTS, "LARGEST_PROGRAMS": gradient_terms.LARGEST_PROGRAMS,
 }  # fmt: skip
 TYPES = {
     "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
     "target": "*i64", "row_label": "*i32", "col_label": "*i32", "row_group": "*i32",
     "col_group": "*i32", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
     "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32", "kept": "*bf16",
-    "kept_rows": "i32", "slab_rows": "i32",
+    "kept_rows": "i32", "slab_rows": "i32", "row_parts": "i32", "col_parts": "i32",
+    "chunks": "i32", "programs": "i32", "tally": "*i64", "any_untrusted": "*i32",
+    "row_flagged": "*i8", "col_flagged": "*i8", "row_count": "*i64", "col_count": "*i64",
+    **dict.fromkeys(
+        ("shared", "wide", "logit", "lse", "row_lse", "col_lse", "row_pos", "col_pos", "row_grad",
+         "col_grad", "row_pos_grad", "col_pos_grad", "row_largest", "col_largest", "largest",
+         "unit_and_factor", "factor", "part", "parts", "chunk_sums", "kept_sums", "grad_total",
+         "grad_positive", "row_grads"),
+        "*fp64",
+    ),
 }  # fmt: skip
 # What differs from that table: float64 results, a float32 gradient.
 OWN_TYPES = {
-    "running_log_sum_exp": {"out": "*fp64"},
+    "sum_exponentials": {"row_pos": "*fp32", "col_pos": "*fp32"},
+    "sigmoid_totals": dict.fromkeys(("total_out", "positive_out", "sums_out"), "*fp64"),
+    "scale_rows": {"features": "*bf16"},
     "hardest_negatives": {"out": "*i64"},
-    "target_products": {"out": "*fp64"},
-    "column_positives": {"logit": "*fp64", "col_pos": "*fp64", "col_lse": "*fp64"},
     "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
 }
 
@@ -208,6 +239,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     else:
         rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
+        constants["BLOCK"] = BLOCKS.get(name, 64)
         options = {"num_warps": 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})

@@ -26,6 +26,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.float64 import in_nats, log_add_exp
+from mmcore.backends.triton.log_sum_exps import own_biases
 from mmcore.backends.triton.tiles import (
     LOG2_E,
     counted,
@@ -110,7 +112,7 @@ def sum_exponentials_kernel(
             tl.store(col_sum + at, tl.sum(of_columns, 0), mask=in_columns)
         if HAS_LABELS:
             by_rows, by_columns = positive & by_rows, positive & by_columns
-            logit = products * tl.load(scale)
+            logit = products * tl.load(scale).to(tl.float32)
             in_row, in_col = logit, logit
             if HAS_COL_BIAS:
                 in_row += tl.load(col_bias + j, mask=in_columns, other=0)[None, :]
@@ -128,20 +130,24 @@ def sum_exponentials_kernel(
 
 @triton.jit
 def running_log_sum_exp_kernel(
-    x, y, plan, row_bias, col_bias, flagged, out,
+    x, y, plan, bias, row_bias, col_bias, flagged, lse,
     target, row_label, col_label, row_group, col_group, rows, columns, x_stride, y_stride,
     BY_COLUMNS: tl.constexpr, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr,
     HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
     DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """log2 Σ 2^(a·⟨x_i, y_j⟩ + log2(e)·bias of the other side) of flagged rows, or of columns.
+    """Adds all but the targets to the log-sum-exps of flagged rows, or of columns.
 
     Products are those of every other kernel, in orientation too: the backward's have equal bits.
     """
     OWN: tl.constexpr = BN if BY_COLUMNS else BM
     OTHER: tl.constexpr = BM if BY_COLUMNS else BN
     AXIS: tl.constexpr = 0 if BY_COLUMNS else 1
+    HAS_OWN_BIAS: tl.constexpr = HAS_COL_BIAS if BY_COLUMNS else HAS_ROW_BIAS
+    HAS_OTHER_BIAS: tl.constexpr = HAS_ROW_BIAS if BY_COLUMNS else HAS_COL_BIAS
+    of_own, of_other = (col_bias, row_bias) if BY_COLUMNS else (row_bias, col_bias)
     size, other_size = (columns, rows) if BY_COLUMNS else (rows, columns)
     own = tl.program_id(0) * OWN + tl.arange(0, OWN)
     is_flagged = tl.load(flagged + own, mask=own < size, other=0) != 0
@@ -170,17 +176,21 @@ def running_log_sum_exp_kernel(
         keep = keep & (i < rows)[:, None] & (j < columns)[None, :]
         if HAS_TARGET:
             keep = keep & ~positive
-        bias = tl.zeros([OTHER], tl.float32)
-        if HAS_BIAS:
-            of_other = row_bias if BY_COLUMNS else col_bias
-            bias = tl.load(of_other + other, mask=other < other_size, other=0) * LOG2_E
-        bias = tl.expand_dims(bias, 1 - AXIS)
-        near = tl.where(keep, tl.fma(products, high, 0.0) + bias, float("-inf"))
+        lent = tl.zeros([OTHER], tl.float32)
+        if HAS_OTHER_BIAS:
+            lent = (
+                tl.load(of_other + other, mask=other < other_size, other=0).to(tl.float32) * LOG2_E
+            )
+        lent = tl.expand_dims(lent, 1 - AXIS)
+        near = tl.where(keep, tl.fma(products, high, 0.0) + lent, float("-inf"))
         largest = tl.maximum(maximum, tl.max(near, AXIS))
         base = tl.where(largest == float("-inf"), 0.0, largest)
-        exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -bias)
+        exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -lent)
         e = tl.where(keep, tl.exp2(exponent), 0.0)
         total = total * tl.exp2(maximum - base) + tl.sum(e, AXIS)
         maximum = largest
-    result = maximum.to(tl.float64) + tl.log2(total.to(tl.float64))
-    tl.store(out + own, tl.where(total == 0, float("-inf"), result), mask=(own < size) & is_flagged)
+    result = in_nats(maximum.to(tl.float64) + tl.log2(total.to(tl.float64)))
+    result += own_biases(bias, of_own, own, size, HAS_BIAS, HAS_OWN_BIAS)
+    result = tl.where(total == 0, float("-inf"), result)
+    of_targets = tl.load(lse + own, mask=is_flagged, other=0)
+    tl.store(lse + own, log_add_exp(result, of_targets), mask=is_flagged)

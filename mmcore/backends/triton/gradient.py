@@ -25,6 +25,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.gradient_terms import (
+    BIAS,
+    BIAS_FACTOR,
+    FACTOR,
+    IS_TRUSTED,
+    LSE_HIGH,
+    LSE_LOW,
+    POSITIVE,
+    WEIGHT,
+)
 from mmcore.backends.triton.tiles import (
     LOG2_E,
     counted,
@@ -38,19 +48,6 @@ from mmcore.backends.triton.tiles import (
     store_chunk,
     tile_products,
 )
-
-# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; log2(e)·lse less the side's own
-# biases in two parts; the upstream gradients of lse and of positives; whether R or C is trusted;
-# 2^(bias − largest); bias.
-FACTOR = tl.constexpr(0)
-LSE_HIGH = tl.constexpr(1)
-LSE_LOW = tl.constexpr(2)
-WEIGHT = tl.constexpr(3)
-POSITIVE = tl.constexpr(4)
-IS_TRUSTED = tl.constexpr(5)
-BIAS_FACTOR = tl.constexpr(6)
-BIAS = tl.constexpr(7)
-TERMS = 8
 
 
 @triton.jit

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -18,16 +16,10 @@ from mmcore.backends.triton.launch import (
     is_aligned,
     is_interpreted,
     product_tile,
-    row_tile,
     unit_stride,
 )
 from mmcore.backends.triton.pair_ids import count_positives, ranks
-from mmcore.backends.triton.positives import target_products_kernel
 from mmcore.backends.triton.tuned_tiles import ProductTile
-
-LOG2_E = 1.0 / math.log(2)
-# Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
-LARGEST_SHARED_BOUND = 200
 
 
 class Matrix(SimilarityCall):
@@ -135,24 +127,19 @@ class Matrix(SimilarityCall):
             "PRECISION": product_precision(self.x, self.product_dtype),
         }
 
-    def offset(self) -> Tensor:
-        """The scalar bias, float64."""
-        return (torch.zeros_like(self.scale) if self.bias is None else self.bias).double()
+    def biases(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The scalar, of rows and of columns; x stands in for what there is not."""
+        every = (self.bias, self.row_bias, self.col_bias)
+        bias, row_bias, col_bias = (self.x if it is None else it.contiguous() for it in every)
+        return bias, row_bias, col_bias
 
-    def own_bias(self, of_rows: bool) -> Tensor:
-        """What all logits of a row, or of a column, share; float64, 0-D where all have the same."""
-        bias = self.row_bias if of_rows else self.col_bias
-        return self.offset() if bias is None else self.offset() + bias.double()
-
-    def target_logits(self) -> Tensor:
-        """(N,) float64, every bias included: of −1 anything, of what is no column NaN."""
-        assert self.target is not None
-        products = target_products(self, self.target)
-        logits = self.scale.double() * products + self.own_bias(of_rows=True)
-        if self.col_bias is not None:
-            known = self.target.clamp(0, self.shape[1] - 1)
-            logits = logits + self.col_bias.double()[known]
-        return logits
+    def which_biases(self) -> dict[str, bool]:
+        """The switches of every kernel that takes them."""
+        return {
+            "HAS_BIAS": self.bias is not None,
+            "HAS_ROW_BIAS": self.row_bias is not None,
+            "HAS_COL_BIAS": self.col_bias is not None,
+        }
 
 
 def product_precision(x: Tensor, product_dtype: torch.dtype) -> str:
@@ -163,74 +150,3 @@ def product_precision(x: Tensor, product_dtype: torch.dtype) -> str:
         return "tf32" if torch.get_float32_matmul_precision() == "high" else "ieee"
     except RuntimeError:  # set by torch's newer switches, of which the older one knows nothing
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-def target_products(matrix: Matrix, target: Tensor) -> Tensor:
-    """⟨x_i, y_target(i)⟩, float64, of what is multiplied."""
-    x, y = matrix.x, matrix.keys
-    (rows, depth), tile = x.shape, row_tile(x.shape[1])
-    out = torch.empty(rows, dtype=torch.float64, device=x.device)
-    target_products_kernel[(triton.cdiv(rows, tile.ROWS),)](
-        x, y, target.contiguous(), out, rows, y.shape[0], depth, x.stride(0), y.stride(0),
-        matrix.rounds, *tile,
-    )  # fmt: skip
-    return out
-
-
-def split(wide: Tensor) -> tuple[Tensor, Tensor]:
-    """A float64 number as the sum of two float32 ones; the second is 0 beside an infinite one."""
-    high = wide.float()
-    return high, torch.where(high.isfinite(), wide - high.double(), 0.0).float()
-
-
-class Plan(NamedTuple):
-    """The shared shift and what it was taken from, all on the device."""
-
-    numbers: Tensor  # (3,) float32: log2(e)·scale in two parts, shift
-    shift: Tensor  # 0-D float64
-    is_usable: Tensor  # 0-D bool
-
-    @staticmethod
-    def of(matrix: Matrix) -> Plan:
-        """The largest possible E is 2⁸⁰: sums, and their reciprocals, stay within float32."""
-        a = matrix.scale.double() * LOG2_E
-        # Rounding to bfloat16 lengthens a row by at most one part in 256.
-        bound = a.abs() * largest_norm(matrix.x) * largest_norm(matrix.keys) * 1.004
-        shift = bound.ceil() - 80
-        usable = bound <= LARGEST_SHARED_BOUND
-        shift = torch.where(usable, shift, 0.0)
-        return Plan(torch.stack([*split(a), shift.float()]), shift, usable)
-
-
-def largest_norm(x: Tensor) -> Tensor:
-    """max_i ‖x_i‖, 0-D float64."""
-    return torch.linalg.vector_norm(x, dim=1, dtype=torch.float32).max().double()
-
-
-def sides(matrix: Matrix) -> tuple[Plan, BiasFactors, BiasFactors, Tensor]:
-    """Shift, factors of both sides' biases, and whether one shift may serve the whole matrix."""
-    plan = Plan.of(matrix)
-    row, col = (BiasFactors.of(bias, matrix.x) for bias in (matrix.row_bias, matrix.col_bias))
-    return plan, row, col, plan.is_usable & row.are_normal & col.are_normal
-
-
-class BiasFactors(NamedTuple):
-    """2^(bias − largest) ≤ 1 of one side, float32, and log2(e)·largest."""
-
-    bias: Tensor | None  # in nats, as given
-    factor: Tensor | None
-    largest: Tensor  # 0-D float64
-    are_normal: Tensor  # whether every finite bias kept its digits
-
-    @staticmethod
-    def of(bias: Tensor | None, like: Tensor) -> BiasFactors:
-        """Of the biases of one side."""
-        zero = like.new_zeros((), dtype=torch.float64)
-        if bias is None:
-            return BiasFactors(None, None, zero, zero == 0)
-        bits = bias.double() * LOG2_E
-        largest = bits.max()
-        largest = torch.where(largest == -torch.inf, zero, largest)
-        factor = torch.exp2(bits - largest).float()
-        are_normal = ((factor >= torch.finfo(torch.float32).tiny) | (bits == -torch.inf)).all()
-        return BiasFactors(bias, factor, largest, are_normal)

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
+import triton
 from torch import Tensor
 
-# Thousands of rows, and small beside what it is a piece of.
-PIECE_BYTES = 64 * 2**20
-
-
-def row_pieces(matrix: Tensor) -> Iterator[slice]:
-    """The rows of a matrix, as many at a time as make a piece in float32."""
-    size = max(1, PIECE_BYTES // (matrix.shape[1] * torch.float32.itemsize))
-    for first in range(0, len(matrix), size):
-        yield slice(first, first + size)
+from mmcore.backends.triton.launch import row_tile
+from mmcore.backends.triton.product_rows import scale_rows_kernel
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -27,10 +19,35 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a·b, float32, of which pieces alone are stored apart."""
-    if a.dtype == torch.float32:
-        total.addmm_(a, b)
-        return
-    for rows in row_pieces(total):
-        total[rows].add_(product(a[rows], b))
+def add_product(total: Tensor, a: Tensor, b: Tensor, begins: bool) -> None:
+    """total += a·b, float32; where that `begins` the sum, total = a·b."""
+    beta = 0 if begins else 1
+    if a.dtype == torch.float32 or a.device.type == "cpu":
+        total.addmm_(a.float(), b.float(), beta=beta)
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, beta=beta, out=total)
+
+
+def scale_rows(product: Tensor, factor: Tensor, out: Tensor) -> Tensor:
+    """out = factor·product, in the dtype of `out`, which may be the product itself."""
+    _scale_rows(product, None, factor, out, out)
+    return out
+
+
+def sum_with_rows(product: Tensor, features: Tensor, factor: Tensor, out: Tensor | None) -> Tensor:
+    """Partial sums of Σ product·features, float64; `out`, if there is one, as by scale_rows."""
+    programs = triton.cdiv(len(product), row_tile(product.shape[1]).ROWS)
+    part = product.new_empty(programs, dtype=torch.float64)
+    _scale_rows(product, features, factor, out, part)
+    return part
+
+
+def _scale_rows(
+    product: Tensor, features: Tensor | None, factor: Tensor, out: Tensor | None, part: Tensor,
+) -> None:  # fmt: skip
+    (rows, columns), tile = product.shape, row_tile(product.shape[1])
+    beside, target = (product if it is None else it for it in (features, out))
+    scale_rows_kernel[(triton.cdiv(rows, tile.ROWS),)](
+        product, beside, factor, target, part, rows, columns, product.stride(0), beside.stride(0),
+        target.stride(0), STORES=out is not None, SUMS=features is not None, **tile._asdict(),
+    )  # fmt: skip

@@ -6,53 +6,88 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
-from mmcore.backends.triton.gradient_terms import unit_of
-from mmcore.backends.triton.launch import chunk_rows, within_memory
-from mmcore.backends.triton.matrix import LOG2_E, Matrix, split, target_products
-from mmcore.backends.triton.products import add_product, product, row_pieces
+from mmcore.backends.triton.kept_sigmoid import from_kept_kernel
+from mmcore.backends.triton.launch import chunk_rows, row_tile, within_memory
+from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.norms_and_targets import NORMS, tally_kernel
+from mmcore.backends.triton.plan import norms_and_logits
+from mmcore.backends.triton.products import add_product, product, scale_rows
+from mmcore.backends.triton.sigmoid_terms import (
+    BLOCK,
+    NUMBERS,
+    WEIGHTS,
+    WIDE_NUMBERS,
+    sigmoid_terms_kernel,
+    sigmoid_totals_kernel,
+)
 from mmcore.backends.triton.sigmoid_tile import sigmoid_tile_kernel
 
 # Each leaves four sums: 16 MiB of them.
 MOST_PROGRAMS = 2**19
 
 
-class Upstream(NamedTuple):
-    """Gradients of both sums, 0-D float64, and where the products with G go, float32."""
+class Outputs(NamedTuple):
+    """Where products with G go."""
 
-    of_total: Tensor
-    of_positive: Tensor
     of_x: Tensor  # G·y; where y is x (G + Gᵀ)·x
-    of_y: Tensor | None  # Gᵀ·x; where y is x none
+    of_y: Tensor | None  # Gᵀ·x, float32; where y is x none
 
 
-class Pass(NamedTuple):
-    """What one pass over the matrix adds up to."""
+class Totals(NamedTuple):
+    """What one pass over the matrix adds up to, float64."""
 
-    total: Tensor  # 0-D float64
-    positive: Tensor
-    of_scale: Tensor  # Σ G·⟨x, y⟩
-    of_bias: Tensor  # Σ G
+    total: Tensor  # 0-D
+    positive: Tensor  # 0-D
+    sums: Tensor  # (2,): Σ G·⟨x, y⟩ and Σ G
+
+
+class Terms(NamedTuple):
+    """sigmoid_terms.py's results, all on the device."""
+
+    numbers: Tensor
+    wide: Tensor
+    at_target: Tensor
+    parts: Tensor  # (2, programs) float64: softplus and logit of targets
+
+    @staticmethod
+    def of(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Terms:
+        """For gradients of both sums, or for those of the sum of the losses."""
+        x, rows, has_target = matrix.x, matrix.shape[0], matrix.target is not None
+        logits = x
+        if has_target:
+            _, logits = norms_and_logits(matrix, needs_norms=False, tallies=False)
+        programs = triton.cdiv(rows, BLOCK) if has_target else 1
+        terms = Terms(
+            x.new_empty(NUMBERS, dtype=torch.float32),
+            x.new_empty(WIDE_NUMBERS, dtype=torch.float64),
+            x.new_empty(rows if has_target else 0, dtype=torch.float32),
+            x.new_empty((2, programs), dtype=torch.float64),
+        )
+        sigmoid_terms_kernel[(programs,)](
+            logits, matrix.ids()[0], matrix.scale, matrix.biases()[0], *(upstream or (x, x)),
+            *terms, rows, HAS_TARGET=has_target, HAS_BIAS=matrix.bias is not None,
+            HAS_UPSTREAM=upstream is not None,
+            IS_FLOAT16=matrix.product_dtype == torch.float16, BLOCK=BLOCK,
+        )  # fmt: skip
+        return terms
 
 
 def sigmoid_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, keeps_gradients = arguments
     matrix = _matrix(*described)
-    one = torch.ones((), dtype=torch.float64, device=matrix.x.device)
-    if not keeps_gradients:
-        found = _run(matrix, None)
-        nothing = matrix.x.new_empty(0, dtype=torch.float32)
-        return found.total, found.positive, nothing, one.new_empty(0)
-    numbers = matrix.x.numel() + (0 if matrix.y is None else matrix.y.numel())
-    kept = matrix.x.new_empty(numbers, dtype=torch.float32)
-    unit = unit_of(matrix, one)
-    found = _run(matrix, Upstream(one / unit, -one / unit, *_sides(kept, matrix)))
-    kept.mul_((matrix.scale.double() * unit).float())
-    return found.total, found.positive, kept, torch.stack([found.of_scale, found.of_bias]) * unit
+    kept = matrix.x.new_empty(0, dtype=torch.float32)
+    outputs = None
+    if keeps_gradients:
+        size = matrix.x.numel() + (0 if matrix.y is None else matrix.y.numel())
+        kept = kept.new_empty(size)
+        outputs = _sides(kept, matrix)
+    found = _run(matrix, Terms.of(matrix, None), outputs)
+    sums = found.sums if keeps_gradients else found.sums.new_empty(0)
+    return found.total, found.positive, kept, sums
 
 
 def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -60,19 +95,14 @@ def sigmoid_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     matrix = _matrix(*described)
     if kept.numel() > 0 and matrix.target is not None:
         gradients = _from_kept(matrix, kept, kept_sums, grad_total, grad_positive)
-    else:
-        of_x = torch.empty(matrix.x.shape, dtype=torch.float32, device=matrix.x.device)
-        of_y = None
-        if matrix.y is not None:
-            of_y = torch.empty(matrix.y.shape, dtype=torch.float32, device=matrix.x.device)
-        upstream = (grad_total.double(), grad_positive.double())
-        unit = unit_of(matrix, *upstream)
-        of_total, of_positive = (part / unit for part in upstream)
-        found = _run(matrix, Upstream(of_total, of_positive, of_x, of_y))
-        factor = (matrix.scale.double() * unit).float()
-        products = (None if side is None else side.mul_(factor) for side in (of_x, of_y))
-        gradients = (*products, found.of_scale * unit, found.of_bias * unit)
-    return as_inputs(gradients, described[:4], wanted)
+        return as_inputs(gradients, described[:4], wanted)
+    of_y = None if matrix.y is None else torch.empty_like(matrix.y, dtype=torch.float32)
+    outputs = Outputs(
+        torch.empty(matrix.x.shape, dtype=matrix.x.dtype, device=matrix.x.device), of_y
+    )
+    terms = Terms.of(matrix, (grad_total, grad_positive))
+    found = _run(matrix, terms, outputs)
+    return as_inputs((*outputs, *found.sums), described[:4], wanted)
 
 
 def _matrix(x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *rest: Any) -> Matrix:
@@ -80,104 +110,80 @@ def _matrix(x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *re
     return Matrix.of(x, y, scale, bias, None, None, *pairs, "all", True, multiplies_bfloat16)
 
 
-def _sides(kept: Tensor, matrix: Matrix) -> tuple[Tensor, Tensor | None]:
+def _sides(kept: Tensor, matrix: Matrix) -> Outputs:
     """Views of what is kept, in the shapes of x and y."""
     of_x = kept[: matrix.x.numel()].view(matrix.x.shape)
-    return of_x, None if matrix.y is None else kept[matrix.x.numel() :].view(matrix.y.shape)
+    of_y = None if matrix.y is None else kept[matrix.x.numel() :].view(matrix.y.shape)
+    return Outputs(of_x, of_y)
 
 
 def _from_kept(
     matrix: Matrix, kept: Tensor, kept_sums: Tensor, of_total: Tensor, of_positive: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """From the gradients at a = 1, c = −1: those times a, and (a + c) times those of the positives.
-
-    Whether a + c is 0, as it is in every loss, is known to the device alone.
-    """
-    assert matrix.target is not None
-    x, y = matrix.x, matrix.keys
-    known = matrix.target.clamp(0, matrix.shape[1] - 1)
-    weight = torch.where(matrix.target == known, of_total + of_positive, 0.0)
-    factor = (weight * matrix.scale.double()).float()[:, None]
-    grad_x, grad_y = (
-        None if side is None else side * of_total.float() for side in _sides(kept, matrix)
-    )
-    assert grad_x is not None
-    to_y = grad_x if grad_y is None else grad_y
-    for rows in row_pieces(x):
-        grad_x[rows].add_(factor[rows] * y[known[rows]])
-        # index_put_ sorts its indices: unlike index_add_ it adds in one order.
-        to_y.index_put_((known[rows],), factor[rows] * x[rows], accumulate=True)
-    of_scale = kept_sums[0] * of_total + (weight * target_products(matrix, known)).sum()
-    return grad_x, grad_y, of_scale, kept_sums[1] * of_total + weight.sum()
+    """From the gradients at a = 1, c = −1: kept_sigmoid.py."""
+    x, y, (rows, columns) = matrix.x, matrix.keys, matrix.shape
+    target, kept_x, kept_y = matrix.ids()[0], *_sides(kept, matrix)
+    has_y, tile = matrix.y is not None, row_tile(x.shape[1])
+    tally = x.new_zeros(NORMS + columns, dtype=torch.int64)
+    tally_kernel[(triton.cdiv(rows, BLOCK),)](target, tally, rows, columns, ROWS=BLOCK)
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grad_y = torch.empty(y.shape, dtype=y.dtype, device=x.device) if has_y else None
+    programs = triton.cdiv(max(rows, columns), tile.ROWS)
+    parts = x.new_empty((2, programs), dtype=torch.float64)
+    from_kept_kernel[(programs,)](
+        x, y, target, tally, kept_x, kept_x if kept_y is None else kept_y, kept_sums, of_total,
+        of_positive, matrix.scale, grad_x, grad_x if grad_y is None else grad_y, parts, rows,
+        columns, x.shape[1], x.stride(0), y.stride(0), HAS_Y=has_y, **tile._asdict(),
+    )  # fmt: skip
+    of_scale, of_bias = parts.sum(1)
+    return grad_x, grad_y, of_scale, of_bias
 
 
-def _run(matrix: Matrix, upstream: Upstream | None) -> Pass:
-    """One pass; without upstream gradients G is not formed, and chunks are large."""
+def _run(matrix: Matrix, terms: Terms, outputs: Outputs | None) -> Totals:
+    """One pass; fills outputs. Without them G is not formed, and chunks are large."""
     (rows, columns), tile = matrix.shape, matrix.tile("sigmoid")
     block = tile.BM
     size = min(rows, block * max(1, MOST_PROGRAMS // triton.cdiv(columns, tile.BN)))
-    if upstream is not None:
+    if outputs is not None:
         held = chunk_rows(matrix.x, columns, matrix.product_dtype.itemsize, block)
         size = min(triton.cdiv(size, block) * block, held)
-    return within_memory(partial(_pass_by_chunks, matrix, upstream), size, block)
+    return within_memory(partial(_pass_by_chunks, matrix, terms, outputs), size, block)
 
 
-def _pass_by_chunks(matrix: Matrix, upstream: Upstream | None, size: int) -> Pass:
+def _pass_by_chunks(matrix: Matrix, terms: Terms, outputs: Outputs | None, size: int) -> Totals:
     (rows, columns), x, dtype = matrix.shape, matrix.x, matrix.product_dtype
-    left, right = x.to(dtype), matrix.keys.to(dtype)
-    at_target, logits = _target_terms(matrix, upstream)
-    sums = torch.zeros(4, dtype=torch.float64, device=x.device)
-    chunk = None if upstream is None else torch.empty((size, columns), dtype=dtype, device=x.device)
-    if upstream is not None and upstream.of_y is not None:
-        upstream.of_y.zero_()
+    left, right, factor = x.to(dtype), matrix.keys.to(dtype), terms.wide[1]
+    chunk = None if outputs is None else torch.empty((size, columns), dtype=dtype, device=x.device)
+    sums = []
     for first in range(0, rows, size):
         count = min(size, rows - first)
         g = None if chunk is None else chunk[:count]
-        sums += _run_chunk(matrix, upstream, at_target, first, count, g)
-        if upstream is not None and g is not None:
-            upstream.of_x[first : first + count].copy_(product(g, right))
-            if upstream.of_y is not None:
-                add_product(upstream.of_y, g.T, left[first : first + count])
-    total, positive = sums[0] + sums[1], sums[1].clone()
-    if logits is not None:
-        total = total - F.logsigmoid(-logits).sum()
-        positive = positive + torch.where(logits == -torch.inf, 0.0, logits).sum()
-    return Pass(total, positive, of_scale=sums[3], of_bias=sums[2])
+        sums.append(_run_chunk(matrix, terms, first, count, g))
+        if outputs is not None and g is not None:
+            scale_rows(product(g, right), factor, outputs.of_x[first : first + count])
+            if outputs.of_y is not None:
+                add_product(outputs.of_y, g.T, left[first : first + count], begins=first == 0)
+    if outputs is not None and outputs.of_y is not None:
+        scale_rows(outputs.of_y, factor, outputs.of_y)
+    of_chunks = torch.stack(sums)
+    found = Totals(*(x.new_empty(shape, dtype=torch.float64) for shape in ((), (), (2,))))
+    sigmoid_totals_kernel[(1,)](
+        of_chunks, terms.parts, terms.wide, *found, len(of_chunks), terms.parts.shape[1],
+        HAS_TARGET=matrix.target is not None, BLOCK=BLOCK,
+    )  # fmt: skip
+    return found
 
 
-def _run_chunk(
-    matrix: Matrix, upstream: Upstream | None, at_target: Tensor, first: int, count: int,
-    g: Tensor | None,
-) -> Tensor:  # fmt: skip
+def _run_chunk(matrix: Matrix, terms: Terms, first: int, count: int, g: Tensor | None) -> Tensor:
     """The four sums of `count` rows from `first` on; fills g, if there is one."""
     tile, x, columns, ids = matrix.tile("sigmoid"), matrix.x, matrix.shape[1], matrix.ids()
-    weights = x
-    if upstream is not None:
-        both = upstream.of_total + upstream.of_positive
-        weights = torch.stack([upstream.of_total, both]).float()
     programs = triton.cdiv(count, tile.BM) * triton.cdiv(columns, tile.BN)
     parts = torch.zeros((4, programs), dtype=torch.float64, device=x.device)
     out = x if g is None else g
     sigmoid_tile_kernel[(programs,)](
-        *matrix.features(tile), _numbers(matrix), weights, ids[0], at_target, *ids[1:], out, *parts,
-        first, count, columns, x.stride(0), matrix.keys.stride(0), out.stride(0),
-        HAS_GRADIENTS=g is not None, IS_SYMMETRIC=matrix.y is None, **matrix.settings(tile),
+        *matrix.features(tile), terms.numbers, terms.numbers[WEIGHTS:], ids[0], terms.at_target,
+        *ids[1:], out, *parts, first, count, columns, x.stride(0), matrix.keys.stride(0),
+        out.stride(0), HAS_GRADIENTS=g is not None, IS_SYMMETRIC=matrix.y is None,
+        **matrix.settings(tile),
     )  # fmt: skip
     return parts.sum(1)
-
-
-def _numbers(matrix: Matrix) -> Tensor:
-    """scale, bias, then both times log2(e) in two parts each; float32."""
-    values = torch.stack([matrix.scale.double(), matrix.offset()])
-    return torch.cat([values.float(), torch.stack(split(values * LOG2_E), 1).flatten()])
-
-
-def _target_terms(matrix: Matrix, upstream: Upstream | None) -> tuple[Tensor, Tensor | None]:
-    """G at each row's target, and its logit, −inf where there is none; from float64."""
-    if matrix.target is None:
-        return matrix.x, None
-    logits = torch.where(matrix.target == -1, -torch.inf, matrix.target_logits())
-    if upstream is None:
-        return matrix.x, logits
-    of_total, of_positive = upstream[:2]
-    return (of_total + of_positive - of_total * torch.sigmoid(-logits)).float(), logits

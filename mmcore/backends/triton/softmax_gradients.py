@@ -11,24 +11,34 @@ from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
 from mmcore.backends.triton.gradient import store_gradient_kernel
-from mmcore.backends.triton.gradient_terms import side_terms, target_gradients, unit_of
+from mmcore.backends.triton.gradient_terms import (
+    BLOCK,
+    LARGEST_BLOCK,
+    LARGEST_PROGRAMS,
+    TERMS,
+    gradient_terms_kernel,
+    largest_gradients_kernel,
+)
 from mmcore.backends.triton.kept_rows import as_rows
 from mmcore.backends.triton.launch import chunk_rows, within_memory
-from mmcore.backends.triton.matrix import Matrix, Plan, sides
-from mmcore.backends.triton.products import add_product, product
+from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.plan import Plan
+from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
 
 
 class Gradient(NamedTuple):
-    """G as the kernel finds it, over the unit of the upstream gradients."""
+    """G as the kernel finds it, over the unit of the upstream gradients; all on the device."""
 
     matrix: Matrix
     plan: Plan
     row_terms: Tensor
     col_terms: Tensor
-    at_target: Tensor | None
+    at_target: Tensor
+    unit: Tensor  # 0-D float64
+    factor: Tensor  # what products with G are multiplied by: scale and unit, 0-D float64
+    any_untrusted: Tensor  # int32: whether some tile takes exponentials of its own
     is_half: bool  # whether G + Gᵀ is meant, and half of it computed
     kept: Tensor  # rows of E
-    factor: Tensor  # what products with G are multiplied by: scale and unit, 0-D float32
 
 
 class Needs(NamedTuple):
@@ -44,14 +54,12 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, row_lse, col_lse, kept = arguments[:17]
     *upstream, wanted = arguments[17:]
     matrix = Matrix.of(*described)
-    if not matrix.has_columns:
-        col_lse = row_lse.new_full((matrix.shape[1],), -torch.inf)
-        upstream[1] = upstream[3] = torch.zeros_like(col_lse)
-    unit = unit_of(matrix, *upstream)
-    gradient = _gradient(matrix, (row_lse, col_lse), unit, upstream, kept, wanted)
+    # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
+    is_half = matrix.is_half_enough and not any(wanted[3:])
+    gradient = _gradient(matrix, (row_lse, col_lse), upstream, kept, is_half)
     is_own_transpose = matrix.y is None
     needs = Needs(
-        wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not gradient.is_half,
+        wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not is_half,
         wanted[2], any(wanted[3:]),
     )  # fmt: skip
     columns, block = matrix.shape[1], matrix.tile("gradient").BM
@@ -60,36 +68,41 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         partial(_products_with, gradient, needs),
         chunk_rows(matrix.x, columns, itemsize, block, kept.nbytes), block,
     )  # fmt: skip
-    of_scale, row_sums, col_sums = (part.mul_(unit) for part in found.sums())
-    values = (*found.products(), of_scale, row_sums.sum(), row_sums, col_sums)
-    return as_inputs(values, described[:6], wanted)
+    return as_inputs((*found.products(), *found.sums()), described[:6], wanted)
 
 
 def _gradient(
-    matrix: Matrix, lse: tuple[Tensor, Tensor], unit: Tensor, upstream: list[Tensor], kept: Tensor,
-    wanted: list[bool],
-) -> Gradient:  # fmt: skip
-    upstream = [part / unit for part in upstream]
-    row_grad, col_grad, row_pos_grad, col_pos_grad = upstream
-    plan, of_rows, of_columns, is_shared = sides(matrix)
-    # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
-    is_half = matrix.is_half_enough and not any(wanted[3:])
-    # The mirrored row j receives the biases of columns, at i.
-    lent = of_columns if is_half else of_rows
-    row_terms = col_terms = side_terms(
-        plan, matrix.own_bias(True), lse[0], row_grad, row_pos_grad, lent, of_columns, is_shared
-    )
+    matrix: Matrix, lse: tuple[Tensor, Tensor], upstream: list[Tensor], kept: Tensor, is_half: bool
+) -> Gradient:
+    (rows, columns), x, plan = matrix.shape, matrix.x, Plan.of(matrix)
+    strides = [part.stride(0) if part.numel() else 0 for part in upstream]
+    largest = x.new_empty(LARGEST_PROGRAMS, dtype=torch.float64)
+    any_untrusted = x.new_empty((), dtype=torch.int32)
+    largest_gradients_kernel[(LARGEST_PROGRAMS,)](
+        *upstream, largest, any_untrusted, rows, columns, *strides,
+        HAS_COLUMNS=matrix.has_columns, BLOCK=LARGEST_BLOCK,
+    )  # fmt: skip
+    row_terms = col_terms = x.new_empty((TERMS, rows), dtype=torch.float32)
     if not is_half:
-        col_terms = side_terms(
-            plan, matrix.own_bias(False), lse[1], col_grad, col_pos_grad, of_columns, of_rows,
-            is_shared,
-        )  # fmt: skip
-    at_target = None
-    if matrix.target is not None:
-        at_target = target_gradients(matrix, *lse, *upstream)
-    rows_of_e = as_rows(kept, matrix.shape[1])
-    factor = (matrix.scale.double() * unit).float()
-    return Gradient(matrix, plan, row_terms, col_terms, at_target, is_half, rows_of_e, factor)
+        col_terms = x.new_empty((TERMS, columns), dtype=torch.float32)
+    at_target = x.new_empty(rows if matrix.target is not None else 0, dtype=torch.float32)
+    numbers = x.new_empty(2, dtype=torch.float64)
+    sides = (plan.rows, plan.columns)
+    gradient_terms_kernel[(triton.cdiv(max(rows, columns), BLOCK),)](
+        *lse, *upstream, matrix.ids()[0], plan.logits, matrix.scale, plan.shared, *matrix.biases(),
+        *(x if side.largest is None else side.largest for side in sides),
+        *(x if side.factor is None else side.factor for side in sides),
+        largest, row_terms, col_terms, at_target, numbers, any_untrusted, rows, columns, *strides,
+        DENOMINATOR=matrix.denominator, HAS_TARGET=matrix.target is not None,
+        **matrix.which_biases(), HAS_COLUMNS=matrix.has_columns, IS_SYMMETRIC=is_half,
+        IS_FLOAT16=matrix.product_dtype == torch.float16, BLOCK=BLOCK,
+        LARGEST_PROGRAMS=LARGEST_PROGRAMS,
+    )  # fmt: skip
+    rows_of_e = as_rows(kept, columns)
+    return Gradient(
+        matrix, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], any_untrusted,
+        is_half, rows_of_e,
+    )  # fmt: skip
 
 
 def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotals:
@@ -115,13 +128,12 @@ def _store_gradient(
     matrix, tile = gradient.matrix, gradient.matrix.tile("gradient")
     (rows, columns), ids, is_half = matrix.shape, matrix.ids(), gradient.is_half
     own_bias = matrix.col_bias if is_half else matrix.row_bias
-    at_target = gradient.row_terms if gradient.at_target is None else gradient.at_target
     kept = matrix.kept(gradient.kept if is_kept else gradient.kept[:0], tile)
     programs = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
     for is_exact in (False, True):
         store_gradient_kernel[(programs,)](
             *matrix.features(tile), gradient.plan.numbers, gradient.row_terms, gradient.col_terms,
-            ids[0], at_target, *ids[1:], kept, g, *parts, first, len(g), rows, columns,
+            ids[0], gradient.at_target, *ids[1:], kept, g, *parts, first, len(g), rows, columns,
             matrix.x.stride(0), matrix.keys.stride(0), g.stride(0), gradient.kept.shape[1],
             DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=own_bias is not None,
             HAS_COL_BIAS=matrix.col_bias is not None,
@@ -143,11 +155,10 @@ class GradientTotals:
         self.is_both = matrix.y is None and needs.of_y
         of_rows = torch.float32 if self.is_both else x.dtype
         self.of_x = x.new_empty(x.shape, dtype=of_rows) if needs.of_x else None
-        self.of_y = y.new_zeros(y.shape, dtype=torch.float32) if needs.of_y else None
-        self.of_scale = x.new_zeros((), dtype=torch.float64)
-        self.row_sums, self.col_sums = (
-            x.new_zeros(size, dtype=torch.float64) for size in matrix.shape
-        )
+        self.of_y = y.new_empty(y.shape, dtype=torch.float32) if needs.of_y else None
+        self.of_scale: list[Tensor] = []
+        self.row_sums: list[Tensor] = []
+        self.col_sums: list[Tensor] = []
 
     def parts(self, g: Tensor) -> list[Tensor]:
         """Memory for the partial sums of a chunk: of the scale, of rows, of columns."""
@@ -155,38 +166,54 @@ class GradientTotals:
         blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
         shapes = [(blocks * tiles,), (tiles, count), (blocks, columns)]
         kept = shapes if self.needs.sums else [shapes[0], (0,), (0,)]
-        return [self.of_scale.new_zeros(shape) for shape in kept]
+        # Half of a symmetric matrix no program writes.
+        new = g.new_zeros if self.gradient.is_half else g.new_empty
+        return [new(shape, dtype=torch.float64) for shape in kept]
 
     def add(self, first: int, g: Tensor, parts: list[Tensor], is_kept: bool) -> None:
         """One chunk, from row `first` on."""
         rows = slice(first, first + len(g))
         self._add_rows(rows, g, is_kept)
         if self.needs.of_scale and not is_kept:
-            self.of_scale += parts[0].sum() * (0.5 if self.gradient.is_half else 1.0)
+            self.of_scale.append(parts[0])
         if self.of_y is not None:
-            add_product(self.of_y, g.T, self.left[rows])
+            add_product(self.of_y, g.T, self.left[rows], begins=first == 0)
         if self.needs.sums:
-            self.row_sums[rows].copy_(parts[1].sum(0))
-            self.col_sums += parts[2].sum(0)
+            self.row_sums.append(parts[1].sum(0))
+            self.col_sums.append(parts[2].sum(0))
 
     def _add_rows(self, rows: slice, g: Tensor, is_kept: bool) -> None:
         # Where E was kept no product is known that the scale's gradient could be summed from.
         sums_by_product = is_kept and self.needs.of_scale
         if not (self.needs.of_x or sums_by_product):
             return
-        of_rows = product(g, self.right)
+        of_rows, factor = product(g, self.right), self.gradient.factor
+        of_x = None if self.of_x is None else self.of_x[rows]
         if sums_by_product:
-            self.of_scale += (of_rows * self.left[rows]).sum(1, dtype=torch.float64).sum()
-        if self.of_x is not None:
-            self.of_x[rows].copy_(of_rows.mul_(self.gradient.factor))
+            self.of_scale.append(sum_with_rows(of_rows, self.left[rows], factor, of_x))
+        elif of_x is not None:
+            scale_rows(of_rows, factor, of_x)
 
     def products(self) -> tuple[Tensor | None, Tensor | None]:
         """Gradients of x and y; where y is x that of both, and nothing."""
-        of_y = None if self.of_y is None else self.of_y.mul_(self.gradient.factor)
+        of_y = self.of_y
+        if of_y is not None:
+            dtype = torch.float32 if self.is_both else self.gradient.matrix.keys.dtype
+            out = of_y if of_y.dtype == dtype else torch.empty_like(of_y, dtype=dtype)
+            of_y = scale_rows(of_y, self.gradient.factor, out)
         if not self.is_both or self.of_x is None or of_y is None:
             return self.of_x, of_y
         return self.of_x.add_(of_y), None
 
-    def sums(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Σ G·⟨x, y⟩, and the sums of G by rows and by columns."""
-        return self.of_scale, self.row_sums, self.col_sums
+    def sums(self) -> tuple[Tensor | None, ...]:
+        """Gradients of scale, bias, and the biases of rows and of columns."""
+        unit = self.gradient.unit
+        of_scale = row_sums = col_sums = of_bias = None
+        if self.of_scale:
+            of_scale = torch.cat(self.of_scale).sum() * unit
+            of_scale = of_scale * 0.5 if self.gradient.is_half else of_scale
+        if self.needs.sums:
+            row_sums = torch.cat(self.row_sums) * unit
+            col_sums = torch.stack(self.col_sums).sum(0) * unit
+            of_bias = row_sums.sum()
+        return of_scale, of_bias, row_sums, col_sums

@@ -1,0 +1,45 @@
+"""float64 arithmetic of single numbers in kernels: what is O(N + M) can afford it.
+
+Triton may take a constant for float32 whatever it meets. So each is the sum of a float32 and of
+what that leaves, and the two products are added.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E_HIGH = tl.constexpr(1.4426950216293335)
+LOG2_E_LOW = tl.constexpr(1.9259629911266175e-8)
+LN_2_HIGH = tl.constexpr(0.6931471824645996)
+LN_2_LOW = tl.constexpr(-1.904654299957768e-9)
+
+
+@triton.jit
+def in_bits(nats):
+    """log2(e)·nats, float64."""
+    return nats * LOG2_E_HIGH + nats * LOG2_E_LOW
+
+
+@triton.jit
+def in_nats(bits):
+    """ln(2)·bits, float64."""
+    return bits * LN_2_HIGH + bits * LN_2_LOW
+
+
+@triton.jit
+def split(wide):
+    """A float64 number as the sum of two float32 ones; the second is 0 beside an infinite one."""
+    high = wide.to(tl.float32)
+    low = (wide - high.to(tl.float64)).to(tl.float32)
+    return high, tl.where(tl.abs(high) == float("inf"), 0.0, low)
+
+
+@triton.jit
+def log_add_exp(a, b):
+    """log(exp(a) + exp(b)); of two that are −∞ that."""
+    are_equal = a == b
+    larger = tl.where(a > b, a, b)
+    apart = tl.abs(a - tl.where(are_equal, 0.0, b))  # ∞ − ∞ is none
+    sum_of_both = larger + tl.log(1.0 + tl.exp(-apart))
+    return tl.where(are_equal, a + LN_2_HIGH + LN_2_LOW, sum_of_both)
