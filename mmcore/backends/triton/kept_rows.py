@@ -28,7 +28,7 @@ def kept_tiles(
         return 0
     stride = _whole(columns, BLOCK_COLUMNS)
     held = workspace // 2 // (ITEMSIZE * stride) // BLOCK_ROWS * BLOCK_ROWS
-    size: int = torch.sym_min(_whole(rows, BLOCK_ROWS), held) * stride // PER_FLOAT32
+    size: int = min(_whole(rows, BLOCK_ROWS), held) * stride // PER_FLOAT32
     return size
 
 
