@@ -16,7 +16,7 @@ from mmcore.backends.triton.float64 import in_bits, split
 from mmcore.backends.triton.log_sum_exps import own_biases
 
 BLOCK = 128
-# Programs that look for the largest upstream gradient, and what each takes at a time.
+# At most as many programs look for the largest upstream gradient, and what each takes at a time.
 LARGEST_PROGRAMS, LARGEST_BLOCK = 64, 1024
 # A factor of up to 2⁸⁶ times an E that was flushed to 0, below 2⁻¹²⁶, would be less than 2⁻⁴⁰.
 LARGEST_TRUSTED_EXPONENT = tl.constexpr(86.0)
@@ -119,8 +119,8 @@ def softmax_of(logit, lse, weight):
 def gradient_terms_kernel(
     row_lse, col_lse, row_grad, col_grad, row_pos_grad, col_pos_grad, target, logit, scale, shared,
     bias, row_bias, col_bias, row_largest, col_largest, row_factor, col_factor, largest,
-    row_terms, col_terms, target_gradient, unit_and_factor, any_untrusted, rows, columns,
-    row_stride, col_stride, row_pos_stride, col_pos_stride, DENOMINATOR: tl.constexpr,
+    row_terms, col_terms, target_gradient, unit_and_factor, any_untrusted, programs, rows,
+    columns, row_stride, col_stride, row_pos_stride, col_pos_stride, DENOMINATOR: tl.constexpr,
     HAS_TARGET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
     HAS_COL_BIAS: tl.constexpr, HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr,
     IS_FLOAT16: tl.constexpr, BLOCK: tl.constexpr, LARGEST_PROGRAMS: tl.constexpr,
@@ -128,7 +128,9 @@ def gradient_terms_kernel(
     """IS_SYMMETRIC: G + Gᵀ is meant, rows stand for columns, and receive at i what j's bias is."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     in_rows, in_columns = i < rows, i < columns
-    unit = power_of_two_below(tl.max(tl.load(largest + tl.arange(0, LARGEST_PROGRAMS)), 0))
+    program = tl.arange(0, LARGEST_PROGRAMS)
+    found = tl.load(largest + program, mask=program < programs, other=0)
+    unit = power_of_two_below(tl.max(found, 0))
     if IS_FLOAT16:
         # Numbers begin at 2⁻¹⁴ there, and a softmax over many columns is smaller. No entry of G,
         # nor of G + Gᵀ, reaches 16 units: 2¹¹ times as much still fits.

@@ -76,9 +76,10 @@ def _gradient(
 ) -> Gradient:
     (rows, columns), x, plan = matrix.shape, matrix.x, Plan.of(matrix)
     strides = [part.stride(0) if part.numel() else 0 for part in upstream]
-    largest = x.new_empty(LARGEST_PROGRAMS, dtype=torch.float64)
+    programs = min(LARGEST_PROGRAMS, triton.cdiv(max(rows, columns), LARGEST_BLOCK))
+    largest = x.new_empty(programs, dtype=torch.float64)
     any_untrusted = x.new_empty((), dtype=torch.int32)
-    largest_gradients_kernel[(LARGEST_PROGRAMS,)](
+    largest_gradients_kernel[(programs,)](
         *upstream, largest, any_untrusted, rows, columns, *strides,
         HAS_COLUMNS=matrix.has_columns, BLOCK=LARGEST_BLOCK,
     )  # fmt: skip
@@ -92,7 +93,8 @@ def _gradient(
         *lse, *upstream, matrix.ids()[0], plan.logits, matrix.scale, plan.shared, *matrix.biases(),
         *(x if side.largest is None else side.largest for side in sides),
         *(x if side.factor is None else side.factor for side in sides),
-        largest, row_terms, col_terms, at_target, numbers, any_untrusted, rows, columns, *strides,
+        largest, row_terms, col_terms, at_target, numbers, any_untrusted, programs, rows, columns,
+        *strides,
         DENOMINATOR=matrix.denominator, HAS_TARGET=matrix.target is not None,
         **matrix.which_biases(), HAS_COLUMNS=matrix.has_columns, IS_SYMMETRIC=is_half,
         IS_FLOAT16=matrix.product_dtype == torch.float16, BLOCK=BLOCK,
