@@ -240,7 +240,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
         rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
         constants["BLOCK"] = BLOCKS.get(name, 64)
-        options = {"num_warps": 4}
+        options = {"num_warps": kept_sigmoid.NUM_WARPS if name == "from_kept" else 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})
     return compiled(kernel, machine, constants | settings, types, ones, **options)

@@ -16,6 +16,9 @@ import triton.language as tl
 
 from mmcore.backends.triton.norms_and_targets import COLUMNS_BEGIN
 
+# A number of five matrices for each of a program's: four warps would not hold them.
+NUM_WARPS = 8
+
 
 @triton.jit
 def load_features(features, row, in_rows, stride, k, in_depth):

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
-from mmcore.backends.triton.kept_sigmoid import from_kept_kernel
+from mmcore.backends.triton.kept_sigmoid import NUM_WARPS, from_kept_kernel
 from mmcore.backends.triton.launch import chunk_rows, row_tile, within_memory
 from mmcore.backends.triton.matrix import Matrix
 from mmcore.backends.triton.norms_and_targets import NORMS, tally_kernel
@@ -134,6 +134,7 @@ def _from_kept(
         x, y, target, tally, kept_x, kept_x if kept_y is None else kept_y, kept_sums, of_total,
         of_positive, matrix.scale, grad_x, grad_x if grad_y is None else grad_y, parts, rows,
         columns, x.shape[1], x.stride(0), y.stride(0), HAS_Y=has_y, **tile._asdict(),
+        num_warps=NUM_WARPS,
     )  # fmt: skip
     of_scale, of_bias = parts.sum(1)
     return grad_x, grad_y, of_scale, of_bias
