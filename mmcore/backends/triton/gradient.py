@@ -5,9 +5,9 @@
 with R, C the upstream gradients of the log-sum-exps over the sums themselves, so that one
 exponential serves both sides, E' and E'' being E with the biases of the other side. A tile in which
 a row or a column lies too far below the bound takes one exponential each, exp(s − lse), exponents
-at most 0: in a second launch, IS_EXACT, whose other programs return at once, as in the first do
-those of such tiles. A target's entry is formed in float64 beforehand: near convergence it is the
-difference of equal numbers.
+at most 0: in a second launch, IS_EXACT, of few programs, which look for such tiles if there are
+any. A target's entry is formed in float64 beforehand: near convergence it is the difference of
+equal numbers.
 
 IS_SYMMETRIC, where y is x and columns have no statistics of their own: what is stored is G + Gᵀ,
 so that C is R, each side's targets apart. Of what stands both in the chunk's rows and in its
@@ -15,7 +15,7 @@ columns, half is computed and stored twice.
 
 HAS_KEPT: E was kept by the forward, rounded to bfloat16, and nothing is multiplied.
 
-Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program.
+Never stored: the logits, or more of G than a chunk of rows.
 Precision: float32, and G in the dtype that is multiplied; its sum with the products, the scale's
 gradient, and its sums by rows and columns, those of the biases, are taken before it is rounded.
 """
@@ -85,8 +85,8 @@ def exact_terms(
 
 
 @triton.jit
-def store_gradient_kernel(
-    x, y, plan, row_terms, col_terms, target, target_gradient,
+def store_tile(
+    tile_at, x, y, plan, row_terms, col_terms, target, target_gradient,
     row_label, col_label, row_group, col_group, kept, out, scale_part, row_sum, col_sum,
     first_row, chunk_rows, rows, columns, x_stride, y_stride, out_stride, kept_stride,
     DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
@@ -97,18 +97,11 @@ def store_gradient_kernel(
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(chunk_rows, BM)
-    block, tile = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
+    block, tile = tile_at % row_blocks, tile_at // row_blocks
     in_chunk = block * BM + tl.arange(0, BM)
     i, j = first_row + in_chunk, tile * BN + tl.arange(0, BN)
     first_i, first_j, end = first_row + block * BM, tile * BN, first_row + chunk_rows
     high, low, shift = tl.load(plan), tl.load(plan + 1), tl.load(plan + 2)
-    row_trusted = tl.min(load_term(row_terms, IS_TRUSTED, i, rows, 1)) > 0
-    is_trusted = row_trusted & (tl.min(load_term(col_terms, IS_TRUSTED, j, columns, 1)) > 0)
-    if is_trusted == IS_EXACT:
-        return
-    if IS_SYMMETRIC:
-        if (first_j >= first_row) & (first_j + BN <= first_i):
-            return
     inside, is_right = own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC)
     if HAS_KEPT and not IS_EXACT:
         e = load_kept(kept, first_i, first_j, kept_stride, USES_DESCRIPTORS, BM, BN)
@@ -162,9 +155,60 @@ def store_gradient_kernel(
     if IS_SYMMETRIC:
         g = tl.where(is_right, 2.0 * g, g)
     if not (HAS_KEPT and not IS_EXACT):
-        tl.store(scale_part + tl.program_id(0), tl.sum(tl.sum(g * products, 1).to(tl.float64)))
+        tl.store(scale_part + tile_at, tl.sum(tl.sum(g * products, 1).to(tl.float64)))
     if NEEDS_SUMS:
         at_row = tile.to(tl.int64) * chunk_rows + in_chunk
         at_column = block.to(tl.int64) * columns + j
         tl.store(row_sum + at_row, tl.sum(g.to(tl.float64), 1), mask=i < end)
         tl.store(col_sum + at_column, tl.sum(g.to(tl.float64), 0), mask=j < columns)
+
+
+@triton.jit
+def is_own_tile(
+    tile_at, row_terms, col_terms, first_row, chunk_rows, rows, columns, IS_SYMMETRIC: tl.constexpr,
+    IS_EXACT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Whether a launch computes a tile: the exact one those that the shared shift fails."""
+    row_blocks = tl.cdiv(chunk_rows, BM)
+    first_i = first_row + tile_at % row_blocks * BM
+    first_j = tile_at // row_blocks * BN
+    i, j = first_i + tl.arange(0, BM), first_j + tl.arange(0, BN)
+    row_trusted = tl.min(load_term(row_terms, IS_TRUSTED, i, rows, 1)) > 0
+    is_trusted = row_trusted & (tl.min(load_term(col_terms, IS_TRUSTED, j, columns, 1)) > 0)
+    result = is_trusted != IS_EXACT
+    if IS_SYMMETRIC:
+        result = result & ~((first_j >= first_row) & (first_j + BN <= first_i))
+    return result
+
+
+@triton.jit
+def store_gradient_kernel(
+    x, y, plan, row_terms, col_terms, any_untrusted, target, target_gradient,
+    row_label, col_label, row_group, col_group, kept, out, scale_part, row_sum, col_sum,
+    first_row, chunk_rows, rows, columns, x_stride, y_stride, out_stride, kept_stride,
+    DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
+    HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
+    HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, HAS_KEPT: tl.constexpr,
+    IS_PRECISE: tl.constexpr, IS_EXACT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
+    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+):  # fmt: skip
+    """A program a tile; where IS_EXACT a few programs, which seldom find any."""
+    own, step = tl.program_id(0), tl.num_programs(0)
+    end = own + 1
+    if IS_EXACT:
+        tiles = tl.cdiv(chunk_rows, BM) * tl.cdiv(columns, BN)
+        end = tl.where(tl.load(any_untrusted) == 0, 0, tiles)
+    for tile_at in range(own, end, step):
+        if is_own_tile(
+            tile_at, row_terms, col_terms, first_row, chunk_rows, rows, columns, IS_SYMMETRIC,
+            IS_EXACT, BM, BN,
+        ):  # fmt: skip
+            store_tile(
+                tile_at, x, y, plan, row_terms, col_terms, target, target_gradient, row_label,
+                col_label, row_group, col_group, kept, out, scale_part, row_sum, col_sum, first_row,
+                chunk_rows, rows, columns, x_stride, y_stride, out_stride, kept_stride, DENOMINATOR,
+                HAS_TARGET, HAS_LABELS, HAS_GROUPS, HAS_ROW_BIAS, HAS_COL_BIAS, HAS_COLUMNS,
+                IS_SYMMETRIC, HAS_KEPT, IS_PRECISE, IS_EXACT, NEEDS_SUMS, DEPTH, ROUNDS, WIDENS,
+                PRECISION, USES_DESCRIPTORS, BM, BN, BK,
+            )  # fmt: skip

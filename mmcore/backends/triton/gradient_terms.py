@@ -119,11 +119,12 @@ def softmax_of(logit, lse, weight):
 def gradient_terms_kernel(
     row_lse, col_lse, row_grad, col_grad, row_pos_grad, col_pos_grad, target, logit, scale, shared,
     bias, row_bias, col_bias, row_largest, col_largest, row_factor, col_factor, largest,
-    row_terms, col_terms, target_gradient, unit_and_factor, any_untrusted, programs, rows,
-    columns, row_stride, col_stride, row_pos_stride, col_pos_stride, DENOMINATOR: tl.constexpr,
-    HAS_TARGET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
-    HAS_COL_BIAS: tl.constexpr, HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr,
-    IS_FLOAT16: tl.constexpr, BLOCK: tl.constexpr, LARGEST_PROGRAMS: tl.constexpr,
+    row_terms, col_terms, target_gradient, unit_and_factor, untrusted, any_untrusted,
+    programs, rows, columns, row_stride, col_stride, row_pos_stride, col_pos_stride,
+    DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr, HAS_COLUMNS: tl.constexpr,
+    IS_SYMMETRIC: tl.constexpr, IS_FLOAT16: tl.constexpr, BLOCK: tl.constexpr,
+    LARGEST_PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """IS_SYMMETRIC: G + Gᵀ is meant, rows stand for columns, and receive at i what j's bias is."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -149,6 +150,7 @@ def gradient_terms_kernel(
         i, rows, lse, weight, positive, own_bias, shared, col_largest, lent_factor, lent_bias,
         row_terms, HAS_COL_BIAS, LENDS,
     )  # fmt: skip
+    tl.store(untrusted + tl.program_id(0), is_any)
     if HAS_TARGET:
         t = tl.load(target + i, mask=in_rows, other=-1)
         names = in_rows & (t >= 0) & (t < columns)
@@ -177,6 +179,7 @@ def gradient_terms_kernel(
             i, columns, lse, weight, positive, own_bias, shared, row_largest, col_factor, col_bias,
             col_terms, HAS_ROW_BIAS, HAS_COL_BIAS,
         )  # fmt: skip
+        tl.store(untrusted + tl.num_programs(0) + tl.program_id(0), of_columns)
         is_any = tl.maximum(is_any, of_columns)
     if is_any > 0:
         tl.atomic_max(any_untrusted, 1)

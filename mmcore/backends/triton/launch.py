@@ -57,6 +57,8 @@ HALF_PRECISION_TILES = {
     "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
 }
 MOST_COLUMNS_BY_POINTERS = 128
+# Of 16-bit numbers 16 bytes.
+ALIGNED_COLUMNS = 8
 # By kind; of a search for tiles (mmcore/tuning.py).
 FORCED_TILES: dict[str, ProductTile] = {}
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
@@ -126,6 +128,12 @@ def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: i
     rows, held = x.shape[0], workspace.current(x.device.type) - kept_bytes
     whole = held // (columns * itemsize) // block * block
     return max(block, min(whole, triton.cdiv(rows, block) * block))
+
+
+def chunk_of_gradient(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Memory for G, whose rows begin where the copy engine can store them."""
+    stride = triton.cdiv(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    return torch.empty((rows, stride), dtype=dtype, device=x.device)[:, :columns]
 
 
 def slab_rows(x: Tensor, columns: int, block: int, sums: int) -> int:

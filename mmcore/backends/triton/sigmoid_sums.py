@@ -10,8 +10,14 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
+from mmcore.backends.triton import hopper
 from mmcore.backends.triton.kept_sigmoid import NUM_WARPS, from_kept_kernel
-from mmcore.backends.triton.launch import chunk_rows, row_tile, within_memory
+from mmcore.backends.triton.launch import (
+    chunk_of_gradient,
+    chunk_rows,
+    row_tile,
+    within_memory,
+)
 from mmcore.backends.triton.matrix import Matrix
 from mmcore.backends.triton.norms_and_targets import NORMS, tally_kernel
 from mmcore.backends.triton.plan import norms_and_logits
@@ -154,7 +160,7 @@ def _run(matrix: Matrix, terms: Terms, outputs: Outputs | None) -> Totals:
 def _pass_by_chunks(matrix: Matrix, terms: Terms, outputs: Outputs | None, size: int) -> Totals:
     (rows, columns), x, dtype = matrix.shape, matrix.x, matrix.product_dtype
     left, right, factor = x.to(dtype), matrix.keys.to(dtype), terms.wide[1]
-    chunk = None if outputs is None else torch.empty((size, columns), dtype=dtype, device=x.device)
+    chunk = None if outputs is None else chunk_of_gradient(x, size, columns, dtype)
     sums = []
     for first in range(0, rows, size):
         count = min(size, rows - first)
@@ -177,6 +183,11 @@ def _pass_by_chunks(matrix: Matrix, terms: Terms, outputs: Outputs | None, size:
 
 def _run_chunk(matrix: Matrix, terms: Terms, first: int, count: int, g: Tensor | None) -> Tensor:
     """The four sums of `count` rows from `first` on; fills g, if there is one."""
+    if hopper.serves(matrix):
+        weights = terms.numbers[WEIGHTS:]
+        return hopper.sigmoid_sums(
+            matrix, terms.numbers, weights, terms.at_target, first, count, g
+        ).sum(1)
     tile, x, columns, ids = matrix.tile("sigmoid"), matrix.x, matrix.shape[1], matrix.ids()
     programs = triton.cdiv(count, tile.BM) * triton.cdiv(columns, tile.BN)
     parts = torch.zeros((4, programs), dtype=torch.float64, device=x.device)

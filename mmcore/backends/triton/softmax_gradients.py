@@ -10,6 +10,7 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.calls import as_inputs
+from mmcore.backends.triton import hopper
 from mmcore.backends.triton.gradient import store_gradient_kernel
 from mmcore.backends.triton.gradient_terms import (
     BLOCK,
@@ -20,10 +21,14 @@ from mmcore.backends.triton.gradient_terms import (
     largest_gradients_kernel,
 )
 from mmcore.backends.triton.kept_rows import as_rows
-from mmcore.backends.triton.launch import chunk_rows, within_memory
+from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
 from mmcore.backends.triton.matrix import Matrix
 from mmcore.backends.triton.plan import Plan
 from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
+from mmcore.backends.triton.tuned_tiles import ProductTile
+
+# Of the launch that looks for tiles which take exponentials of their own: there seldom are any.
+EXACT_PROGRAMS = 1024
 
 
 class Gradient(NamedTuple):
@@ -36,9 +41,12 @@ class Gradient(NamedTuple):
     at_target: Tensor
     unit: Tensor  # 0-D float64
     factor: Tensor  # what products with G are multiplied by: scale and unit, 0-D float64
-    any_untrusted: Tensor  # int32: whether some tile takes exponentials of its own
+    untrusted: Tensor  # (2, blocks) int32: of rows, of columns that take exponentials of their own
+    any_untrusted: Tensor  # 0-D int32: whether there are any
     is_half: bool  # whether G + Gᵀ is meant, and half of it computed
     kept: Tensor  # rows of E
+    is_hopper: bool  # whether hopper/ forms what is not kept
+    tile: ProductTile  # of what it leaves, or of everything
 
 
 class Needs(NamedTuple):
@@ -56,13 +64,13 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     matrix = Matrix.of(*described)
     # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
     is_half = matrix.is_half_enough and not any(wanted[3:])
-    gradient = _gradient(matrix, (row_lse, col_lse), upstream, kept, is_half)
     is_own_transpose = matrix.y is None
     needs = Needs(
         wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not is_half,
         wanted[2], any(wanted[3:]),
     )  # fmt: skip
-    columns, block = matrix.shape[1], matrix.tile("gradient").BM
+    gradient = _gradient(matrix, (row_lse, col_lse), upstream, kept, is_half, needs.sums)
+    columns, block = matrix.shape[1], gradient.tile.BM
     itemsize = matrix.product_dtype.itemsize
     found = within_memory(
         partial(_products_with, gradient, needs),
@@ -72,8 +80,9 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def _gradient(
-    matrix: Matrix, lse: tuple[Tensor, Tensor], upstream: list[Tensor], kept: Tensor, is_half: bool
-) -> Gradient:
+    matrix: Matrix, lse: tuple[Tensor, Tensor], upstream: list[Tensor], kept: Tensor, is_half: bool,
+    needs_sums: bool,
+) -> Gradient:  # fmt: skip
     (rows, columns), x, plan = matrix.shape, matrix.x, Plan.of(matrix)
     strides = [part.stride(0) if part.numel() else 0 for part in upstream]
     programs = min(LARGEST_PROGRAMS, triton.cdiv(max(rows, columns), LARGEST_BLOCK))
@@ -87,23 +96,25 @@ def _gradient(
     if not is_half:
         col_terms = x.new_empty((TERMS, columns), dtype=torch.float32)
     at_target = x.new_empty(rows if matrix.target is not None else 0, dtype=torch.float32)
-    numbers = x.new_empty(2, dtype=torch.float64)
+    numbers, blocks = x.new_empty(2, dtype=torch.float64), triton.cdiv(max(rows, columns), BLOCK)
+    untrusted = any_untrusted.new_empty(2, blocks)
     sides = (plan.rows, plan.columns)
-    gradient_terms_kernel[(triton.cdiv(max(rows, columns), BLOCK),)](
+    gradient_terms_kernel[(blocks,)](
         *lse, *upstream, matrix.ids()[0], plan.logits, matrix.scale, plan.shared, *matrix.biases(),
         *(x if side.largest is None else side.largest for side in sides),
         *(x if side.factor is None else side.factor for side in sides),
-        largest, row_terms, col_terms, at_target, numbers, any_untrusted, programs, rows, columns,
-        *strides,
+        largest, row_terms, col_terms, at_target, numbers, untrusted, any_untrusted, programs, rows,
+        columns, *strides,
         DENOMINATOR=matrix.denominator, HAS_TARGET=matrix.target is not None,
         **matrix.which_biases(), HAS_COLUMNS=matrix.has_columns, IS_SYMMETRIC=is_half,
         IS_FLOAT16=matrix.product_dtype == torch.float16, BLOCK=BLOCK,
         LARGEST_PROGRAMS=LARGEST_PROGRAMS,
     )  # fmt: skip
-    rows_of_e = as_rows(kept, columns)
+    is_hopper = hopper.serves(matrix) and not needs_sums
+    tile = hopper.EXACT_TILE if is_hopper else matrix.tile("gradient")
     return Gradient(
-        matrix, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], any_untrusted,
-        is_half, rows_of_e,
+        matrix, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], untrusted,
+        any_untrusted, is_half, as_rows(kept, columns), is_hopper, tile,
     )  # fmt: skip
 
 
@@ -112,7 +123,7 @@ def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotal
     matrix = gradient.matrix
     (rows, columns), dtype = matrix.shape, matrix.product_dtype
     totals = GradientTotals(gradient, needs)
-    chunk = torch.empty((size, columns), dtype=dtype, device=matrix.x.device)
+    chunk = chunk_of_gradient(matrix.x, size, columns, dtype)
     held = min(rows, len(gradient.kept))
     for start, stop, is_kept in ((0, held, True), (held, rows, False)):
         for first in range(start, stop, size):
@@ -126,17 +137,26 @@ def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotal
 def _store_gradient(
     gradient: Gradient, needs: Needs, g: Tensor, first: int, parts: list[Tensor], is_kept: bool
 ) -> None:
-    """G of the rows from `first` on, with its partial sums."""
-    matrix, tile = gradient.matrix, gradient.matrix.tile("gradient")
-    (rows, columns), ids, is_half = matrix.shape, matrix.ids(), gradient.is_half
+    """G of the rows from `first` on, with its partial sums, to which Hopper's are added."""
+    matrix, tile, is_half = gradient.matrix, gradient.tile, gradient.is_half
+    (rows, columns), ids = matrix.shape, matrix.ids()
     own_bias = matrix.col_bias if is_half else matrix.row_bias
     kept = matrix.kept(gradient.kept if is_kept else gradient.kept[:0], tile)
-    programs = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
-    for is_exact in (False, True):
-        store_gradient_kernel[(programs,)](
+    tiles = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
+    if gradient.is_hopper and not is_kept:
+        parts.append(hopper.store_gradient(
+            matrix, gradient.plan.numbers, gradient.row_terms, gradient.col_terms,
+            gradient.untrusted, gradient.at_target, first, g,
+        ))  # fmt: skip
+        launches = [(EXACT_PROGRAMS, True)]
+    else:
+        launches = [(tiles, False), (EXACT_PROGRAMS, True)]
+    for programs, is_exact in launches:
+        store_gradient_kernel[(min(programs, tiles),)](
             *matrix.features(tile), gradient.plan.numbers, gradient.row_terms, gradient.col_terms,
-            ids[0], gradient.at_target, *ids[1:], kept, g, *parts, first, len(g), rows, columns,
-            matrix.x.stride(0), matrix.keys.stride(0), g.stride(0), gradient.kept.shape[1],
+            gradient.any_untrusted, ids[0], gradient.at_target, *ids[1:], kept, g, *parts[:3],
+            first, len(g), rows, columns, matrix.x.stride(0), matrix.keys.stride(0), g.stride(0),
+            gradient.kept.shape[1],
             DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=own_bias is not None,
             HAS_COL_BIAS=matrix.col_bias is not None,
             HAS_COLUMNS=matrix.has_columns or is_half, IS_SYMMETRIC=is_half, HAS_KEPT=is_kept,
@@ -164,12 +184,13 @@ class GradientTotals:
 
     def parts(self, g: Tensor) -> list[Tensor]:
         """Memory for the partial sums of a chunk: of the scale, of rows, of columns."""
-        (count, columns), tile = g.shape, self.gradient.matrix.tile("gradient")
+        (count, columns), tile = g.shape, self.gradient.tile
         blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
         shapes = [(blocks * tiles,), (tiles, count), (blocks, columns)]
         kept = shapes if self.needs.sums else [shapes[0], (0,), (0,)]
-        # Half of a symmetric matrix no program writes.
-        new = g.new_zeros if self.gradient.is_half else g.new_empty
+        # Half of a symmetric matrix no program writes, and of Hopper's tiles few.
+        is_partial = self.gradient.is_half or self.gradient.is_hopper
+        new = g.new_zeros if is_partial else g.new_empty
         return [new(shape, dtype=torch.float64) for shape in kept]
 
     def add(self, first: int, g: Tensor, parts: list[Tensor], is_kept: bool) -> None:
@@ -177,7 +198,7 @@ class GradientTotals:
         rows = slice(first, first + len(g))
         self._add_rows(rows, g, is_kept)
         if self.needs.of_scale and not is_kept:
-            self.of_scale.append(parts[0])
+            self.of_scale += [parts[0], *parts[3:]]
         if self.of_y is not None:
             add_product(self.of_y, g.T, self.left[rows], begins=first == 0)
         if self.needs.sums:

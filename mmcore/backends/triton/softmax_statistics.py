@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from mmcore.backends.triton import hopper
 from mmcore.backends.triton.exponential_sums import (
     running_log_sum_exp_kernel,
     sum_exponentials_kernel,
@@ -90,6 +91,11 @@ def _sum_slab(matrix: Matrix, plan: Plan, slab: slice, rows_of_e: Tensor) -> tup
     """Partial sums along the rows of a slab, by strips of columns, and along its columns."""
     (rows, columns), tile, x = matrix.shape, matrix.tile("sums"), matrix.x
     count, is_half = slab.stop - slab.start, matrix.is_half_enough
+    if hopper.serves(matrix):
+        found = hopper.sum_exponentials(matrix, plan.numbers, slab, rows_of_e)
+        nothing = x.new_empty(0, dtype=torch.float32)
+        by_rows, by_columns = (Sums(total, nothing) for total in found)
+        return by_rows, by_columns
     blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
     strips = min(tiles, triton.cdiv(ENOUGH_PROGRAMS, blocks))
     strip_tiles = triton.cdiv(tiles, strips)

@@ -115,7 +115,7 @@ def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
         result = tl.where(integer < -126, 0.0, tl.exp2(rest) * power)
         result = tl.where(products == products, result, products)
     else:
-        result = tl.exp2(exponent_of(products, high, low, shift, 0.0))
+        result = tl.exp2(tl.fma(products, low, tl.fma(products, high, -shift)))
     return result
 
 

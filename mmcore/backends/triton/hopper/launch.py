@@ -1,0 +1,140 @@
+"""Launches of Hopper's tile kernels: what stays in shared memory, and who takes which item."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from mmcore.backends.triton.gradient_terms import FACTOR
+from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentials_kernel
+from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
+from mmcore.backends.triton.matrix import Matrix
+
+# Rows, columns, and depth of a chunk.
+BM = BN = 128
+BK = 64
+# 384 threads: two warpgroups of 240 registers, the producer's of 24.
+OPTIONS = {"num_warps": 4, "maxnreg": 168}
+# More strips of columns than this would leave too little work to an item.
+MOST_STRIPS = 64
+
+
+class Ring(NamedTuple):
+    """Buffers of the ring, and chunks of x that stay; at how many places a strip is begun."""
+
+    SLOTS: int
+    RES: int
+    spread: int
+
+
+# All of shared memory; what is staged on its way out takes the room of two buffers.
+SUMS, SUMS_KEPT, GRADIENT = Ring(8, 6, 1), Ring(5, 7, 8), Ring(5, 7, 1)
+
+
+class Walk(NamedTuple):
+    """The items of a launch: blocks of rows, times strips of columns."""
+
+    row_blocks: int
+    strips: int
+    strip_tiles: int
+    programs: int
+
+    @staticmethod
+    def over(rows: int, columns: int, device: torch.device) -> Walk:
+        """Strips with which the last program ends first; an item costs a tile more."""
+        row_blocks, tiles = triton.cdiv(rows, BM), triton.cdiv(columns, BN)
+        programs = min(processors(device), row_blocks * tiles)
+
+        def cost(strip_tiles: int) -> int:
+            items = row_blocks * triton.cdiv(tiles, strip_tiles)
+            return triton.cdiv(items, programs) * (strip_tiles + 1)
+
+        strips = range(1, min(tiles, MOST_STRIPS) + 1)
+        strip_tiles = min((triton.cdiv(tiles, count) for count in strips), key=cost)
+        count = triton.cdiv(tiles, strip_tiles)
+        return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors: as many CTAs as there are, each with all of one's shared memory."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def ring_settings(ring: Ring, depth: int) -> dict[str, int]:
+    """The kernels' constants for features of a width."""
+    chunks = triton.cdiv(depth, BK)
+    tile = {"BM": BM, "BN": BN, "BK": BK}
+    return {"K": chunks, "RES": min(chunks, ring.RES), "SLOTS": ring.SLOTS, **tile, **OPTIONS}
+
+
+def descriptor(matrix: Tensor, columns: int) -> TensorDescriptor:
+    """Of a 16-bit matrix, taken or brought in boxes of BM rows."""
+    dtype = gl.bfloat16 if matrix.dtype == torch.bfloat16 else gl.float16
+    layout = gl.NVMMASharedLayout.get_default_for([BM, columns], dtype)
+    return TensorDescriptor.from_tensor(matrix, [BM, columns], layout)
+
+
+def sum_exponentials(
+    matrix: Matrix, numbers: Tensor, slab: slice, rows_of_e: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Partial sums: (parts, rows of the slab), and (blocks of it, M), or none of columns."""
+    x, columns, count = matrix.x, matrix.shape[1], slab.stop - slab.start
+    walk, keeps = Walk.over(count, columns, x.device), len(rows_of_e) > 0
+    ring = SUMS_KEPT if keeps else SUMS
+    row_sum = numbers.new_empty(2 * walk.strips, count)
+    col_sum = numbers.new_empty(walk.row_blocks, columns if matrix.has_columns else 0)
+    x_desc, y_desc = descriptor(x, BK), descriptor(matrix.keys, BK)
+    kept_desc = descriptor(rows_of_e, BN // 2) if keeps else x_desc
+    hopper_sum_exponentials_kernel[(walk.programs,)](
+        x_desc, y_desc, kept_desc, numbers, matrix.ids()[0], row_sum, col_sum, slab.start, count,
+        columns, walk.strip_tiles, ring.spread, len(rows_of_e), KEEPS=keeps,
+        HAS_TARGET=matrix.target is not None, HAS_COLUMNS=matrix.has_columns,
+        **ring_settings(ring, x.shape[1]),
+    )  # fmt: skip
+    return row_sum, col_sum
+
+
+def store_gradient(
+    matrix: Matrix, numbers: Tensor, row_terms: Tensor, col_terms: Tensor, untrusted: Tensor,
+    at_target: Tensor, first: int, out: Tensor,
+) -> Tensor:  # fmt: skip
+    """G of the rows from `first` on into `out`; returns parts of its sum with the products."""
+    x, columns, factor = matrix.x, matrix.shape[1], FACTOR.value
+    walk = Walk.over(len(out), columns, x.device)
+    scale_part = at_target.new_empty(2 * walk.row_blocks * walk.strips, dtype=torch.float64)
+    hopper_store_gradient_kernel[(walk.programs,)](
+        descriptor(x, BK), descriptor(matrix.keys, BK), descriptor(out, BN // 2), numbers,
+        row_terms[factor], col_terms[factor], *untrusted, matrix.ids()[0], at_target, scale_part,
+        first, len(out), columns, walk.strip_tiles, GRADIENT.spread,
+        HAS_TARGET=matrix.target is not None, **ring_settings(GRADIENT, x.shape[1]),
+    )  # fmt: skip
+    return scale_part
+
+
+def sigmoid_sums(
+    matrix: Matrix, numbers: Tensor, weights: Tensor, at_target: Tensor, first: int, count: int,
+    out: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """Parts of the four sums of sigmoid_tile.py, (4, parts); G into `out`, if there is one."""
+    x, columns = matrix.x, matrix.shape[1]
+    walk = Walk.over(count, columns, x.device)
+    parts = torch.zeros(
+        (4, 2 * walk.row_blocks * walk.strips), dtype=torch.float64, device=x.device
+    )
+    total, _, of_bias, of_scale = parts
+    x_desc = descriptor(x, BK)
+    hopper_sigmoid_tile_kernel[(walk.programs,)](
+        x_desc, descriptor(matrix.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
+        numbers, weights, matrix.ids()[0], at_target, total, of_bias, of_scale, first, count,
+        columns, walk.strip_tiles, GRADIENT.spread, HAS_GRADIENTS=out is not None,
+        HAS_TARGET=matrix.target is not None, **ring_settings(GRADIENT, x.shape[1]),
+    )  # fmt: skip
+    return parts

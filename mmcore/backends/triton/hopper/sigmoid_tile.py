@@ -1,0 +1,217 @@
+"""Sums over the similarity matrix for sigmoid objectives, with G in the same pass, for Hopper.
+
+    total = Σ_{j ≠ target(i)} softplus(s_ij), s_ij = scale·⟨x_i, y_j⟩ + bias
+    G_ij = a·σ(s_ij), at a target t_i
+
+The formulas are ../sigmoid_tile.py's, t is sigmoid_terms.py's. Never stored: the logits, or more of
+G than a chunk. Loop order: ring.py's, tile by tile in halves, whose 16-bit numbers pass through
+shared memory. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
+rounded, in float64 over tiles, two of each for an item. One exponential and one reciprocal for each
+logit; a tile is looked through for targets and edges only where it has any.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import tma
+
+from mmcore.backends.triton import sigmoid_tile
+from mmcore.backends.triton.hopper.epilogue import (
+    exp2_flushed,
+    halves,
+    load_row_targets,
+    store_half,
+    whole,
+)
+from mmcore.backends.triton.hopper.ring import (
+    column_of,
+    item_of,
+    multiply,
+    new_barriers,
+    pass_by,
+    producer,
+)
+
+log1p_of_unit = gluon.jit(sigmoid_tile.log1p_of_unit.fn)
+
+
+@gluon.jit
+def reciprocal(x):
+    """Of a number between 1 and 2, in one instruction."""
+    return gl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def softplus_and_gradient(products, numbers, of_total):
+    """Of every pair as if it were no target: softplus(s), a·σ(s)."""
+    scale, bias, high, low, bias_high, bias_low = numbers
+    logit = gl.fma(products, scale, bias)
+    exponent = gl.fma(products, high, bias_high) + gl.fma(products, low, bias_low)
+    z = exp2_flushed(-gl.abs(exponent))
+    softplus = gl.maximum(logit, 0.0) + log1p_of_unit(z)
+    larger = of_total * reciprocal(z + 1.0)
+    return softplus, gl.where(logit < 0, z * larger, larger)
+
+
+@gluon.jit
+def quarter_sums(
+    products, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+    is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, WIDTH: gl.constexpr,
+    layout: gl.constexpr,
+):  # fmt: skip
+    """G, and sums by rows: of softplus, of G, of G with the products."""
+    # Whole in both branches: what a branch ends with is 16-bit, so that no products wait behind it.
+    if is_special:
+        softplus, g = softplus_and_gradient(products, numbers, of_total)
+        j = first_j + gl.arange(0, WIDTH, gl.SliceLayout(0, layout))
+        counted = in_rows.expand_dims(1) & (j < columns).expand_dims(0)
+        g = gl.where(counted, g, 0.0)
+        if HAS_TARGET:
+            is_target = target_i.expand_dims(1) == j.expand_dims(0)
+            at_target = gl.load(target_gradient + i, mask=in_rows, other=0)
+            g = gl.where(is_target, at_target.expand_dims(1), g)
+            counted = counted & (is_target == 0)
+        total, of_g = gl.sum(gl.where(counted, softplus, 0.0), 1), gl.sum(g, 1)
+        of_scale = gl.sum(g * products, 1)
+        narrow = g.to(dtype)
+    else:
+        softplus, g = softplus_and_gradient(products, numbers, of_total)
+        total, of_g = gl.sum(softplus, 1), gl.sum(g, 1)
+        of_scale = gl.sum(g * products, 1)
+        narrow = g.to(dtype)
+    return narrow, total, of_g, of_scale
+
+
+@gluon.jit
+def half_sums(
+    products, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+    is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr,
+    WIDTH: gl.constexpr, layout: gl.constexpr,
+):  # fmt: skip
+    """In quarters of the tile: what a pair needs at once would not fit into registers by halves."""
+    QUARTER: gl.constexpr = WIDTH // 2
+    narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, QUARTER, 16])
+    left, right = halves(products, BM, WIDTH, narrow)
+    g_left, total, of_g, of_scale = quarter_sums(
+        left, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+        is_special, dtype, HAS_TARGET, QUARTER, narrow,
+    )  # fmt: skip
+    g_right, more_total, more_g, more_scale = quarter_sums(
+        right, numbers, of_total, i, in_rows, target_i, target_gradient, first_j + QUARTER,
+        columns, is_special, dtype, HAS_TARGET, QUARTER, narrow,
+    )  # fmt: skip
+    g = whole(g_left, g_right, BM, WIDTH, layout)
+    return g, total + more_total, of_g + more_g, of_scale + more_scale
+
+
+@gluon.jit
+def consumer(
+    out_desc, x_kept, ring, staging, barriers, numbers, upstream, target, target_gradient,
+    total_part, bias_part, scale_part, first_row, chunk_rows, columns, row_blocks, strip_tiles,
+    tiles, items, spread, WHICH: gl.constexpr, K: gl.constexpr, RES: gl.constexpr,
+    SLOTS: gl.constexpr, HAS_GRADIENTS: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr,
+    BN: gl.constexpr,
+):  # fmt: skip
+    """A warpgroup: every other tile."""
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
+    HALF: gl.constexpr = BN // 2
+    half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
+    quarter_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF // 2, 16])
+    by_row: gl.constexpr = gl.SliceLayout(1, quarter_layout)
+    known = (
+        gl.load(numbers), gl.load(numbers + 1), gl.load(numbers + 2), gl.load(numbers + 3),
+        gl.load(numbers + 4), gl.load(numbers + 5),
+    )  # fmt: skip
+    of_total = gl.load(upstream)
+    begun = gl.to_tensor(0)  # tiles of earlier items
+    turn = gl.to_tensor(0)
+    for item in range(gl.program_id(0), items, gl.num_programs(0)):
+        block, first, last = item_of(item, row_blocks, strip_tiles, tiles)
+        in_chunk = block * BM + gl.arange(0, BM, by_row)
+        in_rows = in_chunk < chunk_rows
+        i = first_row + in_chunk
+        target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
+        is_row_edge = (block + 1) * BM > chunk_rows
+        total = gl.zeros([BM], gl.float64, by_row)
+        of_bias, of_scale = total, total
+        own_first = first + ((begun + WHICH) & 1)
+        if own_first >= last:
+            pass_by(barriers, turn, RES)
+        for tile in range(own_first, last, 2):
+            products = multiply(
+                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, K, RES,
+                SLOTS, BM, BN, layout,
+            )  # fmt: skip
+            first_j = column_of(tile, block, first, last, spread, BN)
+            is_near = (largest >= first_j) & (least < first_j + BN)
+            is_special = is_near | is_row_edge | (first_j + BN > columns)
+            left, right = halves(products, BM, BN, half_layout)
+            g, total_left, bias_left, scale_left = half_sums(
+                left, known, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+                is_special, out_desc.dtype, HAS_TARGET, BM, HALF, half_layout,
+            )  # fmt: skip
+            if HAS_GRADIENTS:
+                store_half(out_desc, staging, g, block * BM, first_j)
+            g, total_right, bias_right, scale_right = half_sums(
+                right, known, of_total, i, in_rows, target_i, target_gradient, first_j + HALF,
+                columns, is_special, out_desc.dtype, HAS_TARGET, BM, HALF, half_layout,
+            )  # fmt: skip
+            total += (total_left + total_right).to(gl.float64)
+            if HAS_GRADIENTS:
+                store_half(out_desc, staging, g, block * BM, first_j + HALF)
+                of_bias += (bias_left + bias_right).to(gl.float64)
+                of_scale += (scale_left + scale_right).to(gl.float64)
+        begun += last - first
+        turn += 1
+        part = 2 * item + WHICH
+        gl.store(total_part + part, gl.sum(total, 0))
+        if HAS_GRADIENTS:
+            gl.store(bias_part + part, gl.sum(of_bias, 0))
+            gl.store(scale_part + part, gl.sum(of_scale, 0))
+    if HAS_GRADIENTS:
+        tma.store_wait(pendings=0)
+
+
+@gluon.jit(do_not_specialize=["first_row", "chunk_rows", "columns", "strip_tiles", "spread"])
+def hopper_sigmoid_tile_kernel(
+    x_desc, y_desc, out_desc, numbers, upstream, target, target_gradient, total_part, bias_part,
+    scale_part, first_row, chunk_rows, columns, strip_tiles, spread,
+    K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
+    HAS_TARGET: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr,
+):  # fmt: skip
+    KEPT: gl.constexpr = RES if RES > 0 else 1
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
+    if HAS_GRADIENTS:
+        first = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
+        second = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
+    else:
+        first, second = ring, ring
+    barriers = new_barriers(SLOTS, RES)
+    row_blocks, tiles = gl.cdiv(chunk_rows, BM), gl.cdiv(columns, BN)
+    items = row_blocks * gl.cdiv(tiles, strip_tiles)
+    gl.warp_specialize(
+        [
+            (consumer, (
+                out_desc, x_kept, ring, first, barriers, numbers, upstream, target,
+                target_gradient, total_part, bias_part, scale_part, first_row, chunk_rows, columns,
+                row_blocks, strip_tiles, tiles, items, spread, 0, K, RES, SLOTS, HAS_GRADIENTS,
+                HAS_TARGET, BM, BN,
+            )),
+            (consumer, (
+                out_desc, x_kept, ring, second, barriers, numbers, upstream, target,
+                target_gradient, total_part, bias_part, scale_part, first_row, chunk_rows, columns,
+                row_blocks, strip_tiles, tiles, items, spread, 1, K, RES, SLOTS, HAS_GRADIENTS,
+                HAS_TARGET, BM, BN,
+            )),
+            (producer, (
+                x_desc, y_desc, x_kept, ring, barriers, first_row, row_blocks, strip_tiles, tiles,
+                items, spread, K, RES, SLOTS, BM, BN, BK,
+            )),
+        ],
+        [4, 1],
+        [240, 24],
+    )  # fmt: skip
