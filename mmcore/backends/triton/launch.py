@@ -34,9 +34,12 @@ SQUARE = ProductTile(128, 128, 64, 8, 3)
 NARROW = ProductTile(128, 64, 64, 8, 3)
 LOW = ProductTile(64, 128, 64, 8, 3)
 SMALL = ProductTile(64, 64, 64, 8, 3)
-# "sums": exponentials and their sums; "gradient": G; "sigmoid": both at once; "running": the
-# fallback with running maxima. "heavy": labels are compared, or a tile is meant both ways.
-HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")} | {"running": "running"}
+# "sums": exponentials and their sums; "gradient": G; "kept": G where exponentials were kept, which
+# waits for memory, so that more programs than of large tiles must fit; "sigmoid": sums and G at
+# once; "running": the fallback with running maxima. "heavy": labels are compared, or a tile is
+# meant both ways.
+HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")}
+HEAVY |= {"running": "running", "kept": "heavy gradient"}
 
 
 def _tiles(
@@ -44,7 +47,7 @@ def _tiles(
     small: ProductTile, **changes: Any,
 ) -> dict[str, ProductTile]:  # fmt: skip
     tiles = {
-        "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
+        "sums": sums, "gradient": gradient, "kept": narrow, "sigmoid": narrow, "running": narrow,
         "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
     return {kind: tile._replace(**changes) for kind, tile in tiles.items()}

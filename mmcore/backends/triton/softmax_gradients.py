@@ -47,6 +47,11 @@ class Gradient(NamedTuple):
     kept: Tensor  # rows of E
     is_hopper: bool  # whether hopper/ forms what is not kept
     tile: ProductTile  # of what it leaves, or of everything
+    kept_tile: ProductTile  # where E was kept
+
+    def tile_of(self, is_kept: bool) -> ProductTile:
+        """The tile of rows whose E was kept, or of others."""
+        return self.kept_tile if is_kept else self.tile
 
 
 class Needs(NamedTuple):
@@ -70,7 +75,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         wanted[2], any(wanted[3:]),
     )  # fmt: skip
     gradient = _gradient(matrix, (row_lse, col_lse), upstream, kept, is_half, needs.sums)
-    columns, block = matrix.shape[1], gradient.tile.BM
+    columns, block = matrix.shape[1], max(gradient.tile.BM, gradient.kept_tile.BM)
     itemsize = matrix.product_dtype.itemsize
     found = within_memory(
         partial(_products_with, gradient, needs),
@@ -114,7 +119,7 @@ def _gradient(
     tile = hopper.EXACT_TILE if is_hopper else matrix.tile("gradient")
     return Gradient(
         matrix, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], untrusted,
-        any_untrusted, is_half, as_rows(kept, columns), is_hopper, tile,
+        any_untrusted, is_half, as_rows(kept, columns), is_hopper, tile, matrix.tile("kept"),
     )  # fmt: skip
 
 
@@ -128,7 +133,7 @@ def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotal
     for start, stop, is_kept in ((0, held, True), (held, rows, False)):
         for first in range(start, stop, size):
             g = chunk[: min(size, stop - first)]
-            parts = totals.parts(g)
+            parts = totals.parts(g, is_kept)
             _store_gradient(gradient, needs, g, first, parts, is_kept)
             totals.add(first, g, parts, is_kept)
     return totals
@@ -138,7 +143,7 @@ def _store_gradient(
     gradient: Gradient, needs: Needs, g: Tensor, first: int, parts: list[Tensor], is_kept: bool
 ) -> None:
     """G of the rows from `first` on, with its partial sums, to which Hopper's are added."""
-    matrix, tile, is_half = gradient.matrix, gradient.tile, gradient.is_half
+    matrix, tile, is_half = gradient.matrix, gradient.tile_of(is_kept), gradient.is_half
     (rows, columns), ids = matrix.shape, matrix.ids()
     own_bias = matrix.col_bias if is_half else matrix.row_bias
     kept = matrix.kept(gradient.kept if is_kept else gradient.kept[:0], tile)
@@ -182,9 +187,9 @@ class GradientTotals:
         self.row_sums: list[Tensor] = []
         self.col_sums: list[Tensor] = []
 
-    def parts(self, g: Tensor) -> list[Tensor]:
+    def parts(self, g: Tensor, is_kept: bool) -> list[Tensor]:
         """Memory for the partial sums of a chunk: of the scale, of rows, of columns."""
-        (count, columns), tile = g.shape, self.gradient.tile
+        (count, columns), tile = g.shape, self.gradient.tile_of(is_kept)
         blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
         shapes = [(blocks * tiles,), (tiles, count), (blocks, columns)]
         kept = shapes if self.needs.sums else [shapes[0], (0,), (0,)]

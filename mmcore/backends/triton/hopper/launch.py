@@ -6,7 +6,6 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
@@ -47,19 +46,25 @@ class Walk(NamedTuple):
     programs: int
 
     @staticmethod
+    @cache
     def over(rows: int, columns: int, device: torch.device) -> Walk:
         """Strips with which the last program ends first; an item costs a tile more."""
-        row_blocks, tiles = triton.cdiv(rows, BM), triton.cdiv(columns, BN)
+        row_blocks, tiles = whole(rows, BM), whole(columns, BN)
         programs = min(processors(device), row_blocks * tiles)
 
         def cost(strip_tiles: int) -> int:
-            items = row_blocks * triton.cdiv(tiles, strip_tiles)
-            return triton.cdiv(items, programs) * (strip_tiles + 1)
+            items = row_blocks * whole(tiles, strip_tiles)
+            return whole(items, programs) * (strip_tiles + 1)
 
         strips = range(1, min(tiles, MOST_STRIPS) + 1)
-        strip_tiles = min((triton.cdiv(tiles, count) for count in strips), key=cost)
-        count = triton.cdiv(tiles, strip_tiles)
+        strip_tiles = min((whole(tiles, count) for count in strips), key=cost)
+        count = whole(tiles, strip_tiles)
         return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
+
+
+def whole(size: int, block: int) -> int:
+    """How many blocks hold a size: triton.cdiv, which takes microseconds, is for launches."""
+    return -(-size // block)
 
 
 @cache
@@ -70,15 +75,21 @@ def processors(device: torch.device) -> int:
 
 def ring_settings(ring: Ring, depth: int) -> dict[str, int]:
     """The kernels' constants for features of a width."""
-    chunks = triton.cdiv(depth, BK)
+    chunks = whole(depth, BK)
     tile = {"BM": BM, "BN": BN, "BK": BK}
     return {"K": chunks, "RES": min(chunks, ring.RES), "SLOTS": ring.SLOTS, **tile, **OPTIONS}
 
 
+@cache
+def box_layout(columns: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    """How a box of BM rows lies in shared memory."""
+    kind = gl.bfloat16 if dtype == torch.bfloat16 else gl.float16
+    return gl.NVMMASharedLayout.get_default_for([BM, columns], kind)
+
+
 def descriptor(matrix: Tensor, columns: int) -> TensorDescriptor:
     """Of a 16-bit matrix, taken or brought in boxes of BM rows."""
-    dtype = gl.bfloat16 if matrix.dtype == torch.bfloat16 else gl.float16
-    layout = gl.NVMMASharedLayout.get_default_for([BM, columns], dtype)
+    layout = box_layout(columns, matrix.dtype)
     return TensorDescriptor.from_tensor(matrix, [BM, columns], layout)
 
 

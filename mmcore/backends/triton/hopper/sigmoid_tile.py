@@ -7,7 +7,8 @@ The formulas are ../sigmoid_tile.py's, t is sigmoid_terms.py's. Never stored: th
 G than a chunk. Loop order: ring.py's, tile by tile in halves, whose 16-bit numbers pass through
 shared memory. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
 rounded, in float64 over tiles, two of each for an item. One exponential and one reciprocal for each
-logit; a tile is looked through for targets and edges only where it has any.
+logit, and a logarithm for 64 of them: Σ log(1 + z) is that of Π (1 + z), of which 1 less is carried
+along. A tile is looked through for targets and edges only where it has any.
 """
 
 from __future__ import annotations
@@ -45,15 +46,25 @@ def reciprocal(x):
 
 
 @gluon.jit
-def softplus_and_gradient(products, numbers, of_total):
-    """Of every pair as if it were no target: softplus(s), a·σ(s)."""
-    scale, bias, high, low, bias_high, bias_low = numbers
-    logit = gl.fma(products, scale, bias)
+def both(a, b):
+    """(1 + a)(1 + b) − 1, which keeps the digits of small numbers."""
+    return gl.fma(a, b, a + b)
+
+
+@gluon.jit
+def log1p(z):
+    """log(1 + z) for z ≥ 0."""
+    return gl.where(z < 1, log1p_of_unit(z), gl.log2(1.0 + z) * 0.6931471805599453)
+
+
+@gluon.jit
+def odds_and_gradient(products, numbers, of_total):
+    """Of every pair as if it were no target: log2(e)·s, e^−|s| and a·σ(s)."""
+    high, low, bias_high, bias_low = numbers
     exponent = gl.fma(products, high, bias_high) + gl.fma(products, low, bias_low)
     z = exp2_flushed(-gl.abs(exponent))
-    softplus = gl.maximum(logit, 0.0) + log1p_of_unit(z)
     larger = of_total * reciprocal(z + 1.0)
-    return softplus, gl.where(logit < 0, z * larger, larger)
+    return exponent, z, gl.where(exponent < 0, z * larger, larger)
 
 
 @gluon.jit
@@ -62,10 +73,10 @@ def quarter_sums(
     is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, WIDTH: gl.constexpr,
     layout: gl.constexpr,
 ):  # fmt: skip
-    """G, and sums by rows: of softplus, of G, of G with the products."""
+    """G, and by rows Σ log2(e)·max(s, 0), Π (1 + e^−|s|) − 1, Σ G, and Σ G with the products."""
     # Whole in both branches: what a branch ends with is 16-bit, so that no products wait behind it.
     if is_special:
-        softplus, g = softplus_and_gradient(products, numbers, of_total)
+        exponent, z, g = odds_and_gradient(products, numbers, of_total)
         j = first_j + gl.arange(0, WIDTH, gl.SliceLayout(0, layout))
         counted = in_rows.expand_dims(1) & (j < columns).expand_dims(0)
         g = gl.where(counted, g, 0.0)
@@ -74,15 +85,17 @@ def quarter_sums(
             at_target = gl.load(target_gradient + i, mask=in_rows, other=0)
             g = gl.where(is_target, at_target.expand_dims(1), g)
             counted = counted & (is_target == 0)
-        total, of_g = gl.sum(gl.where(counted, softplus, 0.0), 1), gl.sum(g, 1)
-        of_scale = gl.sum(g * products, 1)
+        positive = gl.sum(gl.where(counted, gl.maximum(exponent, 0.0), 0.0), 1)
+        odds = gl.reduce(gl.where(counted, z, 0.0), 1, both)
+        of_g, of_scale = gl.sum(g, 1), gl.sum(g * products, 1)
         narrow = g.to(dtype)
     else:
-        softplus, g = softplus_and_gradient(products, numbers, of_total)
-        total, of_g = gl.sum(softplus, 1), gl.sum(g, 1)
-        of_scale = gl.sum(g * products, 1)
+        exponent, z, g = odds_and_gradient(products, numbers, of_total)
+        positive = gl.sum(gl.maximum(exponent, 0.0), 1)
+        odds = gl.reduce(z, 1, both)
+        of_g, of_scale = gl.sum(g, 1), gl.sum(g * products, 1)
         narrow = g.to(dtype)
-    return narrow, total, of_g, of_scale
+    return narrow, positive, odds, of_g, of_scale
 
 
 @gluon.jit
@@ -91,20 +104,26 @@ def half_sums(
     is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr,
     WIDTH: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
-    """In quarters of the tile: what a pair needs at once would not fit into registers by halves."""
+    """G, and by rows Σ softplus(s), Σ G, and Σ G with the products.
+
+    In quarters of the tile: what a pair needs at once would not fit into registers by halves. A
+    half's product of up to 2 each stays within float32, a whole tile's would not.
+    """
     QUARTER: gl.constexpr = WIDTH // 2
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, QUARTER, 16])
     left, right = halves(products, BM, WIDTH, narrow)
-    g_left, total, of_g, of_scale = quarter_sums(
+    g_left, positive, odds, of_g, of_scale = quarter_sums(
         left, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
         is_special, dtype, HAS_TARGET, QUARTER, narrow,
     )  # fmt: skip
-    g_right, more_total, more_g, more_scale = quarter_sums(
+    g_right, more_positive, more_odds, more_g, more_scale = quarter_sums(
         right, numbers, of_total, i, in_rows, target_i, target_gradient, first_j + QUARTER,
         columns, is_special, dtype, HAS_TARGET, QUARTER, narrow,
     )  # fmt: skip
+    positive = (positive + more_positive) * 0.6931471805599453
+    total = positive + log1p(both(odds, more_odds))
     g = whole(g_left, g_right, BM, WIDTH, layout)
-    return g, total + more_total, of_g + more_g, of_scale + more_scale
+    return g, total, of_g + more_g, of_scale + more_scale
 
 
 @gluon.jit
@@ -121,10 +140,9 @@ def consumer(
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
     quarter_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF // 2, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, quarter_layout)
-    known = (
-        gl.load(numbers), gl.load(numbers + 1), gl.load(numbers + 2), gl.load(numbers + 3),
-        gl.load(numbers + 4), gl.load(numbers + 5),
-    )  # fmt: skip
+    # log2(e) times scale and bias, each in two parts (sigmoid_terms.py).
+    high, low = gl.load(numbers + 2), gl.load(numbers + 3)
+    known = (high, low, gl.load(numbers + 4), gl.load(numbers + 5))
     of_total = gl.load(upstream)
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
