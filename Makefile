@@ -34,7 +34,7 @@ test-peers: $(VENV)/.peers
 	$(BIN)/python -m pytest tests/peers $(ARGS)
 
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
-GPU_TESTS := $(addprefix tests/test_,gpu.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
+GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
 	softmax_pairs.py objectives.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py \
 	projection_dtypes.py extremes.py contracts.py matryoshka.py distillation.py hardest_negatives.py captioning.py volume.py \
 	discrepancy.py ranking_hardness.py)

@@ -43,12 +43,14 @@ CALLS = [(kernel, "clip") for kernel in SIMILARITY_KERNELS + ROW_KERNELS] + [
     (kernel, objective) for kernel in TILED_BY_OBJECTIVE for objective in OBJECTIVES
 ]
 VARIANTS = [
-    "sizes of 1", "labels", "one side", "float32", "tensor float 32", "rounded", "pointers", "kept",
+    "sizes of 1", "labels", "one side", "float32", "tensor float 32", "pointers", "kept",
 ]  # fmt: skip
 # Those that are not rare.
 FREQUENT = [name for name in VARIANTS if name != "labels"]
-# Triton 3.6 to 3.8 leave a register or two of some kernels to the stack.
-SPILLED_BYTES = 0 if Version(version("triton")) >= Version("3.9") else 16
+# Some kernels leave a register or two to the stack, with Triton 3.6 to 3.8 a few.
+SPILLED_BYTES = 8 if Version(version("triton")) >= Version("3.9") else 16
+# Kernels that have anything to do for unusual features alone.
+RARE = ["store_gradient_exact", "running_log_sum_exp"]
 Figures = dict[tuple[str, ...], dict[str, Any]]
 
 
@@ -104,5 +106,5 @@ def test_a_logit_takes_one_exponential(
 def test_calls_of_other_kinds_compile(assembly: Figures, kernel: str, variant: str) -> None:
     found = assembly[kernel, variant]
     assert found["shared"] <= SHARED_MEMORY["sm_90"]
-    is_exempt = variant not in FREQUENT or kernel == "store_gradient_exact"
+    is_exempt = variant not in FREQUENT or kernel in RARE
     assert is_exempt or found["spills"] <= 16  # a register or two

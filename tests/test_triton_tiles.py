@@ -18,7 +18,7 @@ import mmcore
 from mmcore import functional
 
 pytest.importorskip("triton")
-from mmcore.backends.triton import launch, matrix, softmax_gradients
+from mmcore.backends.triton import hopper, launch, matrix, softmax_gradients
 from mmcore.backends.triton.kept_rows import as_rows, kept_tiles
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
@@ -35,6 +35,7 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     """Every test once per tile; a lean forward takes three blocks at a time."""
     monkeypatch.setattr(matrix, "product_tile", lambda *_: TILES[request.param])
     monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
+    monkeypatch.setattr(hopper, "serves", lambda _: False)
     with mmcore.backend("triton"):
         yield
 

@@ -117,6 +117,7 @@ TYPES = {
     "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32", "kept": "*bf16",
     "kept_rows": "i32", "slab_rows": "i32", "row_parts": "i32", "col_parts": "i32",
     "chunks": "i32", "programs": "i32", "tally": "*i64", "any_untrusted": "*i32",
+    "untrusted": "*i32",
     "row_flagged": "*i8", "col_flagged": "*i8", "row_count": "*i64", "col_count": "*i64",
     **dict.fromkeys(
         ("shared", "wide", "logit", "lse", "row_lse", "col_lse", "row_pos", "col_pos", "row_grad",
@@ -201,11 +202,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
     "float32": {
-        "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False,
+        "ROUNDS": True, "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False,
         "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
-    },
-    "rounded": {
-        "ROUNDS": True, "USES_DESCRIPTORS": False, "types": dict.fromkeys(("x", "y"), "*fp32"),
     },
     "pointers": {"USES_DESCRIPTORS": False},
     "kept": {"HAS_KEPT": True},
@@ -233,7 +231,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     if name in SIMILARITY_KERNELS:
         tile = production_tile(name, machine, settings)
         constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
-        if (constants | settings)["USES_DESCRIPTORS"]:
+        if (constants | settings)["USES_DESCRIPTORS"] and tile.USES_DESCRIPTORS:
             types = descriptors(name, tile, constants | settings) | types
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
@@ -250,7 +248,7 @@ def production_tile(name: str, machine: Machine, settings: dict[str, Any]) -> Pr
     """The tile that a launch of the kernel takes."""
     if settings.get("IS_PRECISE"):
         return FLOAT32_TILE
-    kind = TILE_KINDS[name]
+    kind = "kept" if settings.get("HAS_KEPT") and name == "store_gradient" else TILE_KINDS[name]
     if settings.get("IS_SYMMETRIC") or settings.get("HAS_LABELS"):
         kind = HEAVY[kind]
     tile = HALF_PRECISION_TILES[machine.tile][kind]

@@ -50,7 +50,7 @@ def sum_exponentials_kernel(
     DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
     HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, KEEPS: tl.constexpr,
-    IS_PRECISE: tl.constexpr, DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr,
+    IS_PRECISE: tl.constexpr, DEPTH: tl.constexpr, WIDENS: tl.constexpr,
     PRECISION: tl.constexpr, USES_DESCRIPTORS: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,7 @@ def sum_exponentials_kernel(
         in_columns = j < columns
         at = block.to(tl.int64) * columns + j
         products = tile_products(
-            x, y, first_i, tile * BN, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            x, y, first_i, tile * BN, rows, columns, x_stride, y_stride, DEPTH, WIDENS,
             PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
         inside = in_rows[:, None] & in_columns[None, :]
@@ -135,7 +135,7 @@ def running_log_sum_exp_kernel(
     BY_COLUMNS: tl.constexpr, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr,
     HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr, HAS_BIAS: tl.constexpr,
     HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
-    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """Adds all but the targets to the log-sum-exps of flagged rows, or of columns.
@@ -162,7 +162,7 @@ def running_log_sum_exp_kernel(
         first_own = tl.program_id(0) * OWN
         first_i, first_j = (start, first_own) if BY_COLUMNS else (first_own, start)
         products = tile_products(
-            x, y, first_i, first_j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            x, y, first_i, first_j, rows, columns, x_stride, y_stride, DEPTH, WIDENS,
             PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
         positive, excluded = positive_and_excluded(

@@ -93,7 +93,7 @@ def store_tile(
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
     HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, HAS_KEPT: tl.constexpr,
     IS_PRECISE: tl.constexpr, IS_EXACT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
-    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(chunk_rows, BM)
@@ -107,7 +107,7 @@ def store_tile(
         e = load_kept(kept, first_i, first_j, kept_stride, USES_DESCRIPTORS, BM, BN)
     else:
         products = tile_products(
-            x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, WIDENS,
             PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
     if IS_EXACT:
@@ -190,7 +190,7 @@ def store_gradient_kernel(
     HAS_GROUPS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr, HAS_COL_BIAS: tl.constexpr,
     HAS_COLUMNS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, HAS_KEPT: tl.constexpr,
     IS_PRECISE: tl.constexpr, IS_EXACT: tl.constexpr, NEEDS_SUMS: tl.constexpr,
-    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """A program a tile; where IS_EXACT a few programs, which seldom find any."""
@@ -209,6 +209,6 @@ def store_gradient_kernel(
                 col_label, row_group, col_group, kept, out, scale_part, row_sum, col_sum, first_row,
                 chunk_rows, rows, columns, x_stride, y_stride, out_stride, kept_stride, DENOMINATOR,
                 HAS_TARGET, HAS_LABELS, HAS_GROUPS, HAS_ROW_BIAS, HAS_COL_BIAS, HAS_COLUMNS,
-                IS_SYMMETRIC, HAS_KEPT, IS_PRECISE, IS_EXACT, NEEDS_SUMS, DEPTH, ROUNDS, WIDENS,
+                IS_SYMMETRIC, HAS_KEPT, IS_PRECISE, IS_EXACT, NEEDS_SUMS, DEPTH, WIDENS,
                 PRECISION, USES_DESCRIPTORS, BM, BN, BK,
             )  # fmt: skip

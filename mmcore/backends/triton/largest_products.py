@@ -29,7 +29,7 @@ from mmcore.backends.triton.tiles import (
 def hardest_negatives_kernel(
     x, y, out, target, row_label, col_label, row_group, col_group, rows, columns, x_stride,
     y_stride, BY_COLUMNS: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
-    HAS_GROUPS: tl.constexpr, DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr,
+    HAS_GROUPS: tl.constexpr, DEPTH: tl.constexpr, WIDENS: tl.constexpr,
     PRECISION: tl.constexpr, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     BK: tl.constexpr,
 ):  # fmt: skip
@@ -46,7 +46,7 @@ def hardest_negatives_kernel(
         i, j = (other, own) if BY_COLUMNS else (own, other)
         first_i, first_j = (start, first_own) if BY_COLUMNS else (first_own, start)
         products = tile_products(
-            x, y, first_i, first_j, rows, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+            x, y, first_i, first_j, rows, columns, x_stride, y_stride, DEPTH, WIDENS,
             PRECISION, USES_DESCRIPTORS, BM, BN, BK,
         )  # fmt: skip
         positive, excluded = positive_and_excluded(
@@ -66,7 +66,7 @@ def hardest_negatives_kernel(
 
 
 def hardest_negatives(*described: Any) -> tuple[Tensor, Tensor]:
-    matrix = Matrix.of(*described)
+    matrix = Matrix.of(*described).rounded()
     return _of_side(matrix, by_columns=False), _of_side(matrix, by_columns=True)
 
 

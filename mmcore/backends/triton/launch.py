@@ -34,30 +34,32 @@ SQUARE = ProductTile(128, 128, 64, 8, 3)
 NARROW = ProductTile(128, 64, 64, 8, 3)
 LOW = ProductTile(64, 128, 64, 8, 3)
 SMALL = ProductTile(64, 64, 64, 8, 3)
+STREAMED = ProductTile(64, 128, 64, 4, 3)
+AMD = ProductTile(128, 128, 32, 8, 2)
 # "sums": exponentials and their sums; "gradient": G; "kept": G where exponentials were kept, which
-# waits for memory, so that more programs than of large tiles must fit; "sigmoid": sums and G at
-# once; "running": the fallback with running maxima. "heavy": labels are compared, or a tile is
-# meant both ways.
+# waits for memory, so that more programs than of large tiles must fit, and takes no product, so
+# that addresses have registers enough; "sigmoid": sums and G at once; "running": the fallback with
+# running maxima. "heavy": labels are compared, or a tile is meant both ways.
 HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")}
 HEAVY |= {"running": "running", "kept": "heavy gradient"}
 
 
 def _tiles(
     sums: ProductTile, gradient: ProductTile, narrow: ProductTile, heavy_gradient: ProductTile,
-    small: ProductTile, **changes: Any,
+    small: ProductTile, *, kept: ProductTile = STREAMED, **changes: Any,
 ) -> dict[str, ProductTile]:  # fmt: skip
     tiles = {
-        "sums": sums, "gradient": gradient, "kept": narrow, "sigmoid": narrow, "running": narrow,
+        "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
         "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
-    return {kind: tile._replace(**changes) for kind, tile in tiles.items()}
+    return {kind: tile._replace(**changes) for kind, tile in tiles.items()} | {"kept": kept}
 
 
 HALF_PRECISION_TILES = {
     "sm_80": _tiles(NARROW, NARROW, NARROW, NARROW, SMALL),
     "sm_90": _tiles(WIDE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
     "sm_100": _tiles(SQUARE, SQUARE, NARROW, LOW, SMALL, USES_DESCRIPTORS=True),
-    "hip": _tiles(SQUARE, SQUARE, SQUARE, SQUARE, SQUARE, BK=32, num_stages=2),
+    "hip": _tiles(*[AMD] * 5, kept=AMD),
 }
 MOST_COLUMNS_BY_POINTERS = 128
 # Of 16-bit numbers 16 bytes.

@@ -69,6 +69,16 @@ class Matrix(SimilarityCall):
         """In which operands are multiplied."""
         return torch.bfloat16 if self.rounds else self.x.dtype
 
+    def rounded(self) -> Matrix:
+        """The matrix of operands as they are multiplied: of copies where they are rounded.
+
+        Tiles then pass through no registers on their way to the matrix units.
+        """
+        if not self.rounds:
+            return self
+        y = None if self.y is None else self.y.to(torch.bfloat16)
+        return self._replace(x=self.x.to(torch.bfloat16), y=y)
+
     def tile(self, kind: str) -> ProductTile:
         """The tile of its products for a kind of epilogue (launch.py)."""
         if self.y is None or self.row_label is not None:
@@ -93,11 +103,8 @@ class Matrix(SimilarityCall):
         return count_positives(own, other, own_group, other_group)
 
     def may_use_descriptors(self) -> bool:
-        """Whether rows begin at multiples of 16 bytes, as the GPU's copy engine wants them.
-
-        What is rounded on its way to the product passes through registers anyway.
-        """
-        return not self.rounds and is_aligned(self.x) and is_aligned(self.keys)
+        """Whether rows begin at multiples of 16 bytes, as the GPU's copy engine wants them."""
+        return is_aligned(self.x) and is_aligned(self.keys)
 
     def features(self, tile: ProductTile) -> tuple[Any, Any]:
         """x and y as the kernels take them."""
@@ -122,7 +129,6 @@ class Matrix(SimilarityCall):
             "HAS_LABELS": self.row_label is not None,
             "HAS_GROUPS": self.row_group is not None,
             "DEPTH": self.x.shape[1],
-            "ROUNDS": self.rounds,
             "WIDENS": is_interpreted() and self.product_dtype == torch.bfloat16,
             "PRECISION": product_precision(self.x, self.product_dtype),
         }

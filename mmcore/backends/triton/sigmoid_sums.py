@@ -148,6 +148,7 @@ def _from_kept(
 
 def _run(matrix: Matrix, terms: Terms, outputs: Outputs | None) -> Totals:
     """One pass; fills outputs. Without them G is not formed, and chunks are large."""
+    matrix = matrix.rounded()
     (rows, columns), tile = matrix.shape, matrix.tile("sigmoid")
     block = tile.BM
     size = min(rows, block * max(1, MOST_PROGRAMS // triton.cdiv(columns, tile.BN)))
@@ -159,7 +160,7 @@ def _run(matrix: Matrix, terms: Terms, outputs: Outputs | None) -> Totals:
 
 def _pass_by_chunks(matrix: Matrix, terms: Terms, outputs: Outputs | None, size: int) -> Totals:
     (rows, columns), x, dtype = matrix.shape, matrix.x, matrix.product_dtype
-    left, right, factor = x.to(dtype), matrix.keys.to(dtype), terms.wide[1]
+    right, factor = matrix.keys, terms.wide[1]
     chunk = None if outputs is None else chunk_of_gradient(x, size, columns, dtype)
     sums = []
     for first in range(0, rows, size):
@@ -169,7 +170,7 @@ def _pass_by_chunks(matrix: Matrix, terms: Terms, outputs: Outputs | None, size:
         if outputs is not None and g is not None:
             scale_rows(product(g, right), factor, outputs.of_x[first : first + count])
             if outputs.of_y is not None:
-                add_product(outputs.of_y, g.T, left[first : first + count], begins=first == 0)
+                add_product(outputs.of_y, g.T, x[first : first + count], begins=first == 0)
     if outputs is not None and outputs.of_y is not None:
         scale_rows(outputs.of_y, factor, outputs.of_y)
     of_chunks = torch.stack(sums)

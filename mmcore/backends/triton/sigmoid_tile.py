@@ -61,7 +61,7 @@ def sigmoid_tile_kernel(
     first_row, chunk_rows, columns, x_stride, y_stride, out_stride,
     HAS_GRADIENTS: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
     HAS_GROUPS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, DEPTH: tl.constexpr,
-    ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     row_blocks = tl.cdiv(chunk_rows, BM)
@@ -75,7 +75,7 @@ def sigmoid_tile_kernel(
     # scale and bias, then both times log2(e), each in two parts
     scale, bias = tl.load(numbers), tl.load(numbers + 1)
     products = tile_products(
-        x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, ROUNDS, WIDENS,
+        x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, WIDENS,
         PRECISION, USES_DESCRIPTORS, BM, BN, BK,
     )  # fmt: skip
     logit = tl.fma(products, scale, bias)

@@ -34,7 +34,8 @@ EXACT_PROGRAMS = 1024
 class Gradient(NamedTuple):
     """G as the kernel finds it, over the unit of the upstream gradients; all on the device."""
 
-    matrix: Matrix
+    matrix: Matrix  # of the operands as they are multiplied
+    dtypes: tuple[torch.dtype, torch.dtype]  # of x and y as they came
     plan: Plan
     row_terms: Tensor
     col_terms: Tensor
@@ -115,10 +116,11 @@ def _gradient(
         IS_FLOAT16=matrix.product_dtype == torch.float16, BLOCK=BLOCK,
         LARGEST_PROGRAMS=LARGEST_PROGRAMS,
     )  # fmt: skip
+    matrix, dtypes = matrix.rounded(), (x.dtype, matrix.keys.dtype)
     is_hopper = hopper.serves(matrix) and not needs_sums
     tile = hopper.EXACT_TILE if is_hopper else matrix.tile("gradient")
     return Gradient(
-        matrix, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], untrusted,
+        matrix, dtypes, plan, row_terms, col_terms, at_target, numbers[0], numbers[1], untrusted,
         any_untrusted, is_half, as_rows(kept, columns), is_hopper, tile, matrix.tile("kept"),
     )  # fmt: skip
 
@@ -174,13 +176,12 @@ class GradientTotals:
     """What the chunks of G add up to: the products that are needed, and sums, float64."""
 
     def __init__(self, gradient: Gradient, needs: Needs) -> None:
-        matrix, dtype = gradient.matrix, gradient.matrix.product_dtype
+        matrix, (x_dtype, _) = gradient.matrix, gradient.dtypes
         x, y = matrix.x, matrix.keys
         self.gradient, self.needs = gradient, needs
-        self.left, self.right = x.to(dtype), y.to(dtype)
         # A chunk's rows of G·y are whole and can be rounded, unless Gᵀ·x is added to them.
         self.is_both = matrix.y is None and needs.of_y
-        of_rows = torch.float32 if self.is_both else x.dtype
+        of_rows = torch.float32 if self.is_both else x_dtype
         self.of_x = x.new_empty(x.shape, dtype=of_rows) if needs.of_x else None
         self.of_y = y.new_empty(y.shape, dtype=torch.float32) if needs.of_y else None
         self.of_scale: list[Tensor] = []
@@ -205,7 +206,7 @@ class GradientTotals:
         if self.needs.of_scale and not is_kept:
             self.of_scale += [parts[0], *parts[3:]]
         if self.of_y is not None:
-            add_product(self.of_y, g.T, self.left[rows], begins=first == 0)
+            add_product(self.of_y, g.T, self.gradient.matrix.x[rows], begins=first == 0)
         if self.needs.sums:
             self.row_sums.append(parts[1].sum(0))
             self.col_sums.append(parts[2].sum(0))
@@ -215,10 +216,10 @@ class GradientTotals:
         sums_by_product = is_kept and self.needs.of_scale
         if not (self.needs.of_x or sums_by_product):
             return
-        of_rows, factor = product(g, self.right), self.gradient.factor
+        of_rows, factor = product(g, self.gradient.matrix.keys), self.gradient.factor
         of_x = None if self.of_x is None else self.of_x[rows]
         if sums_by_product:
-            self.of_scale.append(sum_with_rows(of_rows, self.left[rows], factor, of_x))
+            self.of_scale.append(sum_with_rows(of_rows, self.gradient.matrix.x[rows], factor, of_x))
         elif of_x is not None:
             scale_rows(of_rows, factor, of_x)
 
@@ -226,7 +227,7 @@ class GradientTotals:
         """Gradients of x and y; where y is x that of both, and nothing."""
         of_y = self.of_y
         if of_y is not None:
-            dtype = torch.float32 if self.is_both else self.gradient.matrix.keys.dtype
+            dtype = torch.float32 if self.is_both else self.gradient.dtypes[1]
             out = of_y if of_y.dtype == dtype else torch.empty_like(of_y, dtype=dtype)
             of_y = scale_rows(of_y, self.gradient.factor, out)
         if not self.is_both or self.of_x is None or of_y is None:

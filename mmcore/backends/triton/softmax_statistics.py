@@ -55,20 +55,22 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     matrix = Matrix.of(*described)
     plan = Plan.of(matrix, tallies=matrix.has_columns)
     kept = matrix.x.new_empty(kept_size, dtype=torch.float32)
-    by_rows, by_columns = _sum_exponentials(matrix, plan, kept)
+    multiplied = matrix.rounded()
+    by_rows, by_columns = _sum_exponentials(multiplied, plan, kept)
     rows, columns = _statistics(matrix, plan, by_rows, by_columns)
-    _add_flagged(matrix, plan, rows, is_rows=True)
+    _add_flagged(multiplied, plan, rows, is_rows=True)
     if matrix.has_columns:
-        _add_flagged(matrix, plan, columns, is_rows=False)
+        _add_flagged(multiplied, plan, columns, is_rows=False)
     return rows.lse, columns.lse, rows.pos, columns.pos, kept
 
 
 def _sum_exponentials(matrix: Matrix, plan: Plan, kept: Tensor) -> tuple[Sums, Sums]:
     """Of rows and of columns; fills `kept`."""
-    (rows, columns), tile, x = matrix.shape, matrix.tile("sums"), matrix.x
+    (rows, columns), x = matrix.shape, matrix.x
+    block = (hopper.EXACT_TILE if hopper.serves(matrix) else matrix.tile("sums")).BM
     has_labels = matrix.row_label is not None
     rows_of_e = as_rows(kept, columns)
-    size = slab_rows(x, columns, tile.BM, 2 if has_labels else 1)
+    size = slab_rows(x, columns, block, 2 if has_labels else 1)
     if size >= rows:
         return _sum_slab(matrix, plan, slice(0, rows), rows_of_e)
     sums_columns = matrix.has_columns or matrix.is_half_enough

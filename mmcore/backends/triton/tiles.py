@@ -3,9 +3,9 @@
     products(i, j) = ⟨x_i, y_j⟩        positive, excluded = which pairs (i, j) are (ops/pairs.py)
 
 A tile lives in registers and is never stored. Sums of products are float32; operands are multiplied
-as they are, or rounded to bfloat16 first, and come by pointers or, where the GPU copies tiles by
-itself, by tensor descriptors. Ids are read as they come, so an id or a target outside its range
-matches nothing and reaches no memory.
+as they are, and come by pointers or, where the GPU copies tiles by itself, by tensor descriptors.
+Ids are read as they come, so an id or a target outside its range matches nothing and reaches no
+memory.
 """
 
 from __future__ import annotations
@@ -37,18 +37,22 @@ def load_rows(
 @triton.jit
 def tile_products(
     x, y, first_i, first_j, rows, columns, x_stride, y_stride,
-    DEPTH: tl.constexpr, ROUNDS: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
+    DEPTH: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
     USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     products = tl.zeros([BM, BN], tl.float32)
     for start in range(0, DEPTH, BK):
         left = load_rows(x, first_i, rows, x_stride, start, DEPTH, USES_DESCRIPTORS, BM, BK)
         right = load_rows(y, first_j, columns, y_stride, start, DEPTH, USES_DESCRIPTORS, BN, BK)
-        if ROUNDS:
-            left, right = left.to(tl.bfloat16), right.to(tl.bfloat16)
         if WIDENS:  # the interpreter's product takes bfloat16 for integers
             left, right = left.to(tl.float32), right.to(tl.float32)
-        products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
+        if left.dtype == tl.float32 and PRECISION == "ieee":
+            # A sum for each chunk: one over the whole depth would round more than the vendor's.
+            # As an FMA, because a sum would be folded into the product.
+            chunk = tl.dot(left, tl.trans(right), input_precision=PRECISION)
+            products = tl.fma(chunk, 1.0, products)
+        else:
+            products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
     return products
 
 

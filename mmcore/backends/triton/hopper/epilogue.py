@@ -23,6 +23,17 @@ def exp2_flushed(x):
 
 
 @gluon.jit
+def unmerged(x):
+    """x, of which the compiler must not know that it is.
+
+    It would compute what two branches share before them, for a whole tile at once, and spill.
+    """
+    return gl.inline_asm_elementwise(
+        "mov.b32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1
+    )
+
+
+@gluon.jit
 def halves(tile, BM: gl.constexpr, BN: gl.constexpr, layout: gl.constexpr):
     """The left and the right half of a tile: no number moves between threads."""
     left, right = tile.reshape([BM, 2, BN // 2]).permute((0, 2, 1)).split()

@@ -20,6 +20,7 @@ from mmcore.backends.triton.hopper.epilogue import (
     halves,
     load_row_targets,
     store_half,
+    unmerged,
 )
 from mmcore.backends.triton.hopper.ring import (
     column_of,
@@ -42,6 +43,7 @@ def half_gradient(
     factor_j = gl.load(col_factor + j, mask=j < columns, other=0)
     # Whole in both branches: what a branch ends with is 16-bit, so that no products wait behind it.
     if is_special:
+        products = unmerged(products)
         e = exp2_flushed(gl.fma(products, low, gl.fma(products, high, -shift)))
         g = e * (factor_i.expand_dims(1) + factor_j.expand_dims(0))
         if HAS_TARGET:

@@ -21,7 +21,8 @@ BM = BN = 128
 BK = 64
 # 384 threads: two warpgroups of 240 registers, the producer's of 24.
 OPTIONS = {"num_warps": 4, "maxnreg": 168}
-# More strips of columns than this would leave too little work to an item.
+# More strips of columns than this, where blocks of rows are enough for every program, would leave
+# too little work to an item.
 MOST_STRIPS = 64
 
 
@@ -33,8 +34,9 @@ class Ring(NamedTuple):
     spread: int
 
 
-# All of shared memory; what is staged on its way out takes the room of two buffers.
-SUMS, SUMS_KEPT, GRADIENT = Ring(8, 6, 1), Ring(5, 7, 8), Ring(5, 7, 1)
+# All of shared memory; what is staged on its way out takes the room of two buffers. Whether E is
+# kept changes no bit: a row is summed in the same order.
+SUMS, SUMS_KEPT, GRADIENT, SIGMOID = Ring(8, 6, 1), Ring(8, 4, 1), Ring(8, 4, 1), Ring(6, 6, 8)
 
 
 class Walk(NamedTuple):
@@ -56,7 +58,8 @@ class Walk(NamedTuple):
             items = row_blocks * whole(tiles, strip_tiles)
             return whole(items, programs) * (strip_tiles + 1)
 
-        strips = range(1, min(tiles, MOST_STRIPS) + 1)
+        most = max(MOST_STRIPS, whole(programs, row_blocks))
+        strips = range(1, min(tiles, most) + 1)
         strip_tiles = min((whole(tiles, count) for count in strips), key=cost)
         count = whole(tiles, strip_tiles)
         return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
@@ -145,7 +148,7 @@ def sigmoid_sums(
     hopper_sigmoid_tile_kernel[(walk.programs,)](
         x_desc, descriptor(matrix.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
         numbers, weights, matrix.ids()[0], at_target, total, of_bias, of_scale, first, count,
-        columns, walk.strip_tiles, GRADIENT.spread, HAS_GRADIENTS=out is not None,
-        HAS_TARGET=matrix.target is not None, **ring_settings(GRADIENT, x.shape[1]),
+        columns, walk.strip_tiles, SIGMOID.spread, HAS_GRADIENTS=out is not None,
+        HAS_TARGET=matrix.target is not None, **ring_settings(SIGMOID, x.shape[1]),
     )  # fmt: skip
     return parts

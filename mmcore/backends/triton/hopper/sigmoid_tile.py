@@ -23,6 +23,7 @@ from mmcore.backends.triton.hopper.epilogue import (
     halves,
     load_row_targets,
     store_half,
+    unmerged,
     whole,
 )
 from mmcore.backends.triton.hopper.ring import (
@@ -76,6 +77,7 @@ def quarter_sums(
     """G, and by rows Σ log2(e)·max(s, 0), Π (1 + e^−|s|) − 1, Σ G, and Σ G with the products."""
     # Whole in both branches: what a branch ends with is 16-bit, so that no products wait behind it.
     if is_special:
+        products = unmerged(products)
         exponent, z, g = odds_and_gradient(products, numbers, of_total)
         j = first_j + gl.arange(0, WIDTH, gl.SliceLayout(0, layout))
         counted = in_rows.expand_dims(1) & (j < columns).expand_dims(0)

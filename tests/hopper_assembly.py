@@ -1,0 +1,90 @@
+"""Compiles Hopper's tile kernels for a GPU that need not be there; prints what the assembly says.
+
+One JSON line for each kernel and call. A process of its own: the tests' has Triton interpreted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+from triton_assembly import resources
+
+from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
+
+TARGET = GPUTarget("cuda", 90, 32)
+SUMS = exponential_sums.hopper_sum_exponentials_kernel
+KERNELS = {
+    "sum_exponentials": (SUMS, launch.SUMS),
+    "sum_exponentials_kept": (SUMS, launch.SUMS_KEPT),
+    "store_gradient": (gradient.hopper_store_gradient_kernel, launch.GRADIENT),
+    "sigmoid_tile": (sigmoid_tile.hopper_sigmoid_tile_kernel, launch.SIGMOID),
+}
+# x stays in shared memory as a whole, or in part, or hardly.
+DEPTHS = (96, 512, 1032)
+CALLS: dict[str, dict[str, bool]] = {
+    "clip": {},
+    "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
+}
+INTEGERS = (
+    "first_row", "slab_rows", "chunk_rows", "columns", "strip_tiles", "spread", "kept_rows",
+)  # fmt: skip
+TYPES = {
+    "target": "*i64", "row_untrusted": "*i32", "col_untrusted": "*i32", "scale_part": "*fp64",
+    "total_part": "*fp64", "bias_part": "*fp64", **dict.fromkeys(INTEGERS, "i32"),
+}  # fmt: skip
+
+
+def boxes(rows: int, columns: int) -> str:
+    """The type of what the copy engine brings or takes in boxes."""
+    layout = gl.NVMMASharedLayout.get_default_for([rows, columns], gl.bfloat16)
+    return f"tensordesc<bf16[{rows}, {columns}],{layout!r}>"
+
+
+def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
+    """The kernel as its launch asks for it."""
+    kernel, ring = KERNELS[name]
+    constants: dict[str, Any] = {"HAS_TARGET": True, "HAS_COLUMNS": True, "HAS_GRADIENTS": True}
+    constants |= {"KEEPS": name.endswith("kept")}
+    constants |= settings | launch.ring_settings(ring, depth)
+    signature, constexprs, attributes = {}, {}, {}
+    for position, argument in enumerate(kernel.arg_names):
+        if argument.isupper():
+            signature[argument] = "constexpr"
+            constexprs[(position,)] = constants[argument]
+        elif argument.endswith("_desc"):
+            is_operand = argument in ("x_desc", "y_desc")
+            signature[argument] = boxes(launch.BM, launch.BK if is_operand else launch.BN // 2)
+        else:
+            signature[argument] = TYPES.get(argument, "*fp32")
+            if signature[argument].startswith("*"):
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    source = GluonASTSource(kernel, signature, constexprs, attributes)
+    return triton.compile(source, target=TARGET, options=dict(launch.OPTIONS))
+
+
+def main() -> None:
+    """Every kernel, at every depth and for every call."""
+    for name in KERNELS:
+        for depth in DEPTHS:
+            for call, settings in CALLS.items():
+                kernel = build(name, depth, settings)
+                text = kernel.asm["ptx"]
+                figures = {
+                    "kernel": name,
+                    "depth": depth,
+                    "call": call,
+                    **resources(kernel),
+                    "shared": kernel.metadata.shared,
+                    "matrix_instructions": text.count("wgmma.mma_async"),
+                    "tile_copies": text.count("cp.async.bulk.tensor"),
+                }
+                print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main()
