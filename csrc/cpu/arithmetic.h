@@ -23,7 +23,9 @@ struct Float32 {
   // Units along a row: its own numbers.
   template <class T>
   static void units_of_row(const T* row, Index columns, float* out) {
-    for (Index k = 0; k < columns; ++k) out[k] = widen(row[k]);
+    Index k = 0;
+    for (; k + kLanes <= columns; k += kLanes) store(out + k, load_first(row + k, kLanes));
+    for (; k < columns; ++k) out[k] = widen(row[k]);
   }
   // Units across the rows of one step of the depth.
   template <class T>

@@ -84,8 +84,8 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
     epilogue.teacher_products = teachers.numbers;
     epilogue.out = students.numbers;
     walk_blocks(
-        grid, row_stripe, column_stripe, [&](Range rows) { students.pack_chunk(rows), teachers.pack_chunk(rows); },
-        [&](Range columns) { students.pack_columns_block(columns), teachers.pack_columns_block(columns); },
+        grid, row_stripe, column_stripe, [&](Range rows) { students.take_chunk(rows), teachers.take_chunk(rows); },
+        [&](Range columns) { students.take_columns(columns), teachers.take_columns(columns); },
         [&](const Block& block) {
           epilogue.block = block;
           students.multiply(block, students.numbers, [](Index, Index) {});

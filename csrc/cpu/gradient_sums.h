@@ -8,13 +8,13 @@
 namespace mmcore {
 namespace {
 
-// gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before.
-double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double scale, int threads) {
+// gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before, where `sums` asks for it.
+double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double scale, bool sums, int threads) {
   std::vector<double> of_row(gradient.rows);
   visit_dtype(features, [&](auto m) {
     for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int) {
       for (Index i = rows.begin; i < rows.end; ++i) {
-        of_row[i] = exact_dot(m.row(i), gradient.row(i), m.columns);
+        if (sums) of_row[i] = exact_dot(m.row(i), gradient.row(i), m.columns);
         scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale));
       }
     });
@@ -27,8 +27,9 @@ double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double 
 // Scales the gradients of x and y and sets that of the scale. In a symmetric matrix x holds both, so every ⟨x_i, x_j⟩
 // was counted twice.
 void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradients, int threads) {
-  if (gradients.y.data != nullptr) gradients.scale = scale_gradient(gradients.y, inputs.y, inputs.scale, threads);
-  if (gradients.x.data != nullptr) gradients.scale = scale_gradient(gradients.x, inputs.x, inputs.scale, threads);
+  const bool has_x = gradients.x.data != nullptr, has_y = gradients.y.data != nullptr;
+  if (has_y) gradients.scale = scale_gradient(gradients.y, inputs.y, inputs.scale, !has_x, threads);
+  if (has_x) gradients.scale = scale_gradient(gradients.x, inputs.x, inputs.scale, true, threads);
   if (inputs.is_symmetric) gradients.scale /= 2;
 }
 

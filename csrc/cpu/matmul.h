@@ -90,7 +90,8 @@ template <class A>
 __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
                                              Index out_stride, bool adds) {
   // Rows of `out` may be far apart, where no hardware prefetcher follows.
-  for (int row = 0; row < kTileRows; ++row) __builtin_prefetch(out + row * out_stride, 1);
+  for (int row = 0; row < kTileRows; ++row)
+    for (int v = 0; v < kTileVectors; ++v) __builtin_prefetch(out + row * out_stride + v * kLanes, 1);
   alignas(64) float total[kTileRows * kTileColumns];
   Index k = 0;
   for (; depth - k > A::kChain; k += A::kChain) {

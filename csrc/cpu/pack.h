@@ -23,6 +23,24 @@ Index packed_units(Index lanes, Index depth) {
   return round_up(lanes, kWidth) * units<A>(depth);
 }
 
+// out[k·kWidth + r] = from[r·stride + k] for `count` k, at most kLanes: by transposing vectors where whole ones fit.
+template <int kWidth>
+inline void store_transposed(const float* from, Index stride, Index count, float* out) {
+  if (kWidth % kLanes != 0 || count < kLanes) {
+    for (Index k = 0; k < count; ++k)
+      for (int r = 0; r < kWidth; ++r) std::memcpy(out + k * kWidth + r, from + r * stride + k, sizeof(float));
+    return;
+  }
+  for (int first = 0; first < kWidth; first += kLanes) {
+    Vec lanes[kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < kLanes; ++r) lanes[r] = load(from + (first + r) * stride);
+    transpose(lanes);
+#pragma GCC unroll 16
+    for (int k = 0; k < kLanes; ++k) store(out + k * kWidth + first, lanes[k]);
+  }
+}
+
 template <class A, int kWidth, class T>
 inline void pack_rows(Matrix<const T> source, float* out) {
   // An odd number of cache lines between rows spreads a column of the stage over the sets of L1.
@@ -35,8 +53,9 @@ inline void pack_rows(Matrix<const T> source, float* out) {
     for (Index begin = 0; begin < source.columns; begin += kNumbers) {
       const Index columns = minimum(kNumbers, source.columns - begin), count = units<A>(columns);
       for (Index r = 0; r < rows; ++r) A::units_of_row(source.row(i + r) + begin, columns, stage + r * kStride);
-      for (Index k = 0; k < count; ++k, out += kWidth)
-        for (int r = 0; r < kWidth; ++r) std::memcpy(out + r, stage + r * kStride + k, sizeof(float));
+      for (Index k = 0; k < count; k += kLanes)
+        store_transposed<kWidth>(stage + k, kStride, minimum(kLanes, count - k), out + k * kWidth);
+      out += count * kWidth;
     }
   }
 }

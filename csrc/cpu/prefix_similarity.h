@@ -242,13 +242,13 @@ class PrefixForward {
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
       SumPrefixExponentials epilogue{masks_, shift_.rounder()};
-      const auto pack_rows = [&](Range rows) {
-        for (auto& segment : segments) segment.pack_chunk(rows);
+      const auto take_rows = [&](Range rows) {
+        for (auto& segment : segments) segment.take_chunk(rows);
       };
-      const auto pack_columns = [&](Range columns) {
-        for (auto& segment : segments) segment.pack_columns_block(columns);
+      const auto take_columns = [&](Range columns) {
+        for (auto& segment : segments) segment.take_columns(columns);
       };
-      walk_blocks(grid, row_stripe, column_stripe, pack_rows, pack_columns, [&](const Block& block) {
+      walk_blocks(grid, row_stripe, column_stripe, take_rows, take_columns, [&](const Block& block) {
         epilogue.block = block;
         float* place = kept.of(block);
         if (place == nullptr) place = segments[0].numbers;

@@ -151,13 +151,13 @@ class PrefixBackward {
       float* products = scratch[thread].numbers;
       StorePrefixGradient epilogue{prefixes_,    masks_,       statistics_,     upstream_,
                                    row_cosines_, col_cosines_, shift_.rounder()};
-      const auto pack_rows = [&](Range rows) {
-        for (auto& segment : segments) segment.pack_chunk(rows);
+      const auto take_rows = [&](Range rows) {
+        for (auto& segment : segments) segment.take_chunk(rows);
       };
-      const auto pack_columns = [&](Range columns) {
-        for (auto& segment : segments) segment.pack_columns_block(columns);
+      const auto take_columns = [&](Range columns) {
+        for (auto& segment : segments) segment.take_columns(columns);
       };
-      walk_blocks(grid, row_stripe, column_stripe, pack_rows, pack_columns, [&](const Block& block) {
+      walk_blocks(grid, row_stripe, column_stripe, take_rows, take_columns, [&](const Block& block) {
         form_gradients(block, kept, segments, products, epilogue);
         add_gradients(block, segments, gradients);
       });

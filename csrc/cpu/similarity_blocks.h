@@ -8,7 +8,7 @@
 // receives G·x and Gᵀ·x.
 #pragma once
 
-#include <sys/mman.h>
+#include <utility>
 
 #include "../kernels.h"
 #include "matmul.h"
@@ -83,9 +83,9 @@ class BlockGrid {
   std::vector<Range> row_stripes_, column_stripes_;
 };
 
-// visit(block) for every block of a pair of stripes, after pack_rows(rows of the chunk) and pack_columns(columns).
-template <class PackRows, class PackColumns, class Visit>
-void walk_blocks(const BlockGrid& grid, int row_stripe, int column_stripe, PackRows pack_rows, PackColumns pack_columns,
+// visit(block) for every block of a pair of stripes, after take_rows(rows of the chunk) and take_columns(columns).
+template <class TakeRows, class TakeColumns, class Visit>
+void walk_blocks(const BlockGrid& grid, int row_stripe, int column_stripe, TakeRows take_rows, TakeColumns take_columns,
                  Visit visit) {
   const Range rows = grid.rows(row_stripe), columns = grid.columns(column_stripe);
   if (columns.size() == 0) return;
@@ -93,10 +93,10 @@ void walk_blocks(const BlockGrid& grid, int row_stripe, int column_stripe, PackR
   const bool is_triangle = grid.is_symmetric() && row_stripe == column_stripe;
   for (Index begin = rows.begin; begin < rows.end; begin += chunk) {
     const Range in_chunk{begin, minimum(begin + chunk, rows.end)};
-    pack_rows(in_chunk);
+    take_rows(in_chunk);
     for (Index j = is_triangle ? begin : columns.begin; j < columns.end; j += kBlock) {
       const Range in_block{j, minimum(j + kBlock, columns.end)};
-      pack_columns(in_block);
+      take_columns(in_block);
       for (Index i = begin; i < (is_triangle ? minimum(in_chunk.end, j + 1) : in_chunk.end); i += kBlock)
         visit(Block{{i, minimum(i + kBlock, in_chunk.end)},
                     in_block,
@@ -119,13 +119,14 @@ class BlockScratch {
   }
 
   BlockScratch(float* data, const SimilarityInputs& inputs, const BlockGrid& grid, bool has_gradients)
-      : inputs_(inputs), depth_(inputs.x.columns), chunk_(grid.chunk()), has_gradients_(has_gradients) {
+      : inputs_(inputs), depth_(inputs.x.columns) {
     Carver carver(data);
-    rows_of_x_ = carver.take(packed_units<A, kTileRows>(chunk_, depth_));
+    const Index chunk = grid.chunk();
+    rows_of_x_ = carver.take(packed_units<A, kTileRows>(chunk, depth_));
     rows_of_y_ = carver.take(packed_units<A, kTileColumns>(kBlock, depth_));
     numbers = carver.take(kBlockFloats);
     if (!has_gradients) return;
-    columns_of_x_ = carver.take(packed_units<A, kTileColumns>(depth_, chunk_));
+    columns_of_x_ = carver.take(packed_units<A, kTileColumns>(depth_, chunk));
     columns_of_y_ = carver.take(packed_units<A, kTileColumns>(depth_, kBlock));
     rows_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
     columns_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
@@ -135,25 +136,26 @@ class BlockScratch {
   template <class Visit>
   void walk(const BlockGrid& grid, int row_stripe, int column_stripe, Visit visit) {
     walk_blocks(
-        grid, row_stripe, column_stripe, [&](Range rows) { pack_chunk(rows); },
-        [&](Range columns) { pack_columns_block(columns); }, visit);
+        grid, row_stripe, column_stripe, [&](Range rows) { take_chunk(rows); },
+        [&](Range columns) { take_columns(columns); }, visit);
   }
 
-  // For walks of one's own: what `multiply` and `add_gradients` read.
-  void pack_chunk(Range rows) {
+  // For walks of one's own: what `multiply` and `add_gradients` read. Each operand is packed when it is first needed.
+  void take_chunk(Range rows) {
     rows_ = rows;
-    pack_rows<A, kTileRows>(inputs_.x, rows.begin, rows.size(), rows_of_x_);
-    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.x, rows.begin, rows.size(), columns_of_x_);
+    has_rows_of_x_ = has_columns_of_x_ = false;
   }
-  void pack_columns_block(Range columns) {
+  void take_columns(Range columns) {
     columns_ = columns;
-    pack_rows<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), rows_of_y_);
-    if (has_gradients_) pack_columns<A, kTileColumns>(inputs_.y, columns.begin, columns.size(), columns_of_y_);
+    has_rows_of_y_ = has_columns_of_y_ = false;
   }
 
   // The block of x·yᵀ into `out`, or added to it; epilogue(row, column) follows each finished tile.
   template <class Epilogue>
-  void multiply(const Block& block, float* out, Epilogue&& epilogue, bool adds = false) const {
+  void multiply(const Block& block, float* out, Epilogue&& epilogue, bool adds = false) {
+    if (!std::exchange(has_rows_of_x_, true)) pack_rows<A, kTileRows>(inputs_.x, rows_.begin, rows_.size(), rows_of_x_);
+    if (!std::exchange(has_rows_of_y_, true))
+      pack_rows<A, kTileColumns>(inputs_.y, columns_.begin, columns_.size(), rows_of_y_);
     const Index k = units<A>(depth_);
     multiply_block<A>(PackedLhs{rows_of_x_ + (block.rows.begin - rows_.begin) * k, k * kTileRows},
                       PackedRhs{rows_of_y_, k * kTileColumns}, block.rows.size(), block.columns.size(), k, out,
@@ -161,8 +163,10 @@ class BlockScratch {
   }
 
   // Adds the block's part to the gradients that are wanted; `g` is not scaled yet.
-  void add_gradients(const Block& block, const float* g, const SimilarityGradients& gradients) const {
+  void add_gradients(const Block& block, const float* g, const SimilarityGradients& gradients) {
     if (gradients.x.data != nullptr) {
+      if (!std::exchange(has_columns_of_y_, true))
+        pack_columns<A, kTileColumns>(inputs_.y, columns_.begin, columns_.size(), columns_of_y_);
       const Index k = units<A>(block.columns.size());
       pack_rows<A, kTileRows>(block.view(g), rows_of_g_);
       multiply_into<A>(PackedLhs{rows_of_g_, k * kTileRows}, PackedRhs{columns_of_y_, k * kTileColumns}, k,
@@ -170,6 +174,8 @@ class BlockScratch {
     }
     const MutableMatrix other = inputs_.is_symmetric ? gradients.x : gradients.y;
     if (other.data != nullptr && !block.is_diagonal) {
+      if (!std::exchange(has_columns_of_x_, true))
+        pack_columns<A, kTileColumns>(inputs_.x, rows_.begin, rows_.size(), columns_of_x_);
       const Index k = units<A>(block.rows.size()), first = (block.rows.begin - rows_.begin) / A::kNumbersPerUnit;
       pack_columns<A, kTileRows>(block.view(g), columns_of_g_);
       multiply_into<A>(PackedLhs{columns_of_g_, k * kTileRows},
@@ -182,9 +188,9 @@ class BlockScratch {
 
  private:
   const SimilarityInputs& inputs_;
-  Index depth_, chunk_;
-  bool has_gradients_;
+  Index depth_;
   Range rows_{}, columns_{};
+  bool has_rows_of_x_ = false, has_rows_of_y_ = false, has_columns_of_x_ = false, has_columns_of_y_ = false;
   float *rows_of_x_, *rows_of_y_, *columns_of_x_ = nullptr, *columns_of_y_ = nullptr, *rows_of_g_ = nullptr,
                                   *columns_of_g_ = nullptr;
 };
@@ -200,15 +206,11 @@ class KeptBlocks {
         total_(grid.block_count()),
         count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
 
-  // Before anything is kept. In large pages, because faulting small ones in one by one takes much of the time that is
-  // to be saved.
+  // Before anything is kept.
   void prepare() const {
     if (count_ == 0) return;
     data_[0] = mark_;
-    constexpr std::uintptr_t kLargePage = 2 << 20;
-    const auto begin = reinterpret_cast<std::uintptr_t>(data_), end = begin + count_ * kBlockFloats * sizeof(float);
-    const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
-    if (first < end) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);  // a wish: it may fail
+    prefer_large_pages(data_, 4 * count_ * kBlockFloats);
   }
   bool are_there() const { return count_ > 0 && data_[0] == mark_; }
 

@@ -83,6 +83,22 @@ struct StoreGradient {
     }
   }
 
+  // The whole block from kept exponentials, along rows, as memory streams.
+  void store_kept() const {
+    const Index columns = block.columns.size();
+    for (Index row = 0; !is_plain && row < block.rows.size(); row += kTileRows)
+      for (Index column = 0; column < columns; column += kTileColumns) store_tile<false, false>(row, column);
+    for (Index row = 0; is_plain && row < block.rows.size(); ++row) {
+      const Index i = block.rows.begin + row, first = block.columns.begin;
+      for (Index column = 0; column < columns; column += kLanes) {
+        const Index at = row * kBlockStride + column;
+        store(out + at, gradient<true, false>(load(source + at), i, first + column));
+      }
+      const Index lane = masks.target_lane(i, first);
+      if (lane >= 0 && lane < columns) out[row * kBlockStride + lane] = target_gradient(i, first + lane);
+    }
+  }
+
  private:
   template <bool kIsPlain, bool kIsExact>
   void store_tile(Index row, Index column) const {
@@ -222,16 +238,14 @@ class SoftmaxBackward {
   // As the forward decided.
   bool is_shared() const { return shift_.is_usable() && row_factors_.are_normal && col_factors_.are_normal; }
 
-  void form_gradient(const Block& block, const float* kept, const BlockScratch<A>& blocks,
-                     StoreGradient& epilogue) const {
+  void form_gradient(const Block& block, const float* kept, BlockScratch<A>& blocks, StoreGradient& epilogue) const {
     epilogue.block = block;
     epilogue.out = blocks.numbers;
     epilogue.is_exact = !(is_shared() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns));
     epilogue.is_kept = kept != nullptr && !epilogue.is_exact;
     epilogue.source = epilogue.is_kept ? kept : blocks.numbers;
     if (epilogue.is_kept) {
-      for (Index column = 0; column < block.columns.size(); column += kTileColumns)
-        for (Index row = 0; row < block.rows.size(); row += kTileRows) epilogue(row, column);
+      epilogue.store_kept();
     } else {
       blocks.multiply(block, blocks.numbers, epilogue);
     }

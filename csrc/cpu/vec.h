@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "../matrix.h"
 
@@ -126,6 +127,25 @@ inline float sum(Vec v) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int lane = 0; lane < half; ++lane) v[lane] += v[lane + half];
   return v[0];
+}
+
+// The blocks of kStep lanes that lie off the diagonals of two rows change places: a step of transposing.
+template <int kStep, int... kLane>
+inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, kLane...>) {
+  const Vec first = __builtin_shufflevector(a, b, (kLane & kStep ? kLanes + kLane - kStep : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kStep ? kLanes + kLane : kLane + kStep)...);
+  a = first;
+}
+
+// Rows become columns.
+template <int kStep = 1>
+inline void transpose(Vec (&rows)[kLanes]) {
+  if constexpr (kStep < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if ((i & kStep) == 0) exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, kLanes>());
+    transpose<2 * kStep>(rows);
+  }
 }
 
 inline float largest(Vec v) {
