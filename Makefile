@@ -36,7 +36,7 @@ test-peers: $(VENV)/.peers
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
 	softmax_pairs.py objectives.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py \
-	projection_dtypes.py extremes.py contracts.py matryoshka.py distillation.py hardest_negatives.py captioning.py volume.py \
+	projection_dtypes.py extremes.py contracts.py matryoshka.py distillation.py hardest_negatives.py captioning.py volume.py symile.py \
 	discrepancy.py ranking_hardness.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 

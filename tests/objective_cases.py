@@ -36,6 +36,23 @@ def draws(kind: str, scales: Sequence[float] = (1.0, 14.0, 100.0)) -> list[list[
     return found
 
 
+def draws_of_several(
+    kind: str, modalities: int, scales: Sequence[float], rows: int = ROWS
+) -> list[list[Tensor]]:
+    """Rows of each modality, then the scale."""
+    found = []
+    for scale in scales:
+        first = unit_rows(rows)
+        features = [first]
+        for _ in range(modalities - 1):
+            z = near(first, 0.3 if kind == "near" else 2.0)
+            if kind == "duplicates":
+                z[rows // 2 :] = z[: rows - rows // 2].clone()
+            features.append(z)
+        found.append([*features, torch.tensor(scale)])
+    return found
+
+
 def check(
     ours: Callable[..., Tensor],
     plain: Callable[..., Tensor],

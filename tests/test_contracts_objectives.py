@@ -71,3 +71,40 @@ def test_opcheck_distillation(machine: str, layout: int, scale: float) -> None:
         (*inputs, *outputs, *upstream, [True] * 3, machine),
         test_utils=CHECKS,
     )
+
+
+def opcheck(op: torch._ops.OpOverload, *inputs: Any) -> None:
+    torch.library.opcheck(op, inputs, test_utils=CHECKS)
+
+
+@every_layout
+def test_opcheck_product_similarity(machine: str, layout: int) -> None:
+    ops, features = torch.ops.mmcore, layouts_of_three(layout)
+    settings = (SCALE, torch.float32, False)
+    opcheck(ops.product_similarity.default, features, *settings, 0, machine)
+    inputs = ([each.detach() for each in features], *settings)
+    row_lse, _, kept = ops.product_similarity(*inputs, 0, machine)
+    upstream = torch.randn(2, 3, 10, dtype=torch.float64)
+    opcheck(
+        ops.product_similarity_backward.default,
+        *inputs, row_lse, kept, *upstream, [True, True, True, False], machine,
+    )  # fmt: skip
+
+
+@every_layout
+def test_opcheck_gram_volume(machine: str, layout: int) -> None:
+    ops, (x, *others) = torch.ops.mmcore, layouts_of_three(layout)
+    scale = SCALE.double()
+    opcheck(ops.gram_volume.default, x, others, scale, machine)
+    inputs = (x.detach(), [each.detach() for each in others], scale)
+    row_lse, col_lse, *_ = ops.gram_volume(*inputs, machine)
+    upstream = (*torch.randn(3, 10, dtype=torch.float64), scale)
+    opcheck(
+        ops.gram_volume_backward.default,
+        *inputs, row_lse, col_lse, *upstream, [True, True, False], machine,
+    )  # fmt: skip
+
+
+def layouts_of_three(layout: int) -> list[Tensor]:
+    """(10, 6) each, of one layout."""
+    return [layouts()[layout].requires_grad_() for _ in range(3)]

@@ -16,9 +16,6 @@ from objective_memory import OBJECTIVES
 
 MIB = 2**20
 LIMIT_MIB = 128
-# Three modalities of 32 MiB each. symile_loss stores three products of them; gram_loss stores them
-# and a basis in float64, and slabs of 32 MiB.
-LARGER_LIMITS_MIB = {"symile_loss": 160, "gram_loss": 800}
 FEW = ("info_nce_loss", "sup_con_loss", "dcl_loss")
 MEASURED = tuple(OBJECTIVES) if os.environ.get("MMCORE_TEST_MEMORY") == "all" else FEW
 
@@ -40,4 +37,4 @@ def test_peak_above_inputs_and_gradients(name: str) -> None:
     assert child.returncode == 0, child.stderr
     peak_mib = int(child.stdout) / MIB
     print(f"{name}: {peak_mib:.1f} MiB")
-    assert peak_mib <= LARGER_LIMITS_MIB.get(name, LIMIT_MIB)
+    assert peak_mib <= LIMIT_MIB

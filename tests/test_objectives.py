@@ -332,25 +332,6 @@ def test_uniformity_of_longer_rows(backend: str) -> None:
     torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-5)
 
 
-# Several modalities
-
-
-def test_symile(backend: str) -> None:
-    target = torch.arange(ROWS)
-
-    def plain(a: Tensor, b: Tensor, c: Tensor, scale: Tensor) -> Tensor:
-        sides = [(a, b * c), (b, a * c), (c, a * b)]
-        losses = [cross_entropy(scale * (x @ y.T), target) for x, y in sides]
-        return torch.stack(losses).mean()
-
-    def ours(a: Tensor, b: Tensor, c: Tensor, scale: Tensor) -> Tensor:
-        return functional.symile_loss({"a": a, "b": b, "c": c}, scale)
-
-    check(
-        ours, plain, [[unit_rows(), unit_rows(), unit_rows(), torch.tensor(s)] for s in (1.0, 50.0)]
-    )
-
-
 # torch.compile
 
 LABEL = torch.arange(12) // 3

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from objective_cases import ROWS, check, cross_entropy, every_kind, near, unit_rows
+from objective_cases import (
+    ROWS,
+    check,
+    cross_entropy,
+    draws_of_several,
+    every_kind,
+    near,
+    unit_rows,
+)
 from torch import Tensor
 
 from mmcore.functional import gram_loss
@@ -44,28 +52,14 @@ def named(*rows: Tensor) -> dict[str, Tensor]:
     return {"text": rows[0], **{f"other {i}": each for i, each in enumerate(rows[1:])}}
 
 
-def draws(kind: str, modalities: int, rows: int = ROWS) -> list[list[Tensor]]:
-    found = []
-    for scale in (1.0, 14.0, 100.0):
-        for _ in range(4):
-            first = unit_rows(rows)
-            features = [first]
-            for _ in range(modalities - 1):
-                z = near(first, 0.3 if kind == "near" else 2.0)
-                if kind == "duplicates":
-                    z[rows // 2 :] = z[: rows - rows // 2].clone()
-                features.append(z)
-            found.append([*features, torch.tensor(scale)])
-    return found
-
-
 @every_kind
 @pytest.mark.parametrize("modalities", [2, 3, 4])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_formula(
     kind: str, modalities: int, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gram_volume, "SLAB_BYTES", 4 * ROWS * 17)  # the last slab is a short one
+    monkeypatch.setattr(gram_volume, "CPU_TILE", 17)  # the last tile is a short one
+    monkeypatch.setattr(gram_volume, "GPU_TILE", 17)
 
     def ours(*inputs: Tensor) -> Tensor:
         *rows, scale = inputs
@@ -75,7 +69,7 @@ def test_formula(
         *rows, scale = inputs
         return plain_loss(*rows, scale=scale, smoothing=smoothing)
 
-    check(ours, plain, draws(kind, modalities))
+    check(ours, plain, draws_of_several(kind, modalities, 4 * (1.0, 14.0, 100.0)))
 
 
 def test_the_anchor_is_the_one_that_is_named(backend: str) -> None:
@@ -86,7 +80,8 @@ def test_the_anchor_is_the_one_that_is_named(backend: str) -> None:
 
 @pytest.mark.parametrize("modalities", [2, 3, 4])
 def test_gradients_in_float64(modalities: int) -> None:
-    inputs = [z.double().requires_grad_() for z in draws("random", modalities, 7)[4]]
+    (drawn,) = draws_of_several("random", modalities, (14.0,), 7)
+    inputs = [z.double().requires_grad_() for z in drawn]
 
     def loss(*inputs: Tensor) -> Tensor:
         return gram_loss(named(*inputs[:-1]), inputs[-1], anchor="text", label_smoothing=0.1)
@@ -95,8 +90,7 @@ def test_gradients_in_float64(modalities: int) -> None:
     torch.library.opcheck(
         torch.ops.mmcore.gram_volume,
         (
-            inputs[0], torch.stack(inputs[1:-1]).detach().requires_grad_(),
-            torch.rand(7, dtype=torch.float64).requires_grad_(), inputs[-1], "reference",
+            inputs[0], inputs[1:-1], inputs[-1], "reference",
         ),
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
 from mmcore.functional.hard_negatives import hard_negative_loss, vse_loss
 from mmcore.functional.matryoshka import matryoshka_loss
-from mmcore.functional.multimodal import multimodal_loss, symile_loss
+from mmcore.functional.multimodal import multimodal_loss
 from mmcore.functional.projection import l2_normalize, project
 from mmcore.functional.ranking import multiple_negatives_ranking_loss
 from mmcore.functional.redundancy import barlow_twins_loss, soft_cca_loss, vicreg_loss
@@ -21,6 +21,7 @@ from mmcore.functional.similarity import (
     softmax_similarity,
 )
 from mmcore.functional.supervised import mil_nce_loss, sup_con_loss, unicl_loss
+from mmcore.functional.symile import symile_loss
 from mmcore.functional.views import dcl_loss, nt_xent_loss
 from mmcore.functional.volume import gram_loss
 

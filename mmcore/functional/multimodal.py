@@ -90,56 +90,6 @@ def multimodal_loss(
     return as_loss(total / sum(weight_of.values()), x)
 
 
-def symile_loss(
-    features: Mapping[str, Tensor], scale: float | Tensor, *, backend: str | None = None
-) -> Tensor:
-    """Symile: each modality against the product of all others, row by row.
-
-    Equivalent, without ever storing the (N, N) logits, to the mean over modalities m of ::
-
-        others = torch.stack([z for name, z in features.items() if name != m]).prod(0)
-        F.cross_entropy(scale * features[m] @ others.T, torch.arange(N))
-
-    It captures what three modalities have in common and no two of them.
-
-    Args:
-        features: the rows of each of at least two modalities by its name, (N, D), of one dtype; row
-            i of all is of the same thing.
-        scale: a number or a one-element tensor: the inverse temperature.
-        backend: see `mmcore.backend`.
-
-    Returns:
-        0-D, float32 (float64 for float64 inputs).
-
-    Raises:
-        TypeError, ValueError: as `softmax_similarity`, or modalities differ in their rows.
-
-    Memory:
-        As `softmax_similarity`, and for each modality the product of the others, (N, D).
-
-    Reference:
-        Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for
-        Unlimited Modalities, 2024, https://arxiv.org/abs/2411.01053
-
-    Example:
-        >>> import torch, mmcore
-        >>> features = {m: mmcore.functional.l2_normalize(torch.randn(4, 8)) for m in "abc"}
-        >>> mmcore.functional.symile_loss(features, scale=14.0).shape
-        torch.Size([])
-    """
-    check.check_modalities(features)
-    check.check_equal_rows(features)
-    total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
-    for name, anchor in features.items():
-        others = [value for other, value in features.items() if other != name]
-        key = others[0]
-        for value in others[1:]:
-            key = key * value
-        loss = clip_loss(anchor, key, scale, direction="rows", backend=backend)
-        total = total + loss.double()
-    return as_loss(total / len(features), anchor)
-
-
 def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[Pair]:
     if isinstance(pairs, str):
         if pairs == "all":

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mmcore import backends
 
@@ -23,16 +24,18 @@ def define(
 ) -> None:
     """Registers ``mmcore::<name>`` for every device, for torch.compile and for autograd.
 
-    The first argument of the schema is the tensor that decides which implementation serves a call,
-    the last is the name of the backend asked for. `save` and `backward` are the two halves of the
-    gradient as `torch.library.register_autograd` takes them; without them the op is the end of the
-    line, and differentiating through it is an error instead of a silent zero.
+    The first argument of the schema is the tensor, or the first of the tensors, that decides which
+    implementation serves a call, the last is the name of the backend asked for. `save` and
+    `backward` are the two halves of the gradient as `torch.library.register_autograd` takes them;
+    without them the op is the end of the line, and differentiating through it is an error instead
+    of a silent zero.
     """
 
     def dispatch(*arguments: Any) -> Any:
-        implementation = implementations[backends.choose(arguments[-1], arguments[0])]
+        first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
+        implementation = implementations[backends.choose(arguments[-1], first)]
         # The dtypes were settled above the op; autocast must not round inside the reference.
-        with torch.autocast(arguments[0].device.type, enabled=False):
+        with torch.autocast(first.device.type, enabled=False):
             return implementation(*arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:

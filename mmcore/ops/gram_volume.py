@@ -5,162 +5,223 @@
 
 q_1j, q_2j, … are an orthonormal basis of what the other modalities' rows j span, and volume_j is
 their own volume: d_ij is the distance of a_i from that span, and the product the volume of all.
-Pairs i = j are left out: they are the positives, O(N·D), and whoever calls this has them in
-float64. With r, c, t the upstream gradients:
+Pairs i = j are left out: they are the positives, whose volumes `own` are formed in float64. With
+r, c, p, t the upstream gradients of row_lse, col_lse, own and total:
 
     G_ij = r_i·exp(s_ij − row_lse_i) + c_j·exp(s_ij − col_lse_j) + t for i ≠ j, otherwise 0
     h_ij = −scale·volume_j·G_ij/d_ij, 0 where d_ij is: a root has no gradient there
     grad_a_i = (Σ_j h_ij)·a_i − Σ_jk h_ij·v_ijk·q_kj     grad_q_kj = −Σ_i h_ij·v_ijk·a_i
     grad_volume_j = −scale·Σ_i G_ij·d_ij                 grad_scale = −Σ_ij G_ij·volume_j·d_ij
 
-anchor: (N, D); basis: (K, N, D), float32 or float64; volume: (N,) float64; scale: 0-D. The
-statistics are float64. Rows are taken a slab at a time, whose numbers for one modality fill
-SLAB_BYTES at most; the backward computes each slab anew. `wanted` says whether the gradients of
-anchor and basis are; otherwise they come back without rows.
+and from grad_q, grad_volume and p the gradients of the rows j by gram_schmidt.py.
+
+Never stored: the volumes, the basis, or its gradient. Loop order: a tile of columns, of which the
+basis is formed in float64; for each all tiles of rows; the backward computes each tile anew.
+Precision: products in float32 (float64 for float64 rows), statistics in float64.
+
+anchor and each of others: (N, D); scale: 0-D. `wanted` says whether the gradients of the anchor and
+of each of the others are; otherwise they come back empty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmcore.ops.define import define
+from mmcore.ops.gradients import fake_gradients, only_wanted
+from mmcore.ops.gram_schmidt import orthonormalise, orthonormalise_backward
 from mmcore.ops.log_sum_exp import log_sum_exp, weighted_softmax
 from mmcore.ops.precision import arithmetic_dtype
 
-SLAB_BYTES = 32 * 2**20
+# Rows and columns of a tile. Each of its intermediate results fills 4 MiB of float32, in which
+# caches help, or 64 MiB, where launches should be few.
+CPU_TILE, GPU_TILE = 1024, 4096
+
+
+class Volumes(NamedTuple):
+    """A tile: v for each of the others, d and s."""
+
+    products: list[Tensor]
+    distance: Tensor
+    logits: Tensor
+
+
+class Span:
+    """What the others' rows of a tile of columns span, and the volume with the anchor's rows."""
+
+    def __init__(self, anchor: Tensor, others: Sequence[Tensor], columns: slice) -> None:
+        self.rows = [z[columns].double() for z in (*others, anchor)]
+        self.directions, self.lengths = orthonormalise(self.rows)
+        self.basis = [q.to(arithmetic_dtype(anchor.dtype)) for q in self.directions[:-1]]
+        self.volume = torch.cat(self.lengths[:-1], 1).prod(1)
+        self.own = self.volume * self.lengths[-1][:, 0]
+
+    def volumes(self, part: Tensor, scale: Tensor) -> Volumes:
+        products = [part @ directions.T for directions in self.basis]
+        square = part.square().sum(1, keepdim=True).expand(products[0].shape).clone()
+        for product in products:
+            square.addcmul_(product, product, value=-1)
+        distance = square.clamp_(min=0).sqrt_()
+        return Volumes(products, distance, distance * -(scale * self.volume).to(distance.dtype))
+
+    def add_gradients(
+        self,
+        part: Tensor,
+        volumes: Volumes,
+        gradient: Tensor,
+        grad_part: Tensor | None,
+        grad_basis: list[Tensor] | None,
+    ) -> None:
+        """`gradient` is −scale·volume_j·G_ij, and becomes h_ij."""
+        slope = gradient.div_(volumes.distance).masked_fill_(volumes.distance == 0, 0)
+        if grad_part is not None:
+            grad_part.addcmul_(slope.sum(1, keepdim=True), part)
+        for k, product in enumerate(volumes.products):
+            of_product = product.mul_(slope)
+            if grad_part is not None:
+                grad_part.addmm_(of_product, self.basis[k], alpha=-1)
+            if grad_basis is not None:
+                grad_basis[k].addmm_(of_product.T, part, alpha=-1)
+
+    def backward(
+        self, grad_basis: list[Tensor] | None, grad_volume: Tensor, grad_own: Tensor
+    ) -> list[Tensor]:
+        """The gradients of the others' rows, then of the anchor's."""
+        *lengths, distance = self.lengths
+        grad_directions = [torch.zeros_like(q) for q in self.directions]
+        for total, part in zip(grad_directions, grad_basis or (), strict=False):
+            total += part
+        grad_volume = grad_volume[:, None] + grad_own[:, None] * distance
+        grad_lengths = []
+        for k in range(len(lengths)):
+            rest = [*lengths[:k], *lengths[k + 1 :], torch.ones_like(distance)]
+            grad_lengths.append(grad_volume * torch.cat(rest, 1).prod(1, keepdim=True))
+        return orthonormalise_backward(
+            self.rows,
+            self.directions,
+            self.lengths,
+            grad_directions,
+            [*grad_lengths, (grad_own * self.volume)[:, None]],
+        )
+
 
 # Plain torch, for every device
 
 
 def forward(
-    anchor: Tensor, basis: Tensor, volume: Tensor, scale: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    anchor, basis = _wide(anchor, basis)
-    rows = torch.empty_like(volume)
-    columns = volume.new_full(volume.shape, -torch.inf)
-    total = volume.new_zeros(())
-    for start, part in _slabs(anchor):
-        _, distance = _distances(part, basis)
-        logits = _logits(distance, volume, scale)
-        total += logits.sum(dtype=torch.float64) - logits.diagonal(start).sum(dtype=torch.float64)
-        logits.diagonal(start).fill_(-torch.inf)
-        rows[start : start + len(part)] = log_sum_exp(logits, 1)
-        columns = torch.logaddexp(columns, log_sum_exp(logits, 0))
-    return rows, columns, total
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row_lse = anchor.new_full(anchor.shape[:1], -torch.inf, dtype=torch.float64)
+    col_lse, own, total = row_lse.clone(), torch.empty_like(row_lse), row_lse.new_zeros(())
+    wide = anchor.to(arithmetic_dtype(anchor.dtype))
+    for columns in _tiles(anchor):
+        span = Span(anchor, others, columns)
+        own[columns] = span.own
+        for rows in _tiles(anchor):
+            logits = span.volumes(wide[rows], scale).logits
+            total += logits.sum(dtype=torch.float64)
+            if rows == columns:
+                total -= logits.diagonal().sum(dtype=torch.float64)
+                logits.diagonal().fill_(-torch.inf)
+            row_lse[rows] = torch.logaddexp(row_lse[rows], log_sum_exp(logits, 1))
+            col_lse[columns] = torch.logaddexp(col_lse[columns], log_sum_exp(logits, 0))
+    return row_lse, col_lse, own, total
 
 
 def backward_of(
-    anchor: Tensor,
-    basis: Tensor,
-    volume: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor,
-    *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    grad_row_lse, grad_col_lse, grad_total, wanted = arguments
-    wide, directions = _wide(anchor, basis)
-    grad_anchor = wide.new_empty((wide if wanted[0] else wide[:0]).shape)
-    grad_basis = directions.new_zeros((directions if wanted[1] else directions[:0]).shape)
-    grad_volume = torch.zeros_like(volume)
-    for start, part in _slabs(wide):
-        products, distance = _distances(part, directions)
-        logits = _logits(distance, volume, scale)
-        of_slab = slice(start, start + len(part))
-        gradient = weighted_softmax(logits, row_lse[of_slab, None], grad_row_lse[of_slab, None])
-        gradient += weighted_softmax(logits, col_lse, grad_col_lse)
-        gradient += grad_total.to(gradient.dtype)
-        gradient.diagonal(start).zero_()
-        grad_volume += (gradient * distance).sum(0, dtype=torch.float64)
-        slope = gradient * -(scale * volume).to(gradient.dtype)
-        slope = torch.where(distance > 0, slope / distance, 0)
-        if wanted[0]:
-            grad_anchor[of_slab] = slope.sum(1, keepdim=True) * part
-        for k, product in enumerate(products):
-            of_product = slope * product
-            if wanted[0]:
-                grad_anchor[of_slab] -= of_product @ directions[k]
-            if wanted[1]:
-                grad_basis[k] -= of_product.T @ part
-    return (
-        grad_anchor.to(anchor.dtype),
-        grad_basis.to(basis.dtype),
-        -scale.double() * grad_volume,
-        -(grad_volume * volume).sum().to(scale.dtype),
-    )
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, *arguments: Any
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    *statistics, grad_own, grad_total, wanted = arguments
+    wide = anchor.to(arithmetic_dtype(anchor.dtype))
+    gradients = [
+        z.new_zeros(z.shape) if is_wanted else None
+        for z, is_wanted in zip((*others, wide), (*wanted[1:], wanted[0]), strict=True)
+    ]
+    grad_anchor, grad_scale = gradients[-1], torch.zeros_like(grad_total)
+    for columns in _tiles(anchor):
+        span = Span(anchor, others, columns)
+        grad_basis = [torch.zeros_like(q) for q in span.basis] if any(wanted[1:]) else None
+        of_distance = torch.zeros_like(span.volume)  # Σ_i G_ij·d_ij
+        for rows in _tiles(anchor):
+            volumes = span.volumes(wide[rows], scale)
+            gradient = _gradient(volumes.logits, rows, columns, statistics)
+            gradient += grad_total.to(gradient.dtype)
+            if rows == columns:
+                gradient.diagonal().zero_()
+            of_distance += (gradient * volumes.distance).sum(0, dtype=torch.float64)
+            gradient *= -(scale * span.volume).to(gradient.dtype)
+            of_part = None if grad_anchor is None else grad_anchor[rows]
+            span.add_gradients(wide[rows], volumes, gradient, of_part, grad_basis)
+        grad_scale -= (of_distance * span.volume).sum()
+        of_rows = span.backward(grad_basis, -scale * of_distance, grad_own[columns])
+        for total, part in zip(gradients, of_rows, strict=True):
+            if total is not None:
+                total[columns] += part
+    *grad_others, grad_anchor = [anchor.new_empty(0) if g is None else g for g in gradients]
+    return grad_anchor.to(anchor.dtype), grad_others, grad_scale.to(scale.dtype)
 
 
-def _wide(*tensors: Tensor) -> list[Tensor]:
-    return [value.to(arithmetic_dtype(value.dtype)) for value in tensors]
+def _gradient(logits: Tensor, rows: slice, columns: slice, statistics: Sequence[Tensor]) -> Tensor:
+    """What of G the log-sum-exps send."""
+    row_lse, col_lse, grad_row_lse, grad_col_lse = statistics
+    gradient = weighted_softmax(logits, row_lse[rows, None], grad_row_lse[rows, None])
+    gradient += weighted_softmax(logits, col_lse[columns], grad_col_lse[columns])
+    return gradient
 
 
-def _slabs(anchor: Tensor) -> Iterator[tuple[int, Tensor]]:
-    rows = max(1, SLAB_BYTES // (anchor.element_size() * anchor.shape[0]))
-    for start in range(0, anchor.shape[0], rows):
-        yield start, anchor[start : start + rows]
-
-
-def _distances(part: Tensor, basis: Tensor) -> tuple[list[Tensor], Tensor]:
-    """v, one for each modality, and d."""
-    products = [part @ directions.T for directions in basis]
-    square = part.square().sum(1, keepdim=True).expand(products[0].shape).clone()
-    for product in products:
-        square.addcmul_(product, product, value=-1)
-    return products, square.clamp_(min=0).sqrt_()
-
-
-def _logits(distance: Tensor, volume: Tensor, scale: Tensor) -> Tensor:
-    return distance * -(scale * volume).to(distance.dtype)
+def _tiles(anchor: Tensor) -> Iterator[slice]:
+    size = CPU_TILE if anchor.device.type == "cpu" else GPU_TILE
+    for start in range(0, anchor.shape[0], size):
+        yield slice(start, min(start + size, anchor.shape[0]))
 
 
 # Contract
 
-_INPUTS = "Tensor anchor, Tensor basis, Tensor volume, Tensor scale"
-SCHEMA = f"({_INPUTS}, str backend) -> (Tensor row_lse, Tensor col_lse, Tensor total)"
+_INPUTS = "Tensor anchor, Tensor[] others, Tensor scale"
+SCHEMA = f"({_INPUTS}, str backend) -> (Tensor row_lse, Tensor col_lse, Tensor own, Tensor total)"
 BACKWARD_SCHEMA = (
     f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor grad_row_lse, Tensor grad_col_lse, "
-    "Tensor grad_total, bool[] wanted, str backend) -> "
-    "(Tensor grad_anchor, Tensor grad_basis, Tensor grad_volume, Tensor grad_scale)"
+    "Tensor grad_own, Tensor grad_total, bool[] wanted, str backend) -> "
+    "(Tensor grad_anchor, Tensor[] grad_others, Tensor grad_scale)"
 )
 
 
 def fake_forward(
-    anchor: Tensor, basis: Tensor, volume: Tensor, scale: Tensor, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(volume), torch.empty_like(volume), volume.new_empty(())
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    row_lse = anchor.new_empty(anchor.shape[:1], dtype=torch.float64)
+    return row_lse, torch.empty_like(row_lse), torch.empty_like(row_lse), row_lse.new_empty(())
 
 
 def fake_backward(
-    anchor: Tensor, basis: Tensor, volume: Tensor, scale: Tensor, *arguments: Any
-) -> tuple[Tensor, ...]:
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, *arguments: Any
+) -> tuple[Tensor, list[Tensor], Tensor]:
     wanted = arguments[-2]
-    return (
-        anchor.new_empty(anchor.shape if wanted[0] else (0, *anchor.shape[1:])),
-        basis.new_empty(basis.shape if wanted[1] else (0, *basis.shape[1:])),
-        torch.empty_like(volume),
-        torch.empty_like(scale),
-    )
+    grad_anchor, *grad_others = fake_gradients((anchor, *others), wanted)
+    return grad_anchor, grad_others, torch.empty_like(scale)
 
 
 # Autograd
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.backend = inputs
-    ctx.save_for_backward(*tensors, *output[:2])
+    anchor, others, scale, ctx.backend = inputs
+    ctx.save_for_backward(anchor, scale, *output[:2], *others)
 
 
-def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:4])
-    gradients = torch.ops.mmcore.gram_volume_backward(
-        *ctx.saved_tensors, *upstream, wanted[:2], ctx.backend
+def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+    anchor, scale, row_lse, col_lse, *others = ctx.saved_tensors
+    wants_anchor, wants_others, wants_scale, _ = ctx.needs_input_grad
+    wanted = [wants_anchor, *wants_others]
+    grad_anchor, grad_others, grad_scale = torch.ops.mmcore.gram_volume_backward(
+        anchor, others, scale, row_lse, col_lse, *upstream, wanted, ctx.backend
     )
-    pairs = zip(gradients, wanted, strict=True)
-    return (*(gradient if is_wanted else None for gradient, is_wanted in pairs), None)
+    of_features = only_wanted((grad_anchor, *grad_others), wanted)
+    return of_features[0], list(of_features[1:]), grad_scale if wants_scale else None, None
 
 
 # Backends

@@ -1,0 +1,67 @@
+"""What several rows span: an orthonormal basis by Gram and Schmidt, for many sets of rows at once.
+
+    v_k = z_k − Σ_{m < k} ⟨z_k, q_m⟩·q_m     r_k = ‖v_k‖     q_k = v_k/r_k
+
+The volume that the rows span is the product of the lengths r_k. A row that lies in the span of
+those before it, up to an angle of 1e-6, adds none: its r_k and q_k are 0, and so are their
+gradients. Backward, from the last row to the first, with bars over gradients:
+
+    v̄ = (q̄_k − ⟨q̄_k, q_k⟩·q_k)/r_k + r̄_k·q_k
+    z̄_k = v̄ − Σ_{m < k} ⟨v̄, q_m⟩·q_m     q̄_m −= ⟨z_k, q_m⟩·v̄ + ⟨v̄, q_m⟩·z_k for m < k
+
+Every z_k is (rows, D) and every r_k (rows, 1), in float64: the third of three rows that all but
+coincide is the small difference of large numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Squared sine of the angle below which a row lies in the span of others.
+PARALLEL = 1e-12
+
+
+def orthonormalise(rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Directions q_k and lengths r_k."""
+    directions: list[Tensor] = []
+    lengths: list[Tensor] = []
+    for z in rows:
+        v = z
+        for q in directions:
+            v = v - dot(v, q) * q
+        square = dot(v, v)
+        is_new = square > PARALLEL * dot(z, z)
+        length = torch.where(is_new, square, 0).sqrt_()
+        directions.append(torch.where(is_new, v / length, 0))
+        lengths.append(length)
+    return directions, lengths
+
+
+def orthonormalise_backward(
+    rows: Sequence[Tensor],
+    directions: Sequence[Tensor],
+    lengths: Sequence[Tensor],
+    grad_directions: Sequence[Tensor],
+    grad_lengths: Sequence[Tensor],
+) -> list[Tensor]:
+    """The gradients of the rows; those of the directions are overwritten."""
+    gradients: list[Tensor] = []
+    for k in reversed(range(len(rows))):
+        z, q, of_q = rows[k], directions[k], grad_directions[k]
+        v = (of_q - dot(of_q, q) * q) / lengths[k] + grad_lengths[k] * q
+        v = torch.where(lengths[k] > 0, v, 0)
+        of_z = v.clone()
+        for before, of_before in zip(directions[:k], grad_directions[:k], strict=True):
+            along = dot(v, before)
+            of_z -= along * before
+            of_before -= dot(z, before) * v + along * z
+        gradients.append(of_z)
+    return gradients[::-1]
+
+
+def dot(x: Tensor, y: Tensor) -> Tensor:
+    """(rows, 1)."""
+    return (x * y).sum(-1, keepdim=True)

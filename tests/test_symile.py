@@ -1,0 +1,56 @@
+"""symile_loss against its formula over whole matrices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from objective_cases import ROWS, check, cross_entropy, draws_of_several, every_kind, unit_rows
+from torch import Tensor
+
+from mmcore import functional
+
+
+@every_kind
+@pytest.mark.parametrize("modalities", [2, 3, 4])
+def test_symile(backend: str, kind: str, modalities: int) -> None:
+    target = torch.arange(ROWS)
+
+    def plain(*inputs: Tensor) -> Tensor:
+        *features, scale = inputs
+        losses = []
+        for m, x in enumerate(features):
+            key = torch.stack([*features[:m], *features[m + 1 :]]).prod(0)
+            losses.append(cross_entropy(scale * (x @ key.T), target))
+        return torch.stack(losses).mean()
+
+    def ours(*inputs: Tensor) -> Tensor:
+        *features, scale = inputs
+        return functional.symile_loss(dict(zip("abcd", features, strict=False)), scale)
+
+    check(ours, plain, draws_of_several(kind, modalities, 4 * (1.0, 50.0, 100.0)))
+
+
+@pytest.mark.parametrize("frozen", ["a", "b", "c"])
+def test_symile_with_a_frozen_modality(backend: str, frozen: str) -> None:
+    features = {name: unit_rows().requires_grad_(name != frozen) for name in "abc"}
+    learnt = [z for name, z in features.items() if name != frozen]
+    gradients = torch.autograd.grad(functional.symile_loss(features, 9.0), learnt)
+    every = {name: z.detach().requires_grad_() for name, z in features.items()}
+    expected = torch.autograd.grad(functional.symile_loss(every, 9.0), list(every.values()))
+    kept = [g for name, g in zip(every, expected, strict=True) if name != frozen]
+    torch.testing.assert_close(gradients, tuple(kept))
+
+
+def test_symile_under_autocast(backend: str) -> None:
+    """Anchor and key are rounded, not their factors."""
+    a, b, c = (unit_rows().requires_grad_() for _ in range(3))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = functional.symile_loss({"a": a, "b": b, "c": c}, 9.0)
+        of_pairs = [
+            functional.clip_loss(x, key, 9.0, direction="rows")
+            for x, key in ((a, b * c), (b, a * c), (c, a * b))
+        ]
+    plain = torch.stack(of_pairs).mean()
+    torch.testing.assert_close(ours, plain)
+    pair = [torch.autograd.grad(loss, (a, b, c)) for loss in (ours, plain)]
+    torch.testing.assert_close(*pair, rtol=1e-2, atol=1e-5)  # of bfloat16 both
