@@ -13,6 +13,7 @@
 #pragma once
 
 #include "exponential_sums.h"
+#include "prefix_norms.h"
 
 namespace mmcore {
 namespace {
@@ -25,44 +26,6 @@ inline AnyMatrix columns_of(const AnyMatrix& m, Index begin, Index count) {
   return part;
 }
 
-// 1 / max(‖prefix‖, eps) of every row for every prefix, padded to whole blocks.
-struct PrefixNorms {
-  std::vector<std::vector<double>> inverse;
-  std::vector<std::vector<float>> high, low;  // of `factor` times it
-  double eps, factor;
-
-  PrefixNorms(const AnyMatrix& features, const std::vector<Index>& ends, double smallest, double times, int threads)
-      : eps(smallest), factor(times) {
-    const std::size_t padded = round_up(features.rows, kBlock) + kBlock;
-    inverse.assign(ends.size(), std::vector<double>(padded));
-    high.assign(ends.size(), std::vector<float>(padded));
-    low = high;
-    visit_dtype(features, [&](auto m) {
-      for_each_stripe(threads, m.rows, 1, [&](Range rows, int) {
-        for (Index i = rows.begin; i < rows.end; ++i) set(m, i, ends);
-      });
-    });
-  }
-
-  bool is_clamped(std::size_t prefix, Index i) const { return inverse[prefix][i] >= 1 / eps; }
-
- private:
-  template <class M>
-  void set(M m, Index i, const std::vector<Index>& ends) {
-    double square = 0;
-    Index begin = 0;
-    for (std::size_t k = 0; k < ends.size(); ++k) {
-      square += exact_dot(m.row(i) + begin, m.row(i) + begin, ends[k] - begin);
-      begin = ends[k];
-      const double norm = std::sqrt(square);
-      inverse[k][i] = 1 / (norm < eps ? eps : norm);  // written so that a NaN stays NaN
-      const Split split(factor * inverse[k][i]);
-      high[k][i] = split.high;
-      low[k][i] = split.low;
-    }
-  }
-};
-
 // A product over the norm of its column's prefix, and what float32 leaves of that.
 struct NormedProduct {
   Vec value, rest;
@@ -71,18 +34,24 @@ struct NormedProduct {
         rest(multiply_add(product, norm_high, -value) + product * norm_low) {}
 };
 
-// What the epilogues read of one prefix: log2(e)·s_ij = a_i·(product·inverse norm of y_j), a in two parts.
+// The factor a_i of a row's exponents, in two parts.
+struct RowFactor {
+  Vec high, low;
+
+  // 2^(log2(e)·s − shift), as in shared_shift.h.
+  Vec exponential(const NormedProduct& normed, Vec rounder) const {
+    const Vec rounded = multiply_add(normed.value, high, rounder);
+    const Vec rest = multiply_add(normed.value, high, rounder - rounded);
+    return exp2_from_parts(rounded, rest + multiply_add(normed.value, low, normed.rest * high));
+  }
+};
+
+// What the epilogues read of one prefix: log2(e)·s_ij = a_i·(product·inverse norm of y_j).
 struct PrefixView {
   const float *a_high, *a_low, *norm_high, *norm_low;
 
+  RowFactor row(Index i) const { return {broadcast(a_high[i]), broadcast(a_low[i])}; }
   NormedProduct normed(Vec product, Index j) const { return {product, load(norm_high + j), load(norm_low + j)}; }
-
-  // 2^(log2(e)·s − shift), as in shared_shift.h.
-  Vec exponential(const NormedProduct& normed, Index i, Vec rounder) const {
-    const Vec high = broadcast(a_high[i]), rounded = multiply_add(normed.value, high, rounder);
-    const Vec rest = multiply_add(normed.value, high, rounder - rounded);
-    return exp2_from_parts(rounded, rest + multiply_add(normed.value, broadcast(a_low[i]), normed.rest * high));
-  }
 };
 
 // One shift for all prefixes: of unit rows every |s| ≤ |scale|, but rounding to bfloat16 may lengthen them.
@@ -167,17 +136,30 @@ struct Prefixes {
   }
 };
 
-// Entries that a row's sum takes, of the columns from j in a block.
-inline Vec counted(Vec e, const PairMasks& masks, Index i, Index j, const Block& block) {
-  if (masks.is_plain()) {
-    const Index lane = masks.target_lane(i, j);
-    if (lane >= 0 && lane < kLanes) e[lane] = 0;
-  } else {
-    e = masks.at(i, j).keep ? e : Vec{};
+// Entries that the sums of row i take. A copy of what a loop asks for: after each store the compiler would read members
+// that others can reach anew.
+class CountedEntries {
+ public:
+  CountedEntries(const PairMasks& masks, Index i, Index end)
+      : masks_(masks), i_(i), end_(end), target_(masks.target_lane(i, 0)), is_plain_(masks.is_plain()) {}
+
+  // Of the columns from j.
+  Vec operator()(Vec e, Index j) const {
+    if (is_plain_) {
+      const Index lane = target_ - j;
+      if (lane >= 0 && lane < kLanes) e[lane] = 0;
+    } else {
+      e = masks_.at(i_, j).keep ? e : Vec{};
+    }
+    const Index count = end_ - j;
+    return count < kLanes ? first_lanes(e, maximum(0, count), Vec{}) : e;
   }
-  const Index count = block.columns.end - j;
-  return count < kLanes ? first_lanes(e, maximum(0, count), Vec{}) : e;
-}
+
+ private:
+  const PairMasks& masks_;
+  Index i_, end_, target_;
+  bool is_plain_;
+};
 
 // Epilogue of one block and prefix: adds up exponentials by rows and by columns, and leaves the products.
 struct SumPrefixExponentials {
@@ -193,11 +175,13 @@ struct SumPrefixExponentials {
     Vec col_total[kTileVectors] = {};
     for (Index r = 0; r < valid; ++r) {
       const Index i = block.rows.begin + row + r;
+      const RowFactor factor = view.row(i);
+      const CountedEntries counted(masks, i, block.columns.end);
       Vec row_total{};
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes;
         const NormedProduct normed = view.normed(load(products + (row + r) * kBlockStride + column + v * kLanes), j);
-        const Vec e = counted(view.exponential(normed, i, broadcast(rounder)), masks, i, j, block);
+        const Vec e = counted(factor.exponential(normed, broadcast(rounder)), j);
         row_total += e;
         col_total[v] += e;
       }

@@ -63,19 +63,26 @@ struct StorePrefixGradient {
   template <bool kIsExact>
   void store_tile(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    const float* from = products + row * kBlockStride + column;
+    float* tile = out + row * kBlockStride + column;
+    const PrefixView prefix_view = view;
+    const ColumnTerms of_columns = terms_of_columns(first);
     Vec col_total[kTileVectors] = {};
-    for (Index r = 0; r < valid; ++r) {
+    for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       const double inverse = prefixes.rows.inverse[prefix][i];
-      const float inverse_norm = static_cast<float>(inverse),
-                  scaled = static_cast<float>(prefixes.matrix.scale * inverse);
-      float* tile = out + (row + r) * kBlockStride + column;
+      const Vec inverse_norm = broadcast(static_cast<float>(inverse)),
+                scaled = broadcast(static_cast<float>(prefixes.matrix.scale * inverse));
+      const RowTerms of_row = terms_of_row(i);
+      const CountedEntries counted(masks, i, block.columns.end);
       Vec row_total{};
       for (int v = 0; v < kTileVectors; ++v) {
-        const Index j = first + v * kLanes;
-        const NormedProduct normed = view.normed(load(products + (row + r) * kBlockStride + column + v * kLanes), j);
-        const Vec g = counted(gradient<kIsExact>(normed, i, j), masks, i, j, block);
-        store(tile + v * kLanes, g * load(view.norm_high + j) * scaled);
+        const Index at = v * kLanes, j = first + at;
+        __builtin_prefetch(from + kTileRows * kBlockStride + at);
+        __builtin_prefetch(tile + kTileRows * kBlockStride + at, 1);
+        const NormedProduct normed = prefix_view.normed(load(from + at), j);
+        const Vec g = counted(gradient<kIsExact>(normed, of_row, of_columns, at), j);
+        store(tile + at, g * load(prefix_view.norm_high + j) * scaled);
         const Vec of_cosine = g * normed.value;
         row_total += of_cosine;
         col_total[v] += of_cosine * inverse_norm;
@@ -87,22 +94,40 @@ struct StorePrefixGradient {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
   }
 
+  // Copies, which no store can change, so that the loops need not read them anew.
+  struct RowTerms {
+    RowFactor exponent;
+    Vec rounder, factor, lse_high, lse_low, weight;
+  };
+  struct ColumnTerms {
+    const float *factor, *lse_high, *lse_low, *weight;
+  };
+  RowTerms terms_of_row(Index i) const {
+    return {view.row(i),
+            broadcast(rounder),
+            broadcast(row_terms->factor[i]),
+            broadcast(row_terms->lse_high[i]),
+            broadcast(row_terms->lse_low[i]),
+            broadcast(row_terms->weight[i])};
+  }
+  ColumnTerms terms_of_columns(Index j) const {
+    return {col_terms->factor.data() + j, col_terms->lse_high.data() + j, col_terms->lse_low.data() + j,
+            col_terms->weight.data() + j};
+  }
+
   template <bool kIsExact>
-  Vec gradient(const NormedProduct& normed, Index i, Index j) const {
-    if constexpr (!kIsExact) {
-      const Vec factors = load(col_terms->factor.data() + j) + row_terms->factor[i];
-      return view.exponential(normed, i, broadcast(rounder)) * factors;
-    }
-    const Vec of_row = softmax(normed, i, broadcast(row_terms->lse_high[i]), broadcast(row_terms->lse_low[i]));
-    const Vec of_col = softmax(normed, i, load(col_terms->lse_high.data() + j), load(col_terms->lse_low.data() + j));
-    return of_row * row_terms->weight[i] + of_col * load(col_terms->weight.data() + j);
+  static Vec gradient(const NormedProduct& normed, const RowTerms& of_row, const ColumnTerms& of_columns, Index at) {
+    if constexpr (!kIsExact)
+      return of_row.exponent.exponential(normed, of_row.rounder) * (load(of_columns.factor + at) + of_row.factor);
+    const Vec row = softmax(normed, of_row.exponent, of_row.lse_high, of_row.lse_low);
+    const Vec column = softmax(normed, of_row.exponent, load(of_columns.lse_high + at), load(of_columns.lse_low + at));
+    return row * of_row.weight + column * load(of_columns.weight + at);
   }
 
   // exp(s − lse)
-  Vec softmax(const NormedProduct& normed, Index i, Vec lse_high, Vec lse_low) const {
-    const Vec high = broadcast(view.a_high[i]);
-    const Vec rest = multiply_add(normed.value, broadcast(view.a_low[i]), normed.rest * high);
-    return exp2(multiply_add(normed.value, high, -lse_high) + (rest - lse_low));
+  static Vec softmax(const NormedProduct& normed, const RowFactor& exponent, Vec lse_high, Vec lse_low) {
+    const Vec rest = multiply_add(normed.value, exponent.low, normed.rest * exponent.high);
+    return exp2(multiply_add(normed.value, exponent.high, -lse_high) + (rest - lse_low));
   }
 
   // W where j is the target of i.
@@ -186,8 +211,8 @@ class PrefixBackward {
       if (place == nullptr) {
         segments[k].multiply(block, products, epilogue, k > 0);
       } else {
-        for (Index column = 0; column < block.columns.size(); column += kTileColumns)
-          for (Index row = 0; row < block.rows.size(); row += kTileRows) epilogue(row, column);
+        for (Index row = 0; row < block.rows.size(); row += kTileRows)
+          for (Index column = 0; column < block.columns.size(); column += kTileColumns) epilogue(row, column);
       }
       epilogue.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
     }
