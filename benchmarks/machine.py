@@ -24,13 +24,19 @@ DISTRIBUTIONS = (
 
 
 def processor_name() -> str:
-    """The processor's marketing name, without trademarks, clock and core count."""
+    """The processor's marketing name, without trademarks, clock and core count.
+
+    Where a virtual machine keeps its number to itself, family and model tell generations apart.
+    """
     cpuinfo = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
-    if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = found.group(1) if found else name
+    if not cpuinfo.exists():
+        return platform.processor() or platform.machine()
+    fields = re.findall(r"^(\w[\w ]*\w)\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+    first = dict(reversed(fields))
+    name = first.get("model name", platform.machine())
     name = re.sub(r"\((R|TM)\)|@.*|\bCPU\b|\d+-Core|\bProcessor\b", " ", name, flags=re.IGNORECASE)
+    if not re.search(r"\d", name) and {"cpu family", "model"} <= set(first):
+        name += f" family {first['cpu family']} model {first['model']}"
     return " ".join(name.split())
 
 
