@@ -2,7 +2,7 @@
 
 A table stands between `<!-- benchmark:clip-cpu -->` and `<!-- /benchmark:clip-cpu -->`. What is
 between them is made from benchmarks/results/*.jsonl and from nothing else; of several machines, the
-one with the newest line is shown.
+one with the newest line is shown, in EVERY_MACHINE each.
 """
 
 import argparse
@@ -32,6 +32,8 @@ BLOCKS: dict[str, tuple[str, tuple[str, ...], Callable[[Sequence[Row]], str]]] =
     "accuracy-cpu": ("accuracy", OPS, accuracy_block),
     "objectives-cpu": ("objective", (), objectives_block),
 }
+# Ratios of these depend on how a processor's multiply-adds compare with all else.
+EVERY_MACHINE = ("objectives-cpu",)
 PLOTS = {
     "clip-cpu": plots.CLIP_TIME,
     "siglip-cpu": plots.SIGLIP_TIME,
@@ -50,12 +52,19 @@ def rows_of(lines: Sequence[Line], marker: str) -> list[Row]:
     return [row for op in ops for row in latest_rows(lines, kind, op)]
 
 
+def by_machine(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each machine, the last measured first: figures of two are not compared."""
+    places: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=Row.date, reverse=True):
+        places.setdefault(row.place(), [])
+    for row in rows:
+        places[row.place()].append(row)
+    return list(places.values())
+
+
 def of_last_machine(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the machine that was measured last: figures of two are not compared."""
-    if not rows:
-        return []
-    last = max(rows, key=Row.date)
-    return [row for row in rows if row.place() == last.place()]
+    """The rows of the machine that was measured last."""
+    return next(iter(by_machine(rows)), [])
 
 
 def plotted_rows(rows: Sequence[Row], marker: str) -> list[Row]:
@@ -73,10 +82,12 @@ def plot_name(marker: str, rows: Sequence[Row]) -> str:
 
 def render_block(lines: Sequence[Line], marker: str, images: Path) -> str:
     """What stands between the markers: plot, table and notes."""
-    rows = of_last_machine(rows_of(lines, marker))
-    if not rows:
+    machines = by_machine(rows_of(lines, marker))
+    if not machines:
         return "No measurements yet."
-    table = BLOCKS[marker][2](rows)
+    rows = machines[0]
+    shown_machines = machines if marker in EVERY_MACHINE else machines[:1]
+    table = "\n\n".join(BLOCKS[marker][2](of_one) for of_one in shown_machines)
     shown = plotted_rows(rows, marker)
     if not shown:
         return table
