@@ -30,6 +30,15 @@ def test_symile(backend: str, kind: str, modalities: int) -> None:
     check(ours, plain, draws_of_several(kind, modalities, 4 * (1.0, 50.0, 100.0)))
 
 
+def test_symile_of_a_scale_alone(backend: str) -> None:
+    features = {name: unit_rows() for name in "abc"}
+    scale = torch.tensor(9.0, requires_grad=True)
+    (gradient,) = torch.autograd.grad(functional.symile_loss(features, scale), scale)
+    every = {name: z.clone().requires_grad_() for name, z in features.items()}
+    (expected,) = torch.autograd.grad(functional.symile_loss(every, scale), scale)
+    torch.testing.assert_close(gradient, expected)
+
+
 @pytest.mark.parametrize("frozen", ["a", "b", "c"])
 def test_symile_with_a_frozen_modality(backend: str, frozen: str) -> None:
     features = {name: unit_rows().requires_grad_(name != frozen) for name in "abc"}

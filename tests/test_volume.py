@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -95,13 +96,28 @@ def test_gradients_in_float64(modalities: int) -> None:
     )  # fmt: skip
 
 
-def test_a_frozen_anchor(backend: str) -> None:
-    text, video, audio = unit_rows(), unit_rows().requires_grad_(), unit_rows()
-    scale = torch.tensor(9.0)
-    ours = gram_loss(named(text, video, audio), scale, anchor="text")
-    plain = plain_loss(text, video, audio, scale=scale)
-    pair = [torch.autograd.grad(loss, video)[0] for loss in (ours, plain)]
+@pytest.mark.parametrize("learnt", range(4))
+def test_all_but_one_frozen(backend: str, learnt: int) -> None:
+    """The anchor, one of the others, or the scale alone."""
+    inputs = [unit_rows(), unit_rows(), unit_rows(), torch.tensor(9.0)]
+    inputs[learnt].requires_grad_()
+    *rows, scale = inputs
+    ours = gram_loss(named(*rows), scale, anchor="text")
+    plain = plain_loss(*rows, scale=scale)
+    pair = [torch.autograd.grad(loss, inputs[learnt])[0] for loss in (ours, plain)]
     torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("modality", range(3))
+def test_what_is_not_finite_is_seen(backend: str, modality: int, value: float) -> None:
+    rows = [unit_rows() for _ in range(3)]
+    rows[modality][2, 3] = value
+    leaves = [z.requires_grad_() for z in rows]
+    loss = gram_loss(named(*leaves), 9.0, anchor="text")
+    assert loss.isnan()
+    for gradient in torch.autograd.grad(loss, leaves):
+        assert gradient.isnan().any()
 
 
 def test_bfloat16_gives_float32() -> None:

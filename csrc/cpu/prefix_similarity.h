@@ -136,8 +136,8 @@ struct Prefixes {
   }
 };
 
-// Entries that the sums of row i take. A copy of what a loop asks for: after each store the compiler would read members
-// that others can reach anew.
+// Entries that the sums of row i take. What a loop asks of the masks is copied here, because the compiler would have to
+// load it again after every store.
 class CountedEntries {
  public:
   CountedEntries(const PairMasks& masks, Index i, Index end)

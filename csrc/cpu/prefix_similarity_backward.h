@@ -94,7 +94,8 @@ struct StorePrefixGradient {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
   }
 
-  // Copies, which no store can change, so that the loops need not read them anew.
+  // What a loop reads of a row and of columns, copied, because the compiler would have to load it again after every
+  // store.
   struct RowTerms {
     RowFactor exponent;
     Vec rounder, factor, lse_high, lse_low, weight;

@@ -4,7 +4,8 @@
 
 The volume that the rows span is the product of the lengths r_k. A row that lies in the span of
 those before it, up to an angle of 1e-6, adds none: its r_k and q_k are 0, and so are their
-gradients. Backward, from the last row to the first, with bars over gradients:
+gradients. NaN and inf in a row give NaN. Backward, from the last row to the first, with bars over
+gradients:
 
     v̄ = (q̄_k − ⟨q̄_k, q_k⟩·q_k)/r_k + r̄_k·q_k
     z̄_k = v̄ − Σ_{m < k} ⟨v̄, q_m⟩·q_m     q̄_m −= ⟨z_k, q_m⟩·v̄ + ⟨v̄, q_m⟩·z_k for m < k
@@ -32,10 +33,11 @@ def orthonormalise(rows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         v = z
         for q in directions:
             v = v - dot(v, q) * q
-        square = dot(v, v)
-        is_new = square > PARALLEL * dot(z, z)
-        length = torch.where(is_new, square, 0).sqrt_()
-        directions.append(torch.where(is_new, v / length, 0))
+        square, whole = dot(v, v), dot(z, z)
+        # What is not finite is no row of the span either, and must not vanish as one.
+        is_parallel = (square <= PARALLEL * whole) & whole.isfinite()
+        length = torch.where(is_parallel, 0, square).sqrt_()
+        directions.append(torch.where(is_parallel, 0, v / length))
         lengths.append(length)
     return directions, lengths
 
@@ -52,7 +54,7 @@ def orthonormalise_backward(
     for k in reversed(range(len(rows))):
         z, q, of_q = rows[k], directions[k], grad_directions[k]
         v = (of_q - dot(of_q, q) * q) / lengths[k] + grad_lengths[k] * q
-        v = torch.where(lengths[k] > 0, v, 0)
+        v = torch.where(lengths[k] == 0, 0, v)
         of_z = v.clone()
         for before, of_before in zip(directions[:k], grad_directions[:k], strict=True):
             along = dot(v, before)

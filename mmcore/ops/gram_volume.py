@@ -148,10 +148,7 @@ def backward_of(
         of_distance = torch.zeros_like(span.volume)  # Σ_i G_ij·d_ij
         for rows in _tiles(anchor):
             volumes = span.volumes(wide[rows], scale)
-            gradient = _gradient(volumes.logits, rows, columns, statistics)
-            gradient += grad_total.to(gradient.dtype)
-            if rows == columns:
-                gradient.diagonal().zero_()
+            gradient = _gradient(volumes.logits, rows, columns, statistics, grad_total)
             of_distance += (gradient * volumes.distance).sum(0, dtype=torch.float64)
             gradient *= -(scale * span.volume).to(gradient.dtype)
             of_part = None if grad_anchor is None else grad_anchor[rows]
@@ -165,11 +162,20 @@ def backward_of(
     return grad_anchor.to(anchor.dtype), grad_others, grad_scale.to(scale.dtype)
 
 
-def _gradient(logits: Tensor, rows: slice, columns: slice, statistics: Sequence[Tensor]) -> Tensor:
-    """What of G the log-sum-exps send."""
+def _gradient(
+    logits: Tensor,
+    rows: slice,
+    columns: slice,
+    statistics: Sequence[Tensor],
+    grad_total: Tensor,
+) -> Tensor:
+    """G of a tile."""
     row_lse, col_lse, grad_row_lse, grad_col_lse = statistics
     gradient = weighted_softmax(logits, row_lse[rows, None], grad_row_lse[rows, None])
     gradient += weighted_softmax(logits, col_lse[columns], grad_col_lse[columns])
+    gradient += grad_total.to(gradient.dtype)
+    if rows == columns:
+        gradient.diagonal().zero_()
     return gradient
 
 

@@ -5,11 +5,15 @@
 
 Gradients are those of softmax_similarity; z_l receives grad_key_m·Π_{k ∉ {l, m}} z_k besides.
 
-Never stored: two keys at a time; the backward multiplies each anew, and adds what it finds to the
-gradients in place. features: M matrices (N, D); scale: 0-D. `dtype` is what z_m and key_m are
-rounded to, where autocast asks for it. The statistics are float64, (M, N). `multiplies_bfloat16`
-and each of `kept` as in softmax_similarity, which computes all of it. `wanted` says whether the
-gradients of scale and of each of features are; the others come back empty.
+Never stored: the logits, nor two keys at a time; the backward multiplies each anew, and adds what
+it finds to the gradients in place. Loop order: one matrix against the others' product after the
+other. Precision: as softmax_similarity; gradients are added up in float32 (float64 for float64
+features) and rounded once.
+
+features: M matrices (N, D); scale: 0-D. `dtype` is what z_m and key_m are rounded to, where
+autocast asks for it. The statistics are float64, (M, N). `multiplies_bfloat16` and each of `kept`
+as in softmax_similarity, which computes all of it. `wanted` says whether the gradients of scale and
+of each of features are; the others come back empty.
 """
 
 from __future__ import annotations
