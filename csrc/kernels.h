@@ -70,12 +70,12 @@ struct Pairs {
 struct SimilarityInputs {
   AnyMatrix x;                       // (N, D)
   AnyMatrix y;                       // (M, D)
-  bool is_symmetric = false;         // y is x: the matrix is its own transpose, and half of it is computed
+  bool is_symmetric = false;         // y is x: (j, i) has the logit of (i, j), and half of the products are computed
   bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
   double scale = 1;
   double bias = 0;
   const double* row_bias = nullptr;  // (N,)
-  const double* col_bias = nullptr;  // (M,)
+  const double* col_bias = nullptr;  // (M,); row_bias where y is x
   Pairs pairs;
   Denominator denominator = Denominator::kAll;
   bool has_columns = true;  // whether the columns' statistics exist

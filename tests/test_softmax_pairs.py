@@ -66,12 +66,14 @@ def eager(vectors: Vectors, denominator: str, order: int = 1) -> Callable[..., S
     return run
 
 
-def kernel(vectors: Vectors, denominator: str) -> Callable[..., Sequence[Tensor]]:
+def kernel(
+    vectors: Vectors, denominator: str, columns: bool = True
+) -> Callable[..., Sequence[Tensor]]:
     def run(x: Tensor, y: Tensor, *scalars: Tensor) -> Sequence[Tensor]:
         names = ("scale", "bias", "row_bias", "col_bias")
         settings: dict[str, Any] = dict(zip(names, scalars, strict=False))
         statistics = functional.softmax_similarity(
-            x, y, denominator=denominator, **settings, **vectors
+            x, y, denominator=denominator, columns=columns, **settings, **vectors
         )
         return [finite(value) for value in statistics]
 
@@ -126,6 +128,37 @@ def test_where_y_is_x(
         [lambda x, *a: reference(x, x, *a), lambda x, *a: other(x, x, *a)],
         [[unit_rows(rows, 24).to(dtype), *scalars(dtype)] for _ in range(4)],
         [*STATISTICS, "grad_x", "grad_scale", "grad_bias"],
+    )
+
+
+@pytest.mark.parametrize("has_columns", [False, True])
+@pytest.mark.parametrize("denominator", DENOMINATORS)
+@pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
+@pytest.mark.parametrize("rows", [20, 400])
+def test_one_bias_where_y_is_x(
+    backend: str,
+    rows: int,
+    pairs: Callable[[int, int], Vectors],
+    denominator: str,
+    has_columns: bool,
+) -> None:
+    """And rows alone, which may count (i, j) but not (j, i)."""
+    vectors = pairs(rows, rows)
+    kept = (0, 1, 2, 3) if has_columns else (0, 2)
+
+    def on_both_sides(function: Callable[..., Sequence[Tensor]]) -> Callable[..., Sequence[Tensor]]:
+        def run(x: Tensor, scale: Tensor, bias: Tensor, of_both: Tensor) -> Sequence[Tensor]:
+            values = function(x, x, scale, bias, of_both, of_both)
+            return [values[i] for i in kept]
+
+        return run
+
+    draws = range(max(4, 200 // rows))
+    check_against_eager(
+        on_both_sides(kernel(vectors, denominator, columns=has_columns)),
+        [on_both_sides(eager(vectors, denominator, order)) for order in (1, -1)],
+        [[unit_rows(rows, 24), *scalars(), 3 * torch.randn(rows)] for _ in draws],
+        [*(STATISTICS[i] for i in kept), "grad_x", "grad_scale", "grad_bias", "grad_of_both"],
     )
 
 

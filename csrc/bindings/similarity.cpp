@@ -35,7 +35,8 @@ class SimilarityArrays {
     inputs.bias = bias;
     const Index rows = inputs.x.rows, columns = inputs.y.rows;
     inputs.row_bias = optional_vector("row_bias", row_bias, rows);
-    inputs.col_bias = optional_vector("col_bias", col_bias, columns);
+    if (inputs.is_symmetric && col_bias) refuse("col_bias must be None where y is x");
+    inputs.col_bias = inputs.is_symmetric ? inputs.row_bias : optional_vector("col_bias", col_bias, columns);
     inputs.pairs = {optional_vector("target", target, rows), optional_vector("row_label", row_label, rows),
                     optional_vector("col_label", col_label, columns), optional_vector("row_group", row_group, rows),
                     optional_vector("col_group", col_group, columns)};
@@ -110,6 +111,7 @@ std::pair<double, double> softmax_similarity_backward(
                               statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, false);
   const Kept tiles = kept_view(kept, false);
   SimilarityGradients gradients = gradients_view(inputs, grad_x, grad_y, needs_bias);
+  if (grad_col_bias && inputs.is_symmetric) refuse("grad_col_bias must be None where y is x");
   gradients.row_bias = optional_vector("grad_row_bias", grad_row_bias, inputs.x.rows, true);
   gradients.col_bias = optional_vector("grad_col_bias", grad_col_bias, inputs.y.rows, true);
   checked_threads(threads);

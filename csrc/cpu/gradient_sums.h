@@ -33,7 +33,8 @@ void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradi
   if (inputs.is_symmetric) gradients.scale /= 2;
 }
 
-// Sums of G by rows and by columns, where biases want them.
+// Sums of G by rows and by columns, where biases want them. In a symmetric matrix an entry holds what (i, j) and (j, i)
+// add up to, and stands for both off the diagonal blocks: so rows add up to G, and rows and columns to G + Gᵀ.
 class GradientSums {
  public:
   GradientSums(Index rows, Index columns, bool has_rows, bool has_columns)
@@ -45,15 +46,18 @@ class GradientSums {
         Vec total{};
         for_each_vector(block.columns.size(),
                         [&](Index c, Index count) { total += load_first(g + r * kBlockStride + c, count); });
-        // Off the diagonal blocks of a symmetric matrix one entry stands for two, and holds what both add up to.
         rows[block.rows.begin + r] += block.is_diagonal ? sum(total) / 2 : sum(total);
       }
     }
     for (Index c = 0; !columns.empty() && c < block.columns.size(); ++c) {
       double total = 0;
       for (Index r = 0; r < block.rows.size(); ++r) total += g[r * kBlockStride + c];
-      columns[block.columns.begin + c] += total;
+      columns[block.columns.begin + c] += block.is_diagonal ? total / 2 : total;
     }
+  }
+
+  void add_columns_to_rows() {
+    for (std::size_t i = 0; i < columns.size(); ++i) rows[i] += columns[i];
   }
 
   double total() const {

@@ -188,7 +188,7 @@ class SoftmaxBackward {
   void run(SimilarityGradients& gradients) {
     const bool sums_bias = gradients.needs_bias && !masks_.has_targets();
     GradientSums sums(inputs_.x.rows, inputs_.y.rows, gradients.row_bias != nullptr || sums_bias,
-                      gradients.col_bias != nullptr);
+                      (inputs_.is_symmetric ? gradients.row_bias : gradients.col_bias) != nullptr);
     const BlockGrid grid(inputs_, threads_);
     const KeptBlocks<A> kept(kept_, grid, threads_);
     const bool has_kept = is_shared() && kept.are_there();
@@ -205,6 +205,7 @@ class SoftmaxBackward {
     });
     finish_gradients(inputs_, gradients, threads_);
     if (gradients.needs_bias) gradients.bias = sums_bias ? sums.total() : bias_gradient();
+    if (inputs_.is_symmetric) sums.add_columns_to_rows();
     if (gradients.row_bias != nullptr) std::copy(sums.rows.begin(), sums.rows.end(), gradients.row_bias);
     if (gradients.col_bias != nullptr) std::copy(sums.columns.begin(), sums.columns.end(), gradients.col_bias);
   }

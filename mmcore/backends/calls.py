@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class SimilarityCall(NamedTuple):
-    """One similarity matrix; y is None where it is x."""
+    """One similarity matrix; y is None where it is x, as are the columns' vectors then."""
 
     x: Tensor
     y: Tensor | None

@@ -106,7 +106,8 @@ def softmax_similarity(
         row_group, col_group: (N,) and (M,) int64: pairs of equal groups are left out; -1 is equal
             to nothing. Where `y` is `x`, `col_group` may be left out.
         row_bias, col_bias: (N,) and (M,), in the dtype of `x` or float32, added to the logits of a
-            row or column; -inf takes it out.
+            row or column; -inf takes it out. Where `y` is `x`, the work is halved if both are the
+            same tensor.
         denominator: what the log-sum-exps run over: ``"all"``, ``"negatives"`` or ``"positives"``.
         columns: False where the columns' statistics are not needed: they come back empty.
         backend: see `mmcore.backend`.
@@ -153,7 +154,7 @@ def softmax_similarity(
     check.check_flag("columns", columns)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     backend = selected(backend)
-    keys, pairs = _mirror(y, pairs, y is x)
+    keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
     queries, keys = as_multiplied(x, keys)
     kept_size = 0
     if needs_backward(x, y, scale, bias, row_bias, col_bias):
@@ -162,8 +163,8 @@ def softmax_similarity(
             multiplies_bfloat16(queries), keys is None and not columns,
         )  # fmt: skip
     statistics = torch.ops.mmcore.softmax_similarity(
-        queries, keys, scale, bias, row_bias, col_bias, *pairs, denominator, columns,
-        multiplies_bfloat16(queries), kept_size, backend,
+        queries, keys, scale, bias, row_bias, None if keys is None else col_bias, *pairs,
+        denominator, columns, multiplies_bfloat16(queries), kept_size, backend,
     )  # fmt: skip
     return SoftmaxStatistics(*statistics[:4])
 

@@ -14,10 +14,11 @@ With a, b, c, d the upstream gradients of row_lse, col_lse, row_pos and col_pos:
 The positive is subtracted inside G, before anything is rounded: as training converges
 exp(s − lse) → 1 and the gradient is the small difference.
 
-x: (N, D); y: (M, D), or None where it is x itself (S = Sᵀ, half the work; no vector of the columns
-then); scale, bias: 0-D; row_bias: (N,); col_bias: (M,); without `has_columns` col_lse and col_pos
-are empty. The statistics are float64 for every input dtype: lse − pos is the loss, and at scale 100
-the rounding of lse to float32 alone, 4e-6, exceeds the loss of a converged model.
+x: (N, D); y: (M, D), or None where it is x itself (half the work; the rows' vectors are those of
+the columns then, which come as None, and grad_row_bias is that of both); scale, bias: 0-D;
+row_bias: (N,); col_bias: (M,); without `has_columns` col_lse and col_pos are empty. The statistics
+are float64 for every input dtype: lse − pos is the loss, and at scale 100 the rounding of lse to
+float32 alone, 4e-6, exceeds the loss of a converged model.
 
 With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the
 sums of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the
@@ -54,7 +55,7 @@ def reference_forward(
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     *vectors, denominator, has_columns, _, kept_size = arguments
-    logits = _logits(_products(x, y), scale, bias, row_bias, col_bias)
+    logits = _logits(_products(x, y), scale, bias, row_bias, row_bias if y is None else col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     at_counted = logits.masked_fill(~counted, -torch.inf)
     at_positive = logits.double().masked_fill(~positive, 0)
@@ -79,7 +80,7 @@ def reference_backward(
     *vectors, denominator, has_columns, _, row_lse, col_lse, _ = arguments[:11]
     *upstream, wanted = arguments[11:]
     products = _products(x, y)
-    logits = _logits(products, scale, bias, row_bias, col_bias)
+    logits = _logits(products, scale, bias, row_bias, row_bias if y is None else col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = upstream
     gradient = weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
@@ -100,10 +101,11 @@ def reference_backward(
     grad_products = scale.to(logits.dtype) * gradient
     grad_x = grad_products @ (x if y is None else y).to(logits.dtype)
     grad_y = grad_products.T @ x.to(logits.dtype)
-    if y is None:
-        grad_x = grad_x + grad_y
     per_row, per_column = gradient.double().sum(1), gradient.double().sum(0)
-    gradients = (grad_x, grad_y, (gradient * products).sum(), per_row.sum(), per_row, per_column)
+    of_bias = per_row.sum()
+    if y is None:
+        grad_x, per_row = grad_x + grad_y, per_row + per_column
+    gradients = (grad_x, grad_y, (gradient * products).sum(), of_bias, per_row, per_column)
     likes = (x, y, scale, bias, row_bias, col_bias)
     return tuple(
         x.new_empty(0) if like is None or not is_wanted else value.to(like.dtype)

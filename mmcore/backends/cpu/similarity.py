@@ -46,16 +46,16 @@ class Similarity(SimilarityCall):
         return (self.x if self.y is None else self.y).shape[0]
 
     def computable(self) -> Similarity:
-        """The matrix itself, or with y spelled out where it is x but not its own transpose."""
-        if self.y is not None or self._is_its_own_transpose():
+        """The matrix itself, or with y spelled out where it is x but half of it says too little."""
+        if self.y is not None or self._is_half_enough():
             return self
-        return self._replace(y=self.x, col_label=self.row_label, col_group=self.row_group)
+        return self._replace(
+            y=self.x, col_bias=self.row_bias, col_label=self.row_label, col_group=self.row_group
+        )
 
-    def _is_its_own_transpose(self) -> bool:
-        """Whether (j, i) has the logit of (i, j) and is counted where that is."""
-        if self.row_bias is not None or self.col_bias is not None:
-            return False
-        if self.target is None:
+    def _is_half_enough(self) -> bool:
+        """Whether rows alone are asked about, or (j, i) is counted where (i, j) is."""
+        if not self.has_columns or self.target is None:
             return True
         if self.denominator != "all":
             return False
@@ -99,18 +99,20 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, row_lse, col_lse, kept = arguments[:17]
     *upstream, wanted = arguments[17:]
-    matrix = Similarity(*described).computable()
-    gradients = Gradients.of(matrix, described[1] is None, wanted)
-    grad_row_bias, grad_col_bias = (
-        new(size, torch.float64) if is_wanted else None
-        for size, is_wanted in zip((matrix.x.shape[0], matrix.columns), wanted[4:], strict=True)
-    )
+    matrix, is_symmetric = Similarity(*described).computable(), described[1] is None
+    gradients = Gradients.of(matrix, is_symmetric, wanted)
+    adds_columns = is_symmetric and matrix.y is not None
+    grad_row_bias = new(matrix.x.shape[0], torch.float64) if wanted[4] else None
+    wants_columns = wanted[5] or (adds_columns and wanted[4])
+    grad_col_bias = new(matrix.columns, torch.float64) if wants_columns else None
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = map(vector, upstream)
     grad_scale, grad_bias = _C.softmax_similarity_backward(
         matrix.arrays(), vector(row_lse), vector(col_lse), grad_row_lse, grad_col_lse,
         grad_row_pos, grad_col_pos, vector(kept), *gradients.arrays(), wanted[3],
         vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
     )  # fmt: skip
+    if adds_columns and grad_row_bias is not None and grad_col_bias is not None:
+        grad_row_bias += grad_col_bias
     values = (*gradients.fold(), grad_scale, grad_bias, grad_row_bias, grad_col_bias)
     return as_inputs(_as_tensors(values), described[:6], wanted)
 

@@ -12,9 +12,8 @@ slab, M), and added up apart, without atomics and in one order. One exponential 
 float32.
 
 IS_SYMMETRIC, where y is x: only pairs with i ≤ j are taken. What stands right of the diagonal is
-summed along the columns too, for those rows, with what is i's in col_j taken from the columns'
-side: row_factor and row_bias are col_factor and col_bias then. So one product, rounded in one way,
-stands for (i, j) and (j, i), in every sum and in the gradient.
+summed along the columns too, for those rows. So one product, rounded in one way, stands for (i, j)
+and (j, i), in every sum and in the gradient.
 
 Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶; such rows are computed anew with
 a running maximum. Whether there are any is known to the device alone: the kernel is always

@@ -126,7 +126,7 @@ def gradient_terms_kernel(
     IS_SYMMETRIC: tl.constexpr, IS_FLOAT16: tl.constexpr, BLOCK: tl.constexpr,
     LARGEST_PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """IS_SYMMETRIC: G + Gᵀ is meant, rows stand for columns, and receive at i what j's bias is."""
+    """IS_SYMMETRIC: G + Gᵀ is meant, and rows stand for columns."""
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     in_rows, in_columns = i < rows, i < columns
     program = tl.arange(0, LARGEST_PROGRAMS)
@@ -144,11 +144,9 @@ def gradient_terms_kernel(
     weight = tl.load(row_grad + row_at * row_stride, mask=in_rows, other=0) / unit
     positive = tl.load(row_pos_grad + row_at * row_pos_stride, mask=in_rows, other=0) / unit
     own_bias = own_biases(bias, row_bias, i, rows, HAS_BIAS, HAS_ROW_BIAS)
-    lent_factor, lent_bias = (col_factor, col_bias) if IS_SYMMETRIC else (row_factor, row_bias)
-    LENDS: tl.constexpr = HAS_COL_BIAS if IS_SYMMETRIC else HAS_ROW_BIAS
     is_any = store_side(
-        i, rows, lse, weight, positive, own_bias, shared, col_largest, lent_factor, lent_bias,
-        row_terms, HAS_COL_BIAS, LENDS,
+        i, rows, lse, weight, positive, own_bias, shared, col_largest, row_factor, row_bias,
+        row_terms, HAS_COL_BIAS, HAS_ROW_BIAS,
     )  # fmt: skip
     tl.store(untrusted + tl.program_id(0), is_any)
     if HAS_TARGET:

@@ -23,7 +23,7 @@ from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
 class Matrix(SimilarityCall):
-    """One similarity matrix as the kernels take it: the columns' ids are always spelled out."""
+    """One similarity matrix as the kernels take it: the columns' vectors are always spelled out."""
 
     __slots__ = ()
 
@@ -33,7 +33,9 @@ class Matrix(SimilarityCall):
         matrix = Matrix(*described)
         matrix = matrix._replace(x=unit_stride(matrix.x))
         if matrix.y is None:
-            matrix = matrix._replace(col_label=matrix.row_label, col_group=matrix.row_group)
+            matrix = matrix._replace(
+                col_bias=matrix.row_bias, col_label=matrix.row_label, col_group=matrix.row_group
+            )
         else:
             matrix = matrix._replace(y=unit_stride(matrix.y))
         if matrix.row_label is not None and matrix.col_label is not None:

@@ -72,7 +72,8 @@ class Plan(NamedTuple):
         plan_kernel[(1,)](
             tally, matrix.scale, numbers, shared, HAS_Y=matrix.y is not None, num_warps=1
         )
-        rows, columns = (BiasFactors.of(bias, x) for bias in (matrix.row_bias, matrix.col_bias))
+        rows = BiasFactors.of(matrix.row_bias, x)
+        columns = rows if matrix.y is None else BiasFactors.of(matrix.col_bias, x)
         for side in (rows, columns):
             if side.are_normal is not None:
                 shared[1] *= side.are_normal

@@ -68,9 +68,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, row_lse, col_lse, kept = arguments[:17]
     *upstream, wanted = arguments[17:]
     matrix = Matrix.of(*described)
-    # Sums of G by rows and by columns cannot be told from those of G + Gᵀ.
-    is_half = matrix.is_half_enough and not any(wanted[3:])
-    is_own_transpose = matrix.y is None
+    is_half, is_own_transpose = matrix.is_half_enough, matrix.y is None
     needs = Needs(
         wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not is_half,
         wanted[2], any(wanted[3:]),
@@ -147,7 +145,6 @@ def _store_gradient(
     """G of the rows from `first` on, with its partial sums, to which Hopper's are added."""
     matrix, tile, is_half = gradient.matrix, gradient.tile_of(is_kept), gradient.is_half
     (rows, columns), ids = matrix.shape, matrix.ids()
-    own_bias = matrix.col_bias if is_half else matrix.row_bias
     kept = matrix.kept(gradient.kept if is_kept else gradient.kept[:0], tile)
     tiles = triton.cdiv(len(g), tile.BM) * triton.cdiv(columns, tile.BN)
     if gradient.is_hopper and not is_kept:
@@ -164,7 +161,7 @@ def _store_gradient(
             gradient.any_untrusted, ids[0], gradient.at_target, *ids[1:], kept, g, *parts[:3],
             first, len(g), rows, columns, matrix.x.stride(0), matrix.keys.stride(0), g.stride(0),
             gradient.kept.shape[1],
-            DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=own_bias is not None,
+            DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=matrix.row_bias is not None,
             HAS_COL_BIAS=matrix.col_bias is not None,
             HAS_COLUMNS=matrix.has_columns or is_half, IS_SYMMETRIC=is_half, HAS_KEPT=is_kept,
             IS_PRECISE=matrix.product_dtype == torch.float32, IS_EXACT=is_exact,
@@ -245,4 +242,8 @@ class GradientTotals:
             row_sums = torch.cat(self.row_sums) * unit
             col_sums = torch.stack(self.col_sums).sum(0) * unit
             of_bias = row_sums.sum()
+            if self.gradient.matrix.y is None:
+                row_sums = row_sums + col_sums
+            if self.gradient.is_half:
+                of_bias = row_sums.sum() * 0.5
         return of_scale, of_bias, row_sums, col_sums

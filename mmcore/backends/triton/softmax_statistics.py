@@ -103,8 +103,6 @@ def _sum_slab(matrix: Matrix, plan: Plan, slab: slice, rows_of_e: Tensor) -> tup
     strip_tiles = triton.cdiv(tiles, strips)
     strips = triton.cdiv(tiles, strip_tiles)
     sums_columns = matrix.has_columns or is_half
-    # What a column adds up to is a row's where half is enough, as in exponential_sums.py.
-    col_factors, row_factors = plan.columns, plan.columns if is_half else plan.rows
     new = x.new_zeros if is_half else x.new_empty  # half of them no program writes
 
     def partial(parts: int, size: int, is_needed: bool) -> Sums:
@@ -114,13 +112,13 @@ def _sum_slab(matrix: Matrix, plan: Plan, slab: slice, rows_of_e: Tensor) -> tup
     by_rows, by_columns = partial(strips, count, True), partial(blocks, columns, sums_columns)
     sum_exponentials_kernel[(blocks * strips,)](
         *matrix.features(tile), plan.numbers, matrix.scale,
-        _or(row_factors.factor, x), _or(col_factors.factor, x),
-        _or(row_factors.bias, x), _or(col_factors.bias, x), *matrix.ids(),
+        _or(plan.rows.factor, x), _or(plan.columns.factor, x),
+        _or(plan.rows.bias, x), _or(plan.columns.bias, x), *matrix.ids(),
         by_rows.total, by_columns.total, by_rows.positive, by_columns.positive,
         matrix.kept(rows_of_e, tile), slab.start, count, rows, columns, x.stride(0),
         matrix.keys.stride(0), strip_tiles, *rows_of_e.shape,
-        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=row_factors.bias is not None,
-        HAS_COL_BIAS=col_factors.bias is not None, HAS_COLUMNS=sums_columns,
+        DENOMINATOR=matrix.denominator, HAS_ROW_BIAS=matrix.row_bias is not None,
+        HAS_COL_BIAS=matrix.col_bias is not None, HAS_COLUMNS=sums_columns,
         IS_SYMMETRIC=is_half, KEEPS=len(rows_of_e) > 0,
         IS_PRECISE=matrix.product_dtype == torch.float32, **matrix.settings(tile),
     )  # fmt: skip
