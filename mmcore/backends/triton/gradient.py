@@ -152,18 +152,17 @@ def store_tile(
         of_positive = of_positive + load_term(col_terms, POSITIVE, j, columns)[None, :]
         g = tl.where(positive, g + of_positive, g)
     store_chunk(out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC)
-    of_rows = tl.where(inside, g, 0.0)
-    of_columns, both = of_rows, of_rows
-    if IS_SYMMETRIC:
-        of_columns = tl.where(is_right, of_rows, 0.0)
-        both = of_rows + of_columns
-    if not (HAS_KEPT and not IS_EXACT):
-        tl.store(scale_part + tile_at, tl.sum(tl.sum(both * products, 1).to(tl.float64)))
+    g = tl.where(inside, g, 0.0)
     if NEEDS_SUMS:
         at_row = tile.to(tl.int64) * chunk_rows + in_chunk
         at_column = block.to(tl.int64) * columns + j
-        tl.store(row_sum + at_row, tl.sum(of_rows.to(tl.float64), 1), mask=i < end)
+        of_columns = tl.where(is_right, g, 0.0) if IS_SYMMETRIC else g
+        tl.store(row_sum + at_row, tl.sum(g.to(tl.float64), 1), mask=i < end)
         tl.store(col_sum + at_column, tl.sum(of_columns.to(tl.float64), 0), mask=j < columns)
+    if IS_SYMMETRIC:
+        g = tl.where(is_right, 2.0 * g, g)
+    if not (HAS_KEPT and not IS_EXACT):
+        tl.store(scale_part + tile_at, tl.sum(tl.sum(g * products, 1).to(tl.float64)))
 
 
 @triton.jit
