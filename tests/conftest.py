@@ -93,7 +93,7 @@ def _seed() -> None:
 @pytest.fixture
 def several_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gram matrices 50 rows at a time, where there are as many columns as `objective_cases` has."""
-    monkeypatch.setattr(gram, "SLAB_BYTES", 4 * WIDTH * 50)
+    monkeypatch.setattr(gram, "SLAB_BYTES", dict.fromkeys(gram.SLAB_BYTES, 4 * WIDTH * 50))
 
 
 @pytest.fixture

@@ -74,7 +74,9 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("call", "error", "message"), BAD_CALLS, ids=lambda v: str(v)[:60])
+@pytest.mark.parametrize(
+    ("call", "error", "message"), BAD_CALLS, ids=[m[:60] for *_, m in BAD_CALLS]
+)
 def test_bad_input_is_named(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
