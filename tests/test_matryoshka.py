@@ -59,6 +59,21 @@ def test_every_prefix_counts(backend: str, kind: str, workspace: int) -> None:
         )
 
 
+def test_whatever_is_kept_gives_the_same_bits(compiled: str) -> None:
+    """Nothing, some blocks of the longest prefix, all of them, and some of one or two more."""
+    x, y = (F.normalize(torch.randn(500, 300), dim=1).requires_grad_() for _ in range(2))
+
+    def values(workspace: int) -> list[Tensor]:
+        with mmcore.workspace(workspace):
+            loss = matryoshka_loss(x, y, 14.0, (16, 90, 200, 300))
+            return [loss.detach(), *torch.autograd.grad(loss, (x, y))]
+
+    nothing = values(0)
+    for blocks in (4, 9, 13, 22, 100):
+        for kept, computed in zip(values(blocks * 163_840), nothing, strict=True):
+            assert torch.equal(kept, computed)
+
+
 @every_kind
 def test_equal_captions_are_no_negatives(backend: str, kind: str) -> None:
     group = torch.randint(-1, 12, (ROWS,))

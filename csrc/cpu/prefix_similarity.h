@@ -3,16 +3,16 @@
 //   s_kij = scale·⟨x_i[:d_k], y_j[:d_k]⟩ / (max(‖x_i[:d_k]‖, eps)·max(‖y_j[:d_k]‖, eps))
 //   row_lse_ki = log Σ_{j counted} exp s_kij      col_lse_kj likewise over i      row_pos_ki = s_ki,target(i)
 //
-// Never stored: normalised prefixes, or any of the matrices, but for the products of the longest prefix as far as the
-// workspace keeps them: the shorter ones cost less than their memory's traffic. One walk over the depth serves all: the
-// products of a prefix are those of the one before it, and more are added. Loop order: similarity_blocks.h, in a block
-// the prefixes from the shortest. Precision: float32 products, norms and positives in
+// Never stored: normalised prefixes, or any of the matrices, but for the products that kept_prefixes.h keeps. One walk
+// over the depth serves all: the products of a prefix are those of the one before it, and more are added. Loop order:
+// similarity_blocks.h, in a block the prefixes from the shortest. Precision: float32 products, norms and positives in
 // float64; the norms are factors of the exponent in two parts, so that each exp is as good as with normalised rows.
 // One shift serves a prefix, since every |s| ≤ |scale|; a prefix in which a row or column lies too far below it is
 // reported, and its statistics are to be computed elsewhere.
 #pragma once
 
 #include "exponential_sums.h"
+#include "kept_prefixes.h"
 #include "prefix_norms.h"
 
 namespace mmcore {
@@ -219,7 +219,7 @@ class PrefixForward {
  private:
   void sum_blocks() {
     const BlockGrid grid(matrix_, threads_);
-    const KeptBlocks<A> kept(kept_, grid, threads_);
+    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, prefixes_.inputs.longest_kept, threads_);
     kept.prepare();
     const Scratch memory(prefixes_.floats<A>(grid, false), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
@@ -234,9 +234,12 @@ class PrefixForward {
       };
       walk_blocks(grid, row_stripe, column_stripe, take_rows, take_columns, [&](const Block& block) {
         epilogue.block = block;
-        float* place = kept.of(block);
-        if (place == nullptr) place = segments[0].numbers;
+        const float* before = nullptr;
         for (std::size_t k = 0; k < prefixes_.count; ++k) {
+          float* place = kept.next(k, block);
+          if (place == nullptr) place = segments[0].numbers;
+          if (k > 0 && place != before) std::copy_n(before, kBlockFloats, place);
+          before = place;
           epilogue.view = prefixes_.view(k);
           epilogue.products = place;
           epilogue.sums.clear();

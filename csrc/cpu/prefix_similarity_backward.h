@@ -169,7 +169,7 @@ class PrefixBackward {
 
   void run(SimilarityGradients& gradients) {
     const BlockGrid grid(matrix_, threads_);
-    const KeptBlocks<A> kept(kept_, grid, threads_);
+    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, prefixes_.inputs.longest_kept, threads_);
     const Scratch memory(prefixes_.floats<A>(grid, true), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
@@ -196,11 +196,11 @@ class PrefixBackward {
 
  private:
   // W of every prefix into the numbers of its segment.
-  void form_gradients(const Block& block, const KeptBlocks<A>& kept, std::vector<BlockScratch<A>>& segments,
+  void form_gradients(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments,
                       float* products, StorePrefixGradient& epilogue) {
     epilogue.block = block;
     for (std::size_t k = 0; k < prefixes_.count; ++k) {
-      const float* place = k + 1 == prefixes_.count && kept.are_there() ? kept.of(block) : nullptr;
+      const float* place = kept.are_there() ? kept.of(k, block) : nullptr;
       epilogue.prefix = k;
       epilogue.view = prefixes_.view(k);
       epilogue.row_terms = &row_terms_[k];

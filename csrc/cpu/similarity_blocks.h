@@ -220,6 +220,13 @@ class KeptBlocks {
     return (block.number + 1) * count_ / total_ == slot ? nullptr : data_ + 16 + slot * kBlockFloats;
   }
 
+  // What is left of the memory.
+  Kept rest(Kept memory) const {
+    if (count_ == 0) return {};
+    const Index used = 16 + count_ * kBlockFloats;
+    return {memory.data + used, memory.size - used};
+  }
+
  private:
   float* data_;
   float mark_;

@@ -102,9 +102,13 @@ def kept_tiles(name: str, *described: Any) -> int:
     return size
 
 
-def kept_products(name: str, workspace: int, rows: int, columns: int) -> int:
-    """Float32 numbers that a backend keeps of the matrices of several prefixes of the width."""
-    return cpu.kept_tiles(workspace, rows, columns) if name == "cpu" else 0
+def kept_products(name: str, *described: Any) -> int:
+    """Float32 numbers that a backend keeps of the matrices of several prefixes of the width.
+
+    `described`: the workspace's bytes, rows, columns, and where the prefixes end.
+    """
+    size: int = cpu.kept_products(*described) if name == "cpu" else 0
+    return size
 
 
 def _report_fallback(obstacle: str) -> None:

@@ -110,7 +110,7 @@ def _clip_losses(
     kept_size = 0
     if needs_backward(x, y, scale):
         workspace = current(x.device.type)
-        kept_size = kept_products(choose(backend, x), workspace, x.shape[0], y.shape[0])
+        kept_size = kept_products(choose(backend, x), workspace, x.shape[0], y.shape[0], dims)
     target = torch.arange(x.shape[0], device=x.device)
     row_lse, col_lse, row_pos, *_ = torch.ops.mmcore.prefix_similarity(
         queries, keys, scale, list(dims), EPS, target, group, group, multiplies_bfloat16(queries),

@@ -2,7 +2,11 @@
 
 from mmcore.backends.cpu.distillation import distillation, distillation_backward
 from mmcore.backends.cpu.module import _C, instruction_sets, measure_peak, missing_module, obstacle
-from mmcore.backends.cpu.prefixes import prefix_similarity, prefix_similarity_backward
+from mmcore.backends.cpu.prefixes import (
+    kept_products,
+    prefix_similarity,
+    prefix_similarity_backward,
+)
 from mmcore.backends.cpu.projection import (
     l2_normalize,
     l2_normalize_backward,
@@ -24,6 +28,7 @@ __all__ = [
     "distillation_backward",
     "hardest_negatives",
     "instruction_sets",
+    "kept_products",
     "kept_tiles",
     "l2_normalize",
     "l2_normalize_backward",
