@@ -38,7 +38,7 @@ def pairs(rows: int, width: int, noise: float) -> tuple[Tensor, Tensor]:
     return x, F.normalize(x + noise * F.normalize(torch.randn(rows, width), dim=1), dim=1)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(1, 8), (7, 64), (100, 100), (70, 512), (1025, 64)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 8), (7, 64), (100, 100), (1025, 512)])
 @pytest.mark.parametrize("scale", [1.0, 14.0, 100.0])
 def test_random_pairs(backend: str, rows: int, width: int, scale: float) -> None:
     draws = [[*pairs(rows, width, 2.0), torch.tensor(scale)] for _ in range(4)]

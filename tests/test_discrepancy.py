@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmcore.functional import mmd_loss
 
-BANDWIDTHS = (0.5, 3.0)
+BANDWIDTHS = (0.25, 0.5, 1.0, 3.0)
 
 
 def mean_kernel(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], among: bool) -> Tensor:

@@ -74,6 +74,20 @@ def test_whatever_is_kept_gives_the_same_bits(compiled: str) -> None:
             assert torch.equal(kept, computed)
 
 
+def test_wide_prefixes_of_which_some_lie_too_far_below_the_bound(compiled: str) -> None:
+    """Those are taken one by one, and fewer are left than would be kept."""
+    x, y = (torch.randn(40, 300) for _ in range(2))
+    x[:, :90], y[:, :90] = 1e-2, -1e-2
+    pair = [z.requires_grad_() for z in (x, y)]
+    exact = [z.detach().double().requires_grad_() for z in pair]
+    ours = matryoshka_loss(*pair, 100.0, (16, 90, 200, 300))
+    whole = matryoshka_loss(*exact, 100.0, (16, 90, 200, 300), backend="reference")
+    torch.testing.assert_close(ours.double(), whole.double(), rtol=1e-5, atol=1e-5)
+    found, expected = (torch.autograd.grad(v, z) for v, z in ((ours, pair), (whole, exact)))
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() <= 1e-4 * b.abs().max()
+
+
 @every_kind
 def test_equal_captions_are_no_negatives(backend: str, kind: str) -> None:
     group = torch.randint(-1, 12, (ROWS,))

@@ -134,7 +134,7 @@ def test_where_y_is_x(
 @pytest.mark.parametrize("has_columns", [False, True])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
 @pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
-@pytest.mark.parametrize("rows", [20, 300])
+@pytest.mark.parametrize("rows", [20, 400])
 def test_one_bias_where_y_is_x(
     backend: str,
     rows: int,

@@ -19,7 +19,7 @@ from mmcore.backends.calls import GramCall
 
 # Small beside the features of a large batch, and enough for a product to run at full speed. On a
 # CPU what is made of a slab on its way stays in the caches; on a GPU launches cost more.
-SLAB_BYTES = {"cpu": 2**20, "cuda": 8 * 2**20}
+SLAB_BYTES = {"cpu": 2**20, "gpu": 8 * 2**20}
 
 
 def column_mean(x: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ def _gradient(
 
 def _slabs(x: Tensor, width: int) -> Iterator[slice]:
     """A slab is SLAB_BYTES of float32, or as large as the matrix that it is added to."""
-    size = max(SLAB_BYTES[x.device.type] // (width * torch.float32.itemsize), width)
+    most = SLAB_BYTES["cpu" if x.is_cpu else "gpu"]
+    size = max(most // (width * torch.float32.itemsize), width)
     for first in range(0, len(x), size):
         yield slice(first, first + size)
 

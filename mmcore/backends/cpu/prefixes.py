@@ -98,7 +98,7 @@ def _gradients(
     )
     grad_scale = _C.prefix_similarity_backward(
         _matrix(call).arrays(), ends, call.eps, row_lse, col_lse, row_pos, grad_row_lse,
-        grad_col_lse, grad_row_pos, vector(kept), _longest_kept(call.ends), of_x, of_y,
+        grad_col_lse, grad_row_pos, vector(kept), _longest_kept(ends), of_x, of_y,
         threads(),
     )  # fmt: skip
     return sums[0], sums[1], double(grad_scale)
