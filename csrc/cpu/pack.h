@@ -23,22 +23,30 @@ Index packed_units(Index lanes, Index depth) {
   return round_up(lanes, kWidth) * units<A>(depth);
 }
 
-// out[k·kWidth + r] = from[r·stride + k] for `count` k, at most kLanes: by transposing vectors where whole ones fit.
+// Whether numbers are units as they lie in memory, so that none has to be staged.
+template <class A, class T>
+constexpr bool kAreUnits = std::is_same_v<A, Float32> && std::is_same_v<T, float>;
+
+// out[k·kWidth + r] = from[r·stride + k] for `count` k: by transposing vectors where whole ones fit. What a vector
+// writes beyond the width belongs to the next k and is overwritten by it, since the last lanes of a row come first.
 template <int kWidth>
 inline void store_transposed(const float* from, Index stride, Index count, float* out) {
-  if (kWidth % kLanes != 0 || count < kLanes) {
-    for (Index k = 0; k < count; ++k)
-      for (int r = 0; r < kWidth; ++r) std::memcpy(out + k * kWidth + r, from + r * stride + k, sizeof(float));
-    return;
-  }
-  for (int first = 0; first < kWidth; first += kLanes) {
-    Vec lanes[kLanes];
+  Index begin = 0;
+  for (; begin + kLanes <= count; begin += kLanes, from += kLanes, out += kLanes * kWidth) {
+#pragma GCC unroll 4
+    for (int first = (kWidth - 1) / kLanes * kLanes; first >= 0; first -= kLanes) {
+      Vec lanes[kLanes] = {};
 #pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r) lanes[r] = load(from + (first + r) * stride);
-    transpose(lanes);
+      for (int r = 0; r < kLanes; ++r)
+        if (first + r < kWidth) lanes[r] = load(from + (first + r) * stride);
+      transpose(lanes);
 #pragma GCC unroll 16
-    for (int k = 0; k < kLanes; ++k) store(out + k * kWidth + first, lanes[k]);
+      for (int k = 0; k < kLanes - 1; ++k) store(out + k * kWidth + first, lanes[k]);
+      store_first(out + (kLanes - 1) * kWidth + first, lanes[kLanes - 1], kWidth - first);
+    }
   }
+  for (Index k = 0; k < count - begin; ++k)
+    for (int r = 0; r < kWidth; ++r) std::memcpy(out + k * kWidth + r, from + r * stride + k, sizeof(float));
 }
 
 template <class A, int kWidth, class T>
@@ -49,12 +57,18 @@ inline void pack_rows(Matrix<const T> source, float* out) {
   float stage[kWidth * kStride];
   for (Index i = 0; i < source.rows; i += kWidth) {
     const Index rows = minimum(kWidth, source.rows - i);
+    if constexpr (kAreUnits<A, T>) {
+      if (rows == kWidth) {
+        store_transposed<kWidth>(source.row(i), source.row_stride, source.columns, out);
+        out += source.columns * kWidth;
+        continue;
+      }
+    }
     if (rows < kWidth) std::memset(stage, 0, sizeof(stage));
     for (Index begin = 0; begin < source.columns; begin += kNumbers) {
       const Index columns = minimum(kNumbers, source.columns - begin), count = units<A>(columns);
       for (Index r = 0; r < rows; ++r) A::units_of_row(source.row(i + r) + begin, columns, stage + r * kStride);
-      for (Index k = 0; k < count; k += kLanes)
-        store_transposed<kWidth>(stage + k, kStride, minimum(kLanes, count - k), out + k * kWidth);
+      store_transposed<kWidth>(stage, kStride, count, out);
       out += count * kWidth;
     }
   }
@@ -71,9 +85,11 @@ inline void pack_columns(Matrix<const T> source, float* out) {
     for (Index k = 0; k < depth; ++k) {
       const Index i = k * A::kNumbersPerUnit;
       const T* second = i + 1 < source.rows ? source.row(i + 1) + begin : nullptr;
-      A::units_of_rows(source.row(i) + begin, second, columns, stage);
+      const float* row = stage;
+      if constexpr (kAreUnits<A, T>) row = columns == padded ? source.row(i) + begin : stage;
+      if (row == stage) A::units_of_rows(source.row(i) + begin, second, columns, stage);
       for (Index c = 0; c < padded; c += kWidth)
-        std::memcpy(out + c * depth + k * kWidth, stage + c, kWidth * sizeof(float));
+        std::memcpy(out + c * depth + k * kWidth, row + c, kWidth * sizeof(float));
     }
   }
 }
