@@ -113,7 +113,6 @@ struct PrefixInputs {
   SimilarityInputs matrix;  // with targets; labels, biases, the denominator and is_symmetric are not read
   std::vector<Index> ends;  // d of each of the K prefixes, ascending, the last at most D
   double eps = 0;           // norms below it count as it
-  Index longest_kept = 0;   // of how many of the longest products are kept, as far as memory reaches
 };
 
 struct PrefixStatistics {

@@ -121,7 +121,6 @@ def prefix_similarity_forward(
     col_lse: _Doubles,
     row_pos: _Doubles,
     kept: _Floats,
-    longest_kept: int,
     threads: int,
 ) -> list[int]: ...
 def prefix_similarity_backward(
@@ -135,7 +134,6 @@ def prefix_similarity_backward(
     grad_col_lse: _Doubles,
     grad_row_pos: _Doubles,
     kept: _Floats,
-    longest_kept: int,
     grad_x: _Floats | None,
     grad_y: _Floats | None,
     threads: int,

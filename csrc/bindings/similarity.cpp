@@ -140,8 +140,7 @@ std::tuple<double, double, double, double> sigmoid_similarity_gradients(const Si
   return {sums.total, sums.positive, gradients.scale, gradients.bias};
 }
 
-PrefixInputs prefixes_of(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps,
-                         Index longest_kept) {
+PrefixInputs prefixes_of(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps) {
   if (arrays.inputs.pairs.target == nullptr || arrays.inputs.is_symmetric)
     refuse("inputs must have targets, and a y of their own");
   Index before = 0;
@@ -150,9 +149,7 @@ PrefixInputs prefixes_of(const SimilarityArrays& arrays, const std::vector<Index
     before = end;
   }
   if (ends.empty() || !(eps > 0)) refuse("ends must not be empty, and eps above 0");
-  if (longest_kept < 0 || longest_kept > static_cast<Index>(ends.size()))
-    refuse("longest_kept must be from 0 to the number of ends");
-  return {arrays.inputs, ends, eps, longest_kept};
+  return {arrays.inputs, ends, eps};
 }
 
 PrefixStatistics statistics_view(const PrefixInputs& inputs, const Doubles& row_lse, const Doubles& col_lse,
@@ -165,8 +162,8 @@ PrefixStatistics statistics_view(const PrefixInputs& inputs, const Doubles& row_
 
 std::vector<Index> prefix_similarity_forward(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps,
                                              const Doubles& row_lse, const Doubles& col_lse, const Doubles& row_pos,
-                                             const Floats& kept, Index longest_kept, int threads) {
-  const PrefixInputs inputs = prefixes_of(arrays, ends, eps, longest_kept);
+                                             const Floats& kept, int threads) {
+  const PrefixInputs inputs = prefixes_of(arrays, ends, eps);
   const PrefixStatistics statistics = statistics_view(inputs, row_lse, col_lse, row_pos, true);
   const Kept products = kept_view(kept, true);
   checked_threads(threads);
@@ -177,9 +174,9 @@ std::vector<Index> prefix_similarity_forward(const SimilarityArrays& arrays, con
 double prefix_similarity_backward(const SimilarityArrays& arrays, const std::vector<Index>& ends, double eps,
                                   const Doubles& row_lse, const Doubles& col_lse, const Doubles& row_pos,
                                   const Doubles& grad_row_lse, const Doubles& grad_col_lse, const Doubles& grad_row_pos,
-                                  const Floats& kept, Index longest_kept, const std::optional<Floats>& grad_x,
+                                  const Floats& kept, const std::optional<Floats>& grad_x,
                                   const std::optional<Floats>& grad_y, int threads) {
-  const PrefixInputs inputs = prefixes_of(arrays, ends, eps, longest_kept);
+  const PrefixInputs inputs = prefixes_of(arrays, ends, eps);
   const PrefixStatistics statistics = statistics_view(inputs, row_lse, col_lse, row_pos, false),
                          upstream = statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, false);
   const Kept products = kept_view(kept, false);
@@ -272,11 +269,11 @@ void bind_similarity(py::module_& module) {
              "grad_positive"_a, "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "needs_bias"_a, "threads"_a);
   module.def("prefix_similarity_forward", &prefix_similarity_forward, "inputs"_a, "ends"_a, "eps"_a,
              "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "kept"_a.noconvert(),
-             "longest_kept"_a, "threads"_a);
+             "threads"_a);
   module.def("prefix_similarity_backward", &prefix_similarity_backward, "inputs"_a, "ends"_a, "eps"_a,
              "row_lse"_a.noconvert(), "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "grad_row_lse"_a.noconvert(),
-             "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "kept"_a.noconvert(), "longest_kept"_a,
-             "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "threads"_a);
+             "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
+             "grad_y"_a.noconvert(), "threads"_a);
   module.def("hardest_negatives", &hardest_negatives, "inputs"_a, "row_index"_a.noconvert(), "col_index"_a.noconvert(),
              "threads"_a);
   module.def("distillation_forward", &distillation_forward, "student"_a, "teacher"_a, "statistics"_a, "threads"_a);

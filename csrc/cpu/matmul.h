@@ -75,20 +75,22 @@ __attribute__((always_inline)) inline void add_chain(Sums& sums, const float* lh
   for (; k < depth; ++k) add_outer_product<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns);
 }
 
-// target = or += sums.
-__attribute__((always_inline)) inline void store_sums(const Sums& sums, float* target, Index stride, bool adds) {
+// target = base + sums, rows of both `stride` apart; no base means zeros.
+__attribute__((always_inline)) inline void store_sums(const Sums& sums, const float* base, float* target,
+                                                      Index stride) {
 #pragma GCC unroll 16
   for (int row = 0; row < kTileRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) {
-      float* p = target + row * stride + v * kLanes;
-      store(p, adds ? load(p) + sums[row][v] : sums[row][v]);
+      const Index at = row * stride + v * kLanes;
+      store(target + at, base == nullptr ? sums[row][v] : load(base + at) + sums[row][v]);
     }
 }
 
-// One tile: out = or += its product. Out of line: inlined among other code its sums would not stay in registers.
+// One tile: out = base + its product; no base means zeros. Out of line: inlined among other code its sums would not
+// stay in registers.
 template <class A>
-__attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, float* out,
-                                             Index out_stride, bool adds) {
+__attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, const float* base,
+                                             float* out, Index out_stride) {
   // Rows of `out` may be far apart, where no hardware prefetcher follows.
   for (int row = 0; row < kTileRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) __builtin_prefetch(out + row * out_stride + v * kLanes, 1);
@@ -97,7 +99,7 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
   for (; depth - k > A::kChain; k += A::kChain) {
     Sums sums{};
     add_chain<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns, A::kChain);
-    store_sums(sums, total, kTileColumns, k > 0);
+    store_sums(sums, k > 0 ? total : nullptr, total, kTileColumns);
   }
   Sums sums{};
   add_chain<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns, depth - k);
@@ -106,21 +108,23 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
     for (int row = 0; row < kTileRows; ++row)
       for (int v = 0; v < kTileVectors; ++v) sums[row][v] += load(total + row * kTileColumns + v * kLanes);
   }
-  store_sums(sums, out, out_stride, adds);
+  store_sums(sums, base, out, out_stride);
 }
 
-// The product of a block of at most kBlock × kBlock for any depth, into `block` or added to it (rows kBlockStride
-// apart, kBlockFloats in all, which leaves room for whole tiles). epilogue(row, column) follows each finished tile.
+// block = base + the product of a block of at most kBlock × kBlock for any depth (rows kBlockStride apart, kBlockFloats
+// in all, which leaves room for whole tiles); no base means zeros. epilogue(row, column) follows each finished tile.
 template <class A, class Epilogue>
 inline void multiply_block(PackedLhs lhs, PackedRhs rhs, Index rows, Index columns, Index depth, float* block,
-                           Epilogue&& epilogue, bool adds = false) {
+                           Epilogue&& epilogue, const float* base = nullptr) {
   const Index slices = maximum(1, (depth + kDepth - 1) / kDepth);
   for (Index slice = 0; slice < slices; ++slice) {
     const Range k = stripe(depth, 1, slice, slices);
+    const float* before = slice == 0 ? base : block;
     for (Index column = 0; column < columns; column += kTileColumns)
       for (Index row = 0; row < rows; row += kTileRows) {
+        const Index at = row * kBlockStride + column;
         multiply_tile<A>(lhs.from_depth(k.begin).tile(row), rhs.from_depth(k.begin).panel(column), k.size(),
-                         block + row * kBlockStride + column, kBlockStride, adds || slice > 0);
+                         before == nullptr ? nullptr : before + at, block + at, kBlockStride);
         if (slice == slices - 1) epilogue(row, column);
       }
   }
@@ -142,10 +146,11 @@ inline void multiply_into(PackedLhs lhs, PackedRhs rhs, Index depth, MutableMatr
       for (Index row = 0; row < target.rows; row += kTileRows) {
         const float *left = lhs.from_depth(k).tile(row), *right = rhs.from_depth(k).panel(column);
         if (row + kTileRows <= target.rows && column + kTileColumns <= target.columns) {
-          multiply_tile<A>(left, right, slice, target.row(row) + column, target.row_stride, true);
+          float* out = target.row(row) + column;
+          multiply_tile<A>(left, right, slice, out, out, target.row_stride);
         } else {
           float tile[kTileRows * kTileColumns];
-          multiply_tile<A>(left, right, slice, tile, kTileColumns, false);
+          multiply_tile<A>(left, right, slice, nullptr, tile, kTileColumns);
           add_part_of_tile(tile, target, row, column);
         }
       }

@@ -11,6 +11,7 @@
 // reported, and its statistics are to be computed elsewhere.
 #pragma once
 
+#include "counted_entries.h"
 #include "exponential_sums.h"
 #include "kept_prefixes.h"
 #include "prefix_norms.h"
@@ -136,31 +137,6 @@ struct Prefixes {
   }
 };
 
-// Entries that the sums of row i take. What a loop asks of the masks is copied here, because the compiler would have to
-// load it again after every store.
-class CountedEntries {
- public:
-  CountedEntries(const PairMasks& masks, Index i, Index end)
-      : masks_(masks), i_(i), end_(end), target_(masks.target_lane(i, 0)), is_plain_(masks.is_plain()) {}
-
-  // Of the columns from j.
-  Vec operator()(Vec e, Index j) const {
-    if (is_plain_) {
-      const Index lane = target_ - j;
-      if (lane >= 0 && lane < kLanes) e[lane] = 0;
-    } else {
-      e = masks_.at(i_, j).keep ? e : Vec{};
-    }
-    const Index count = end_ - j;
-    return count < kLanes ? first_lanes(e, maximum(0, count), Vec{}) : e;
-  }
-
- private:
-  const PairMasks& masks_;
-  Index i_, end_, target_;
-  bool is_plain_;
-};
-
 // Epilogue of one block and prefix: adds up exponentials by rows and by columns, and leaves the products.
 struct SumPrefixExponentials {
   const PairMasks& masks;
@@ -171,17 +147,27 @@ struct SumPrefixExponentials {
   BlockSums sums{};
 
   void operator()(Index row, Index column) {
+    counts_all(masks, block, row, column) ? add_tile<AllEntries>(row, column) : add_tile<CountedEntries>(row, column);
+  }
+
+ private:
+  template <class Counted>
+  void add_tile(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
+    const float* tile = products + row * kBlockStride + column;
+    const PrefixView prefix_view = view;
+    const Vec shifted_rounder = broadcast(rounder);
     Vec col_total[kTileVectors] = {};
-    for (Index r = 0; r < valid; ++r) {
+    for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
-      const RowFactor factor = view.row(i);
-      const CountedEntries counted(masks, i, block.columns.end);
+      const RowFactor factor = prefix_view.row(i);
+      const Counted counted(masks, i, block.columns.end);
       Vec row_total{};
+#pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes;
-        const NormedProduct normed = view.normed(load(products + (row + r) * kBlockStride + column + v * kLanes), j);
-        const Vec e = counted(factor.exponential(normed, broadcast(rounder)), j);
+        const NormedProduct normed = prefix_view.normed(load(tile + v * kLanes), j);
+        const Vec e = counted(factor.exponential(normed, shifted_rounder), j);
         row_total += e;
         col_total[v] += e;
       }
@@ -219,7 +205,7 @@ class PrefixForward {
  private:
   void sum_blocks() {
     const BlockGrid grid(matrix_, threads_);
-    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, prefixes_.inputs.longest_kept, threads_);
+    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, threads_);
     kept.prepare();
     const Scratch memory(prefixes_.floats<A>(grid, false), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
@@ -234,17 +220,16 @@ class PrefixForward {
       };
       walk_blocks(grid, row_stripe, column_stripe, take_rows, take_columns, [&](const Block& block) {
         epilogue.block = block;
-        const float* before = nullptr;
+        const float* shorter = nullptr;
         for (std::size_t k = 0; k < prefixes_.count; ++k) {
-          float* place = kept.next(k, block);
+          float* place = kept.of(k, block);
           if (place == nullptr) place = segments[0].numbers;
-          if (k > 0 && place != before) std::copy_n(before, kBlockFloats, place);
-          before = place;
           epilogue.view = prefixes_.view(k);
           epilogue.products = place;
           epilogue.sums.clear();
-          segments[k].multiply(block, place, epilogue, k > 0);
+          segments[k].multiply(block, place, epilogue, shorter);
           epilogue.sums.flush(block, rows_[k], &columns_[k]);
+          shorter = place;
         }
       });
     });

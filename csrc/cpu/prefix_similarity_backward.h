@@ -6,8 +6,9 @@
 //   grad_scale = Σ_ki t_ki
 //
 // and grad_y likewise with u. The products with W cost as much as those of the longest prefix alone, because each
-// segment of the width meets the sum over the prefixes that hold it. Never stored: the matrices; one block of W for
-// each prefix rests in scratch memory. Loop order: as forward, then the prefixes from the longest. Precision: as
+// segment of the width meets the sum over the prefixes that hold it. Never stored: the matrices; one block of that sum
+// rests in scratch memory, and one of products for each prefix of which none are kept. Loop order: similarity_blocks.h;
+// in a block the products from the shortest prefix, then their gradients from the longest. Precision: as
 // forward; exponents of at most 0; a target's entry is formed in float64, and sums of G·cos beyond a block too.
 #pragma once
 
@@ -39,8 +40,8 @@ struct PrefixTerms : SoftmaxTerms {
   }
 };
 
-// Epilogue of one block and prefix: products in, W out.
-struct StorePrefixGradient {
+// Of one block and prefix: products in, W added to those of longer prefixes.
+struct AddPrefixGradient {
   const Prefixes& prefixes;
   const PairMasks& masks;
   const PrefixStatistics &statistics, &upstream;
@@ -53,15 +54,27 @@ struct StorePrefixGradient {
   Block block{};
   const float* products = nullptr;
   float* out = nullptr;
-  BlockSums sums{};  // of G·cos
+  bool is_first = false;  // whether `out` holds nothing yet
+  BlockSums sums{};       // of G·cos
 
-  void operator()(Index row, Index column) {
-    is_exact ? store_tile<true>(row, column) : store_tile<false>(row, column);
+  void add_block() {
+    for (Index row = 0; row < block.rows.size(); row += kTileRows)
+      for (Index column = 0; column < block.columns.size(); column += kTileColumns) add_tile(row, column);
   }
 
  private:
-  template <bool kIsExact>
-  void store_tile(Index row, Index column) {
+  void add_tile(Index row, Index column) {
+    if (is_exact) {
+      add_tile<true, CountedEntries>(row, column);
+    } else if (counts_all(masks, block, row, column)) {
+      add_tile<false, AllEntries>(row, column);
+    } else {
+      add_tile<false, CountedEntries>(row, column);
+    }
+  }
+
+  template <bool kIsExact, class Counted>
+  void add_tile(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
     const float* from = products + row * kBlockStride + column;
     float* tile = out + row * kBlockStride + column;
@@ -74,22 +87,24 @@ struct StorePrefixGradient {
       const Vec inverse_norm = broadcast(static_cast<float>(inverse)),
                 scaled = broadcast(static_cast<float>(prefixes.matrix.scale * inverse));
       const RowTerms of_row = terms_of_row(i);
-      const CountedEntries counted(masks, i, block.columns.end);
+      const Counted counted(masks, i, block.columns.end);
       Vec row_total{};
+#pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) {
         const Index at = v * kLanes, j = first + at;
         __builtin_prefetch(from + kTileRows * kBlockStride + at);
         __builtin_prefetch(tile + kTileRows * kBlockStride + at, 1);
         const NormedProduct normed = prefix_view.normed(load(from + at), j);
         const Vec g = counted(gradient<kIsExact>(normed, of_row, of_columns, at), j);
-        store(tile + at, g * load(prefix_view.norm_high + j) * scaled);
+        const Vec w = g * load(prefix_view.norm_high + j) * scaled;
+        store(tile + at, is_first ? w : load(tile + at) + w);
         const Vec of_cosine = g * normed.value;
         row_total += of_cosine;
         col_total[v] += of_cosine * inverse_norm;
       }
       BlockSums::add(sums.row + (row + r) * kLanes, row_total * inverse_norm);
       const Index lane = masks.target_lane(i, first);
-      if (lane >= 0 && lane < kTileColumns) tile[lane] = target_gradient(i, first + lane);
+      if (lane >= 0 && lane < kTileColumns) tile[lane] += target_gradient(i, first + lane);
     }
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
   }
@@ -169,14 +184,14 @@ class PrefixBackward {
 
   void run(SimilarityGradients& gradients) {
     const BlockGrid grid(matrix_, threads_);
-    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, prefixes_.inputs.longest_kept, threads_);
+    const KeptPrefixes<A> kept(kept_, grid, prefixes_.count, threads_);
     const Scratch memory(prefixes_.floats<A>(grid, true), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
-      float* products = scratch[thread].numbers;
-      StorePrefixGradient epilogue{prefixes_,    masks_,       statistics_,     upstream_,
-                                   row_cosines_, col_cosines_, shift_.rounder()};
+      AddPrefixGradient gradient{prefixes_,    masks_,       statistics_,     upstream_,
+                                 row_cosines_, col_cosines_, shift_.rounder()};
+      gradient.out = scratch[thread].numbers;
       const auto take_rows = [&](Range rows) {
         for (auto& segment : segments) segment.take_chunk(rows);
       };
@@ -184,8 +199,8 @@ class PrefixBackward {
         for (auto& segment : segments) segment.take_columns(columns);
       };
       walk_blocks(grid, row_stripe, column_stripe, take_rows, take_columns, [&](const Block& block) {
-        form_gradients(block, kept, segments, products, epilogue);
-        add_gradients(block, segments, gradients);
+        form_products(block, kept, segments);
+        add_gradients(block, kept, segments, gradient, gradients);
       });
     });
     finish(gradients.x, matrix_.x, prefixes_.rows, row_cosines_);
@@ -195,41 +210,32 @@ class PrefixBackward {
   }
 
  private:
-  // W of every prefix into the numbers of its segment.
-  void form_gradients(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments,
-                      float* products, StorePrefixGradient& epilogue) {
-    epilogue.block = block;
-    for (std::size_t k = 0; k < prefixes_.count; ++k) {
-      const float* place = kept.are_there() ? kept.of(k, block) : nullptr;
-      epilogue.prefix = k;
-      epilogue.view = prefixes_.view(k);
-      epilogue.row_terms = &row_terms_[k];
-      epilogue.col_terms = &col_terms_[k];
-      epilogue.is_exact = !row_terms_[k].trusts(block.rows) || !col_terms_[k].trusts(block.columns);
-      epilogue.products = place == nullptr ? products : place;
-      epilogue.out = segments[k].numbers;
-      epilogue.sums.clear();
-      if (place == nullptr) {
-        segments[k].multiply(block, products, epilogue, k > 0);
-      } else {
-        for (Index row = 0; row < block.rows.size(); row += kTileRows)
-          for (Index column = 0; column < block.columns.size(); column += kTileColumns) epilogue(row, column);
-      }
-      epilogue.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
-    }
+  // Of the prefixes of which none are kept, each into the numbers of its segment.
+  void form_products(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments) {
+    for (std::size_t k = 0; k < prefixes_.count && kept.of(k, block) == nullptr; ++k)
+      segments[k].multiply(block, segments[k].numbers, [](Index, Index) {}, k == 0 ? nullptr : segments[k - 1].numbers);
   }
 
   // From the longest prefix: each segment meets the sum of those that hold it.
-  void add_gradients(const Block& block, std::vector<BlockScratch<A>>& segments, const SimilarityGradients& gradients) {
+  void add_gradients(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments,
+                     AddPrefixGradient& gradient, const SimilarityGradients& gradients) {
+    gradient.block = block;
     for (std::size_t k = prefixes_.count; k-- > 0;) {
-      float* numbers = segments[k].numbers;
-      for (Index r = 0; k + 1 < prefixes_.count && r < block.rows.size(); ++r)
-        for (Index c = 0; c < block.columns.size(); ++c)
-          numbers[r * kBlockStride + c] += segments[k + 1].numbers[r * kBlockStride + c];
+      const float* place = kept.of(k, block);
+      gradient.prefix = k;
+      gradient.view = prefixes_.view(k);
+      gradient.row_terms = &row_terms_[k];
+      gradient.col_terms = &col_terms_[k];
+      gradient.is_exact = !row_terms_[k].trusts(block.rows) || !col_terms_[k].trusts(block.columns);
+      gradient.products = place == nullptr ? segments[k].numbers : place;
+      gradient.is_first = k + 1 == prefixes_.count;
+      gradient.sums.clear();
+      gradient.add_block();
+      gradient.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
       SimilarityGradients of_segment;
       of_segment.x = segment_of(gradients.x, k);
       of_segment.y = segment_of(gradients.y, k);
-      segments[k].add_gradients(block, numbers, of_segment);
+      segments[k].add_gradients(block, gradient.out, of_segment);
     }
   }
 

@@ -150,16 +150,16 @@ class BlockScratch {
     has_rows_of_y_ = has_columns_of_y_ = false;
   }
 
-  // The block of x·yᵀ into `out`, or added to it; epilogue(row, column) follows each finished tile.
+  // out = base + the block of x·yᵀ; no base means zeros. epilogue(row, column) follows each finished tile.
   template <class Epilogue>
-  void multiply(const Block& block, float* out, Epilogue&& epilogue, bool adds = false) {
+  void multiply(const Block& block, float* out, Epilogue&& epilogue, const float* base = nullptr) {
     if (!std::exchange(has_rows_of_x_, true)) pack_rows<A, kTileRows>(inputs_.x, rows_.begin, rows_.size(), rows_of_x_);
     if (!std::exchange(has_rows_of_y_, true))
       pack_rows<A, kTileColumns>(inputs_.y, columns_.begin, columns_.size(), rows_of_y_);
     const Index k = units<A>(depth_);
     multiply_block<A>(PackedLhs{rows_of_x_ + (block.rows.begin - rows_.begin) * k, k * kTileRows},
                       PackedRhs{rows_of_y_, k * kTileColumns}, block.rows.size(), block.columns.size(), k, out,
-                      epilogue, adds);
+                      epilogue, base);
   }
 
   // Adds the block's part to the gradients that are wanted; `g` is not scaled yet.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -26,22 +25,12 @@ ONE_BY_ONE = PrefixLoop(
     l2_normalize, l2_normalize_backward, softmax_similarity, softmax_similarity_backward
 )
 
-# A prefix's products are kept where it is longer by so much than the one before: less costs no more
-# to multiply again than its products to write and to read.
-LEAST_KEPT = 64
-
 
 def kept_products(workspace: int, rows: int, columns: int, ends: Sequence[int]) -> int:
-    """Float32 numbers of products of the longest prefixes to keep."""
+    """Float32 numbers of products to keep, of all prefixes if the workspace holds them."""
     of_one = kept_tiles(workspace, rows, columns)
-    size: int = torch.sym_min(workspace // 4, _longest_kept(ends) * of_one)
+    size: int = torch.sym_min(workspace // 4, len(ends) * of_one)
     return size
-
-
-def _longest_kept(ends: Sequence[int]) -> int:
-    """Of how many of the longest prefixes products are kept: of the longest in any case."""
-    widths = [end - begin for begin, end in pairwise((0, *ends))]
-    return 1 + sum(1 for _ in takewhile(lambda width: width >= LEAST_KEPT, widths[-2::-1]))
 
 
 def prefix_similarity(*arguments: Any) -> tuple[Tensor, ...]:
@@ -54,8 +43,7 @@ def prefix_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     kept = kept_memory.take(kept_size)
     untrusted = _C.prefix_similarity_forward(
         _matrix(call).arrays(), list(call.ends), call.eps, vector(row_lse.view(-1)),
-        vector(col_lse.view(-1)), vector(row_pos.view(-1)), kept.numpy(),
-        _longest_kept(call.ends), threads(),
+        vector(col_lse.view(-1)), vector(row_pos.view(-1)), kept.numpy(), threads(),
     )  # fmt: skip
     is_apart = torch.zeros(prefixes, dtype=torch.bool, device="cpu")
     for k in untrusted:
@@ -72,7 +60,7 @@ def prefix_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
         [k for k, apart in enumerate(is_apart) if apart == which] for which in (0, 1)
     )
     if together:
-        # What is kept is of the longest of all prefixes.
+        # What is kept was laid out for all prefixes.
         kept = new(0) if apart else kept
         statistics = (row_lse, col_lse, row_pos)
         sums = _gradients(call, together, statistics, upstream, kept, wanted)
@@ -98,8 +86,7 @@ def _gradients(
     )
     grad_scale = _C.prefix_similarity_backward(
         _matrix(call).arrays(), ends, call.eps, row_lse, col_lse, row_pos, grad_row_lse,
-        grad_col_lse, grad_row_pos, vector(kept), _longest_kept(ends), of_x, of_y,
-        threads(),
+        grad_col_lse, grad_row_pos, vector(kept), of_x, of_y, threads(),
     )  # fmt: skip
     return sums[0], sums[1], double(grad_scale)
 
