@@ -22,8 +22,12 @@ SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -prin
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
+# File by file in two processes: in most tests Triton's interpreter or the compiler keeps one processor busy. Threads of
+# one process that wait for each other leave their processors to the other's.
+WORKERS ?= 2
+
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # Peak memory of every objective at N = 32,768, five minutes and more; `make test` measures a few.
 test-memory: $(VENV)/.test
