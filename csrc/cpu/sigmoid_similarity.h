@@ -10,8 +10,8 @@
 // At a positive G = (a + c) − a·σ(−s): where a = −c nothing cancels as σ → 1. Positives that targets name are float64.
 #pragma once
 
+#include "counted_entries.h"
 #include "gradient_sums.h"
-#include "pairs.h"
 
 namespace mmcore {
 namespace {
@@ -49,6 +49,13 @@ struct SigmoidTile {
   }
 
   void operator()(Index row, Index column) {
+    const bool is_plain_tile = !inputs.is_symmetric && counts_all(masks, block, row, column);
+    is_plain_tile ? add_tile<true>(row, column) : add_tile<false>(row, column);
+  }
+
+ private:
+  template <bool kCountsAll>
+  void add_tile(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
     float* tile = numbers + row * kBlockStride + column;
     Vec tile_total{}, tile_positive{};
@@ -56,16 +63,16 @@ struct SigmoidTile {
       const Index i = block.rows.begin + row + r;
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes;
-        add_vector(tile + v * kLanes, i, j, block.columns.end - j, tile_total, tile_positive);
+        add_vector<kCountsAll>(tile + v * kLanes, i, j, block.columns.end - j, tile_total, tile_positive);
       }
-      if (!has_gradients) continue;
+      if (kCountsAll || !has_gradients) continue;
       masks.visit_targets(i, first, [&](Index lane) { tile[lane] = target_gradient(i, first + lane); });
     }
     total += sum(tile_total);
     positive += sum(tile_positive);
   }
 
- private:
+  template <bool kCountsAll>
   void add_vector(float* place, Index i, Index j, Index count, Vec& tile_total, Vec& tile_positive) const {
     const Vec product = load(place);
     const Vec logit =
@@ -75,10 +82,16 @@ struct SigmoidTile {
     const Vec high = multiply_add(product, broadcast(a.high), broadcast(b.high));
     const Vec low = multiply_add(product, broadcast(a.low), broadcast(b.low));
     const Vec z = exp2((is_negative ? high : -high) + (is_negative ? low : -low));
+    const Vec rest = log1p_of_unit(z);
+    if constexpr (kCountsAll) {
+      tile_total += (is_negative ? Vec{} : logit) + rest;
+      if (has_gradients) store(place, Sigmoids(upstream.total, z).of(is_negative));
+      return;
+    }
     Masks mask = masks.at(i, j);
     if (count < kLanes) limit(mask, count);
     // At positives softplus(−s); the s that is missing joins in float64, where total − positive keeps its digits.
-    const Vec rest = log1p_of_unit(z), of_positive = (is_negative ? -logit : Vec{}) + rest;
+    const Vec of_positive = (is_negative ? -logit : Vec{}) + rest;
     const Vec softplus = mask.positive ? of_positive : (is_negative ? Vec{} : logit) + rest;
     tile_total += mask.keep ? softplus : Vec{};
     if (stands_for_two()) tile_total += mask.keep_col ? softplus : Vec{};
@@ -86,14 +99,21 @@ struct SigmoidTile {
     if (has_gradients) store(place, gradient(z, is_negative, mask));
   }
 
+  // a·σ(|s|) and a·σ(−|s|)
+  struct Sigmoids {
+    Vec larger, smaller;
+    Sigmoids(double a, Vec z) : larger(static_cast<float>(a) / (z + 1.0f)), smaller(z * larger) {}
+    // a·σ(s), or a·σ(−s) for the opposite signs.
+    Vec of(IntVec is_negative) const { return is_negative ? smaller : larger; }
+  };
+
   Vec gradient(Vec z, IntVec is_negative, const Masks& mask) const {
-    const float of_total = static_cast<float>(upstream.total);
-    const Vec one = broadcast(1), larger = of_total / (z + 1.0f), smaller = z * larger;
-    const Vec sigma = is_negative ? smaller : larger;  // times a, as is σ(−s) below
+    const Sigmoids sigmoids(upstream.total, z);
+    const Vec sigma = sigmoids.of(is_negative);
     Vec g = mask.keep ? sigma : Vec{};
     if (masks.has_labels()) {
-      const Vec both = one * static_cast<float>(upstream.total + upstream.positive);
-      g = mask.positive ? both - (is_negative ? larger : smaller) : g;
+      const Vec both = broadcast(static_cast<float>(upstream.total + upstream.positive));
+      g = mask.positive ? both - sigmoids.of(~is_negative) : g;
       return inputs.is_symmetric ? g + g : g;
     }
     return inputs.is_symmetric ? g + (mask.keep_col ? sigma : Vec{}) : g;
