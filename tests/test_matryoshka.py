@@ -60,7 +60,7 @@ def test_every_prefix_counts(backend: str, kind: str, workspace: int) -> None:
 
 
 def test_whatever_is_kept_gives_the_same_bits(compiled: str) -> None:
-    """Nothing, some blocks of the longest prefix, all of them, and some of one or two more."""
+    """Nothing, some blocks of the longest prefix, all of them and some of one more, of two, all of every prefix."""
     x, y = (F.normalize(torch.randn(500, 300), dim=1).requires_grad_() for _ in range(2))
 
     def values(workspace: int) -> list[Tensor]:
@@ -69,7 +69,7 @@ def test_whatever_is_kept_gives_the_same_bits(compiled: str) -> None:
             return [loss.detach(), *torch.autograd.grad(loss, (x, y))]
 
     nothing = values(0)
-    for blocks in (4, 9, 13, 22, 100):
+    for blocks in (4, 9, 13, 22, 40, 100):
         for kept, computed in zip(values(blocks * 163_840), nothing, strict=True):
             assert torch.equal(kept, computed)
 

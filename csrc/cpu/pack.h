@@ -31,6 +31,7 @@ constexpr bool kAreUnits = std::is_same_v<A, Float32> && std::is_same_v<T, float
 // writes beyond the width belongs to the next k and is overwritten by it, since the last lanes of a row come first.
 template <int kWidth>
 inline void store_transposed(const float* from, Index stride, Index count, float* out) {
+  static_assert(round_up(kWidth, kLanes) <= 2 * kWidth, "beyond the next k would lie another tile");
   Index begin = 0;
   for (; begin + kLanes <= count; begin += kLanes, from += kLanes, out += kLanes * kWidth) {
 #pragma GCC unroll 4

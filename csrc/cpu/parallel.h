@@ -21,7 +21,7 @@ struct Range {
 
 inline Index minimum(Index a, Index b) { return a < b ? a : b; }
 inline Index maximum(Index a, Index b) { return a > b ? a : b; }
-inline Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr Index round_up(Index value, Index multiple) { return (value + multiple - 1) / multiple * multiple; }
 
 // Part `part` of `parts` near-equal parts of [0, total), cut at multiples of `unit`.
 inline Range stripe(Index total, Index unit, Index part, Index parts) {

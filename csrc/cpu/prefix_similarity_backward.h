@@ -8,8 +8,8 @@
 // and grad_y likewise with u. The products with W cost as much as those of the longest prefix alone, because each
 // segment of the width meets the sum over the prefixes that hold it. Never stored: the matrices; one block of that sum
 // rests in scratch memory, and one of products for each prefix of which none are kept. Loop order: similarity_blocks.h;
-// in a block the products from the shortest prefix, then their gradients from the longest. Precision: as
-// forward; exponents of at most 0; a target's entry is formed in float64, and sums of G·cos beyond a block too.
+// in a block the products from the shortest prefix, then their gradients from the longest. Precision: as forward;
+// exponents of at most 0; a target's entry is formed in float64, and sums of G·cos beyond a block too.
 #pragma once
 
 #include "prefix_similarity.h"
