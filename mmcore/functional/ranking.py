@@ -77,8 +77,8 @@ def multiple_negatives_ranking_loss(
 
     Memory:
         As `softmax_similarity`, and the documents once more, one after the other. The directions
-        query to document and back are one pass. With `hardness` they are two, and query and
-        documents are taken once more as float64.
+        query to document and back are one pass, with `hardness` two. Hard negatives that are
+        raised otherwise than documents of other queries are multiplied in float64.
 
     Reference:
         sentence-transformers' ``MultipleNegativesRankingLoss``; Henderson et al., Efficient Natural
@@ -132,12 +132,14 @@ def _row_lse(x: Tensor, y: Tensor, scale: Tensor, backend: str | None, **pairs: 
 
 def _of_others(query: Tensor, documents: int) -> dict[str, Tensor | None]:
     """The pairs of different queries alone: rows of the query itself are no negatives."""
+    return {"target": torch.full(query.shape[:1], -1, device=query.device)} | _groups(
+        query, documents
+    )
+
+
+def _groups(query: Tensor, documents: int) -> dict[str, Tensor | None]:
     itself = torch.arange(query.shape[0], device=query.device)
-    return {
-        "target": torch.full_like(itself, -1),
-        "row_group": itself,
-        "col_group": itself.repeat(documents),
-    }
+    return {"row_group": itself, "col_group": itself.repeat(documents)}
 
 
 def _weighted(
@@ -150,22 +152,27 @@ def _weighted(
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of query to document with raised negatives, and the logits of the positives."""
-    others = _of_others(query, len(documents))
-    if hardness == "hard_negatives":
-        of_others = _row_lse(query, every, scale, backend, **others)
-    else:
+    # Negatives of the query itself that are not raised as those of others are.
+    apart = documents[1:] if hardness != "all_negatives" else ()
+    raises_others = hardness != "hard_negatives"
+    rows, columns, at = query, every, scale
+    if raises_others:
         # At scale + α the values are right. What is detached there, α·cos, has no gradient.
-        raised = scale + strength
-        share = (scale / raised).detach()
+        at = scale + strength
+        share = (scale / at).detach()
         rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
-        of_others = _row_lse(rows, columns, raised, backend, **others)
-    wide = query.double()
-    cosine = torch.stack([(wide * document.double()).sum(1) for document in documents], 1)
-    own = scale * cosine
-    positive = own[:, 0]
-    if hardness != "in_batch_negatives":
-        own = torch.cat([own[:, :1], own[:, 1:] + strength * cosine[:, 1:].detach()], 1)
-    return torch.logaddexp(of_others, own.logsumexp(1)), positive
+    negatives = softmax_similarity(
+        rows, columns, at, denominator="negatives", columns=False, backend=backend,
+        **(_groups(query, len(documents)) if apart else {}),
+    )  # fmt: skip
+    positive = negatives.row_pos
+    if raises_others:
+        positive = positive - strength * (positive / at).detach()
+    terms = [negatives.row_lse, positive]
+    for document in apart:
+        cosine = (query.double() * document.double()).sum(1)
+        terms.append(scale * cosine + (0 if raises_others else strength * cosine.detach()))
+    return torch.stack(terms).logsumexp(0), positive
 
 
 class _ScaledGradient(torch.autograd.Function):
