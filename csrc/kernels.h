@@ -55,6 +55,9 @@ struct ProjectionGradients {
 // What the log-sum-exp of a row or column runs over.
 enum class Denominator { kAll, kNegatives, kPositives };
 
+// What the statistics of a row's or column's positives are: Σ s, or log Σ exp s, of labels only.
+enum class Positives { kSum, kLogSumExp };
+
 // Which pairs are positives, and which are excluded from denominators. Equal ids match; negative ones match nothing. A
 // target's pair is a positive and never excluded; a pair of equal labels is a positive unless its groups exclude it.
 // Where y is x the columns' ids are the rows' and may be nullptr.
@@ -79,12 +82,13 @@ struct SimilarityInputs {
   Pairs pairs;
   Denominator denominator = Denominator::kAll;
   bool has_columns = true;  // whether the columns' statistics exist
+  Positives positives = Positives::kSum;
 };
 
 struct SoftmaxStatistics {
   double* row_lse = nullptr;  // (N,) nats; -inf where nothing is counted
   double* col_lse = nullptr;  // (M,) nats
-  double* row_pos = nullptr;  // (N,) sum of the logits of the row's positives
+  double* row_pos = nullptr;  // (N,) of the logits of the row's positives
   double* col_pos = nullptr;  // (M,)
 };
 
@@ -154,7 +158,8 @@ struct Kernels {
 
   void (*softmax_similarity_forward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                      int threads);
-  // upstream holds dL/d(each statistic). Needs gradients.x or gradients.y for gradients.scale.
+  // upstream holds dL/d(each statistic); statistics.row_pos and .col_pos are read where they are log-sum-exps. Needs
+  // gradients.x or gradients.y for gradients.scale.
   void (*softmax_similarity_backward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
                                       const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                       int threads);

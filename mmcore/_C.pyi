@@ -76,6 +76,7 @@ class SimilarityInputs:
         col_group: _Ids | None,
         denominator: str,
         has_columns: bool,
+        positives: str,
     ) -> None: ...
 
 def softmax_similarity_forward(
@@ -91,6 +92,8 @@ def softmax_similarity_backward(
     inputs: SimilarityInputs,
     row_lse: _Doubles,
     col_lse: _Doubles,
+    row_pos: _Doubles | None,
+    col_pos: _Doubles | None,
     grad_row_lse: _Doubles,
     grad_col_lse: _Doubles,
     grad_row_pos: _Doubles,

@@ -61,6 +61,8 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.softmax_similarity(X, X, row_group=[0, 1, 2, 3]), TypeError, "row_group must be a tensor, got list"),  # type: ignore[arg-type]
     (lambda: functional.softmax_similarity(X, Y, row_bias=X[0]), ValueError, r"row_bias must have shape \(4,\), got \(8,\)"),
     (lambda: functional.softmax_similarity(X, Y, col_bias=torch.ones(4).half()), TypeError, "col_bias must have dtype float32 to match x, or float32, got float16"),
+    (lambda: functional.softmax_similarity(X, Y, positives="mean"), ValueError, "positives must be one of 'sum', 'log_sum_exp', got 'mean'"),
+    (lambda: functional.softmax_similarity(X, Y, positives="log_sum_exp"), ValueError, "positives must be 'sum' where there are no labels, got 'log_sum_exp'"),
     (lambda: functional.softmax_similarity(X, Y, denominator="none"), ValueError, "denominator must be one of 'all', 'negatives', 'positives', got 'none'"),
     (lambda: functional.softmax_similarity(X, Y, columns=0), TypeError, "columns must be True or False, got int"),  # type: ignore[arg-type]
     (lambda: functional.sigmoid_similarity(X, Y[:, :6]), ValueError, "y must have 8 columns to match x, got 6"),

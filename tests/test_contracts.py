@@ -72,29 +72,29 @@ def pair_vectors(name: str) -> list[Tensor | None]:
 
 
 @pytest.mark.parametrize("layout", range(3))
-@pytest.mark.parametrize("pairs", ["target", "labels"])
+@pytest.mark.parametrize(
+    ("pairs", "positives"), [("target", "sum"), ("labels", "sum"), ("labels", "log_sum_exp")]
+)
 @pytest.mark.parametrize("has_biases", [True, False])
 def test_opcheck_softmax_similarity(
-    machine: str, layout: int, pairs: str, has_biases: bool
+    machine: str, layout: int, pairs: str, positives: str, has_biases: bool
 ) -> None:
     x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
     scale = torch.tensor(2.0, requires_grad=True)
     biases: list[Tensor | None] = [None, None, None]
     if has_biases:
         biases = [torch.randn(shape, requires_grad=True) for shape in ((), (10,), (8,))]
-    arguments = (x, y, scale, *biases, *pair_vectors(pairs), "negatives", has_biases, True)
+    vectors = pair_vectors(pairs)
+    arguments = (x, y, scale, *biases, *vectors, "negatives", has_biases, True, positives)
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity.default, (*arguments, 0, machine), test_utils=CHECKS
     )
     detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    row_lse, col_lse, row_pos, col_pos, kept = torch.ops.mmcore.softmax_similarity(
-        *detached, 0, machine
-    )
-    upstream = (row_lse, col_lse, row_pos, col_pos)
+    found = torch.ops.mmcore.softmax_similarity(*detached, 0, machine)
     wanted = [True, False, True, has_biases, has_biases, False]
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity_backward.default,
-        (*detached, row_lse, col_lse, kept, *upstream, wanted, machine),
+        (*detached, *found, *found[:4], wanted, machine),
         test_utils=CHECKS,
     )
 
@@ -121,7 +121,7 @@ def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps
 def test_opcheck_where_y_is_x(machine: str) -> None:
     x, scale = torch.randn(10, 6, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
-    softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, 0, machine)
+    softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, "sum", 0, machine)
     sigmoid = (x, None, scale, None, *pairs, False, True, machine)
     for op, arguments in (("softmax", softmax), ("sigmoid", sigmoid)):
         call = getattr(torch.ops.mmcore, f"{op}_similarity").default

@@ -46,6 +46,7 @@ BIASES = st.sampled_from(["none", "none", "finite", "some -inf", "all -inf"])
 SOFTMAX = {
     "denominator": st.sampled_from(["all", "negatives", "positives"]),
     "has_columns": st.sampled_from([True, True, False]),
+    "joins_positives": st.sampled_from([False, False, True]),  # of labels
     "biases": st.tuples(BIASES, BIASES),
 }
 # Of many rows of few numbers one is nearly constant, or 0, or along its gradient: what is left of
@@ -166,6 +167,8 @@ def similarity_call(case: Case, function: Any) -> Call:
         sizes = {"total": 0, "positive": 0}
     else:
         options |= {"denominator": drawn["denominator"], "columns": drawn["has_columns"]}
+        if drawn["joins_positives"] and "row_label" in options:
+            options["positives"] = "log_sum_exp"
         sides = zip(("row_bias", "col_bias"), drawn["biases"], (case.rows, columns), strict=True)
         for name, kind, count in sides:
             bias = bias_of(kind, count, numbers)
@@ -208,6 +211,8 @@ def similarity_allowances(case: Case, call: Call) -> dict[str, float]:
     of_product = of_sum + (2**-8 if case.kind in ("bfloat16", "medium") else 0)  # G is rounded too
     grad_x, grad_y = scale * g @ y.abs(), scale * g.T @ x.abs()
     allowances = {name: of_sum * largest(size) for name, size in sizes.items()}
+    if options.get("positives") == "log_sum_exp":
+        allowances |= {"row_pos": of_logit, "col_pos": of_logit}
     return allowances | {
         "row_lse": of_logit,
         "col_lse": of_logit,

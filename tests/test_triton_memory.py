@@ -101,7 +101,7 @@ def softmax_peaks(batch: Batch, **pairs: Tensor) -> tuple[int, int]:
         pairs.get(name) for name in ("target", "row_label", "col_label", "row_group", "col_group")
     ]
     described = (
-        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False,
+        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False, "sum",
     )  # fmt: skip
     with mmcore.workspace(batch.workspace), Memory(x, y, scale, *vectors) as memory:
         found = triton.softmax_similarity(*described, batch.kept_bytes() // 4)
@@ -109,9 +109,7 @@ def softmax_peaks(batch: Batch, **pairs: Tensor) -> tuple[int, int]:
         memory.peak = memory.now
         upstream = [torch.empty_like(part) for part in found[:4]]
         wanted = [True, y is not None, True, False, False, False]
-        gradients = triton.softmax_similarity_backward(
-            *described, found[0], found[1], found[4], *upstream, wanted
-        )
+        gradients = triton.softmax_similarity_backward(*described, *found, *upstream, wanted)
         assert gradients[0].shape == x.shape
         return forward, memory.peak
 

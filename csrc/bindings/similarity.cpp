@@ -17,6 +17,12 @@ Denominator denominator_of(const std::string& name) {
   refuse("denominator must be one of 'all', 'negatives', 'positives', got '" + name + "'");
 }
 
+Positives positives_of(const std::string& name) {
+  if (name == "sum") return Positives::kSum;
+  if (name == "log_sum_exp") return Positives::kLogSumExp;
+  refuse("positives must be 'sum' or 'log_sum_exp', got '" + name + "'");
+}
+
 // Views of the arrays that describe one matrix, which it keeps alive.
 class SimilarityArrays {
  public:
@@ -24,7 +30,8 @@ class SimilarityArrays {
                    double bias, const std::optional<Doubles>& row_bias, const std::optional<Doubles>& col_bias,
                    const std::optional<Indices>& target, const std::optional<Ids>& row_label,
                    const std::optional<Ids>& col_label, const std::optional<Ids>& row_group,
-                   const std::optional<Ids>& col_group, const std::string& denominator, bool has_columns)
+                   const std::optional<Ids>& col_group, const std::string& denominator, bool has_columns,
+                   const std::string& positives)
       : arrays_(py::make_tuple(x, y, row_bias, col_bias, target, row_label, col_label, row_group, col_group)) {
     inputs.x = features("x", x, -1);
     inputs.is_symmetric = !y;
@@ -42,6 +49,7 @@ class SimilarityArrays {
                     optional_vector("col_group", col_group, columns)};
     inputs.denominator = denominator_of(denominator);
     inputs.has_columns = has_columns;
+    inputs.positives = positives_of(positives);
     check_pairs();
   }
 
@@ -54,6 +62,8 @@ class SimilarityArrays {
         inputs.y.rows > std::numeric_limits<std::int32_t>::max())
       refuse("x and y must have fewer than 2^31 rows");
     if (pairs.target != nullptr && pairs.row_label != nullptr) refuse("target and labels must not be given together");
+    if (pairs.row_label == nullptr && inputs.positives == Positives::kLogSumExp)
+      refuse("positives must be 'sum' where there are no labels");
     if (!inputs.is_symmetric && (pairs.row_label == nullptr) != (pairs.col_label == nullptr))
       refuse("row_label and col_label must be given together");
     if (!inputs.is_symmetric && (pairs.row_group == nullptr) != (pairs.col_group == nullptr))
@@ -101,12 +111,16 @@ SimilarityGradients gradients_view(const SimilarityInputs& inputs, const std::op
 }
 
 std::pair<double, double> softmax_similarity_backward(
-    const SimilarityArrays& arrays, const Doubles& row_lse, const Doubles& col_lse, const Doubles& grad_row_lse,
+    const SimilarityArrays& arrays, const Doubles& row_lse, const Doubles& col_lse,
+    const std::optional<Doubles>& row_pos, const std::optional<Doubles>& col_pos, const Doubles& grad_row_lse,
     const Doubles& grad_col_lse, const Doubles& grad_row_pos, const Doubles& grad_col_pos, const Floats& kept,
     const std::optional<Floats>& grad_x, const std::optional<Floats>& grad_y, bool needs_bias,
     const std::optional<Doubles>& grad_row_bias, const std::optional<Doubles>& grad_col_bias, int threads) {
   const SimilarityInputs& inputs = arrays.inputs;
-  const SoftmaxStatistics statistics = statistics_view(inputs, row_lse, col_lse, row_lse, col_lse, false),
+  const bool needs_positives = inputs.positives == Positives::kLogSumExp;
+  if (needs_positives && !(row_pos && col_pos)) refuse("row_pos and col_pos must be given where they are log-sum-exps");
+  const Doubles &of_rows = needs_positives ? *row_pos : row_lse, &of_columns = needs_positives ? *col_pos : col_lse;
+  const SoftmaxStatistics statistics = statistics_view(inputs, row_lse, col_lse, of_rows, of_columns, false),
                           upstream =
                               statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, false);
   const Kept tiles = kept_view(kept, false);
@@ -252,18 +266,18 @@ void bind_similarity(py::module_& module) {
       .def(py::init<const py::array&, const std::optional<py::array>&, bool, double, double,
                     const std::optional<Doubles>&, const std::optional<Doubles>&, const std::optional<Indices>&,
                     const std::optional<Ids>&, const std::optional<Ids>&, const std::optional<Ids>&,
-                    const std::optional<Ids>&, const std::string&, bool>(),
+                    const std::optional<Ids>&, const std::string&, bool, const std::string&>(),
            "x"_a.noconvert(), "y"_a.noconvert(), "multiplies_bfloat16"_a, "scale"_a, "bias"_a, "row_bias"_a.noconvert(),
            "col_bias"_a.noconvert(), "target"_a.noconvert(), "row_label"_a.noconvert(), "col_label"_a.noconvert(),
-           "row_group"_a.noconvert(), "col_group"_a.noconvert(), "denominator"_a, "has_columns"_a);
+           "row_group"_a.noconvert(), "col_group"_a.noconvert(), "denominator"_a, "has_columns"_a, "positives"_a);
   module.def("softmax_similarity_forward", &softmax_similarity_forward, "inputs"_a, "row_lse"_a.noconvert(),
              "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "col_pos"_a.noconvert(), "kept"_a.noconvert(),
              "threads"_a);
   module.def("softmax_similarity_backward", &softmax_similarity_backward, "inputs"_a, "row_lse"_a.noconvert(),
-             "col_lse"_a.noconvert(), "grad_row_lse"_a.noconvert(), "grad_col_lse"_a.noconvert(),
-             "grad_row_pos"_a.noconvert(), "grad_col_pos"_a.noconvert(), "kept"_a.noconvert(), "grad_x"_a.noconvert(),
-             "grad_y"_a.noconvert(), "needs_bias"_a, "grad_row_bias"_a.noconvert(), "grad_col_bias"_a.noconvert(),
-             "threads"_a);
+             "col_lse"_a.noconvert(), "row_pos"_a.noconvert(), "col_pos"_a.noconvert(), "grad_row_lse"_a.noconvert(),
+             "grad_col_lse"_a.noconvert(), "grad_row_pos"_a.noconvert(), "grad_col_pos"_a.noconvert(),
+             "kept"_a.noconvert(), "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "needs_bias"_a,
+             "grad_row_bias"_a.noconvert(), "grad_col_bias"_a.noconvert(), "threads"_a);
   module.def("sigmoid_similarity_forward", &sigmoid_similarity_forward, "inputs"_a, "threads"_a);
   module.def("sigmoid_similarity_gradients", &sigmoid_similarity_gradients, "inputs"_a, "grad_total"_a,
              "grad_positive"_a, "grad_x"_a.noconvert(), "grad_y"_a.noconvert(), "needs_bias"_a, "threads"_a);

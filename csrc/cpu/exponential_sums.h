@@ -13,10 +13,11 @@
 namespace mmcore {
 namespace {
 
-// What one side of the matrix adds up to besides its log-sum-exp: positives by label.
+// What one side of the matrix adds up to over its positives by label.
 struct LabelSums {
-  std::vector<double> logit, count;  // Σ scale·⟨x_i, y_j⟩ + col_bias_j, and how many
-  explicit LabelSums(Index size) : logit(size), count(size) {}
+  std::vector<double> total;  // Σ scale·⟨x_i, y_j⟩ + col_bias_j, or Σ E as of everything
+  std::vector<double> count;  // how many
+  explicit LabelSums(Index size) : total(size), count(size) {}
 };
 
 // A block without positives where nothing else is counted: of a matrix whose labels are in order these are most.
@@ -65,7 +66,7 @@ struct SumExponentials {
   Block block{};
   float* numbers = nullptr;    // products in, exponentials out
   float rounder[kBlock] = {};  // per column, and −inf in the padding, so that E = 0 there
-  BlockSums exponentials{}, label_logits{}, label_counts{};
+  BlockSums exponentials{}, label_totals{}, label_counts{};
 
   void enter(const Block& next, float* target) {
     block = next;
@@ -73,7 +74,7 @@ struct SumExponentials {
     for (Index c = 0; c < kBlock; ++c) rounder[c] = c < block.columns.size() ? shift.shifted_rounder() : -kInfinity;
     exponentials.clear();
     if (!masks.has_labels()) return;
-    label_logits.clear();
+    label_totals.clear();
     label_counts.clear();
   }
 
@@ -82,7 +83,7 @@ struct SumExponentials {
     exponentials.flush(block, sums.row, has_mirror ? &sums.columns() : nullptr);
     if (!masks.has_labels()) return;
     LabelSums& of_columns = sums.labels_of_columns();
-    label_logits.flush(block, sums.row_labels.logit, has_mirror ? &of_columns.logit : nullptr);
+    label_totals.flush(block, sums.row_labels.total, has_mirror ? &of_columns.total : nullptr);
     label_counts.flush(block, sums.row_labels.count, has_mirror ? &of_columns.count : nullptr);
   }
 
@@ -92,8 +93,10 @@ struct SumExponentials {
     if (masks.is_plain() && row_factors.empty() && col_factors.empty()) {
       add_plain_tile(row, column, valid, tile);
     } else {
-      if (masks.has_labels()) add_label_logits(row, column, valid, tile);
+      const bool sums_logits = masks.has_labels() && inputs.positives == Positives::kSum;
+      if (sums_logits) add_positives(row, column, valid, tile, true);
       add_masked_tile(row, column, valid, tile);
+      if (masks.has_labels() && !sums_logits) add_positives(row, column, valid, tile, false);
     }
   }
 
@@ -135,8 +138,9 @@ struct SumExponentials {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
   }
 
-  // Logits of positives by label, less the biases that are the same along the row or column.
-  void add_label_logits(Index row, Index column, Index valid, const float* tile) {
+  // Positives by label in a tile of products, or of exponentials: their logits, or E, less the biases that are the same
+  // along the row or column.
+  void add_positives(Index row, Index column, Index valid, const float* tile, bool are_products) {
     const float scale = static_cast<float>(inputs.scale);
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
@@ -145,12 +149,15 @@ struct SumExponentials {
         // Beyond the block lie columns of another one.
         const IntVec positive = masks.at(i, block.columns.begin + c).positive & (load(rounder + c) > -kInfinity);
         if (!any(positive)) continue;
-        const Vec logit = load(tile + v * kLanes) * scale, one = positive ? broadcast(1) : Vec{};
-        const Vec in_row =
-            col_factors.empty() ? logit : logit + load(col_factors.value.data() + block.columns.begin + c);
-        const Vec in_col = row_factors.empty() ? logit : logit + row_factors.value[i];
-        BlockSums::add(label_logits.row + (row + r) * kLanes, positive ? in_row : Vec{});
-        BlockSums::add(label_logits.col + c, positive ? in_col : Vec{});
+        const Vec number = load(tile + v * kLanes), one = positive ? broadcast(1) : Vec{};
+        Vec in_row = are_products ? number * scale : number, in_col = in_row;
+        if (!col_factors.empty()) {
+          const Index j = block.columns.begin + c;
+          in_row = are_products ? in_row + load(col_factors.value.data() + j) : in_row * load(col_factors.from(j));
+        }
+        if (!row_factors.empty()) in_col = are_products ? in_col + row_factors.value[i] : in_col * *row_factors.from(i);
+        BlockSums::add(label_totals.row + (row + r) * kLanes, positive ? in_row : Vec{});
+        BlockSums::add(label_totals.col + c, positive ? in_col : Vec{});
         BlockSums::add(label_counts.row + (row + r) * kLanes, one);
         BlockSums::add(label_counts.col + c, one);
       }

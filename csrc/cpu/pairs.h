@@ -67,14 +67,19 @@ class PairMasks {
     return result;
   }
 
+  // The masks of a matrix of which positives alone are counted.
+  PairMasks of_positives() const {
+    PairMasks result = *this;
+    result.denominator_ = Denominator::kPositives;
+    return result;
+  }
+
   bool has_targets() const { return has_targets_; }
   bool has_labels() const { return has_labels_; }
   bool is_mirrored() const { return is_mirrored_; }
   // Nothing but at most one positive per row, on a matrix whose entries each stand for one pair.
   bool is_plain() const { return !has_labels_ && !has_groups_ && !is_mirrored_ && !counts_only_positives(); }
   bool counts_only_positives() const { return denominator_ == Denominator::kPositives; }
-  // A row that cannot have a positive by label.
-  bool is_unlabelled(Index i) const { return has_labels_ && row_id_[i] < 0; }
 
   // The column of row i's target less `column`; never within a tile where there is none.
   Index target_lane(Index i, Index column) const { return has_targets_ && row_id_[i] >= 0 ? row_id_[i] - column : -1; }

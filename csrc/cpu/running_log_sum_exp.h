@@ -46,7 +46,7 @@ struct RunningCall {
   const double* col_bias;  // (M,) or nullptr
   const PairMasks& masks;
   double* row_lse;    // (N,)
-  LabelSums* labels;  // nullptr: not wanted
+  LabelSums* labels;  // of logits; nullptr: not wanted
 
   // Row i of a block: exponents and what float32 leaves of them; −inf where nothing is counted.
   void exponents(const float* products, Index i, Range columns, const float* bias, float* out, float* rests) const {
@@ -68,7 +68,7 @@ struct RunningCall {
       positive_count += mask.positive ? broadcast(1) : Vec{};
     }
     if (labels == nullptr) return;
-    labels->logit[i] += sum(positive_sum) * kLn2;
+    labels->total[i] += sum(positive_sum) * kLn2;
     labels->count[i] += sum(positive_count);
   }
 

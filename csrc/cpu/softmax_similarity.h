@@ -1,7 +1,8 @@
 // Statistics of the similarity matrix, forward.
 //
 //   s_ij = scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j
-//   row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j positive} s_ij      and likewise by columns
+//   row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j positive} s_ij, or log Σ_{j positive} exp s_ij
+//   and likewise by columns
 //
 // Never stored: the N×M logits, but for what the workspace keeps. Each tile of products is exponentiated while it is in
 // L1, with one shift for the whole matrix (shared_shift.h), so one exp serves the row and the column sum. A row or
@@ -26,19 +27,25 @@ struct LogSumExpSide {
   double bias;  // every row's
   double* lse;
 
+  // Positives by label alone, whose log-sum-exps go to `out`.
+  LogSumExpSide of_positives(double* out) const {
+    return {x, y, scale, own_bias, other_bias, masks.of_positives(), bias, out};
+  }
+
   RunningCall<A> running(const PairMasks& of_rows, const AnyMatrix& rows, double* out, LabelSums* labels) const {
     return {rows, y, scale, other_bias, of_rows, out, labels};
   }
 
   // lse of what is kept in the tiles, every bias but the row's and the matrix's included.
-  void from_sums(const std::vector<double>& sums, const std::vector<double>& of_targets, const SharedShift& shift,
-                 double largest_bias, int threads) const {
+  void from_sums(const std::vector<double>& sums, const std::vector<double>& of_targets, const LabelSums& labels,
+                 const SharedShift& shift, double largest_bias, int threads) const {
     // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
     const double smallest_trusted = std::exp2(-126 + 24) * y.rows;
     std::vector<Index> untrusted;
     for (Index i = 0; i < x.rows; ++i) {
       lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2;
-      if (masks.counts_only_positives() && (masks.has_targets() || masks.is_unlabelled(i))) continue;  // −inf
+      const bool has_label = !labels.count.empty() && labels.count[i] > 0;
+      if (masks.counts_only_positives() && !has_label) continue;  // −inf
       if (!(sums[i] + of_targets[i] >= smallest_trusted)) untrusted.push_back(i);
     }
     if (untrusted.empty()) return;
@@ -78,7 +85,12 @@ class SoftmaxForward {
     rows().add_bias();
     if (has_columns_) columns().add_bias();
     if (masks_.has_targets()) add_targets();
-    set_label_positives();
+    if (joins_positives()) {
+      positives_of_rows().add_bias();
+      if (has_columns_) positives_of_columns().add_bias();
+    } else {
+      set_label_positives();
+    }
     if (!inputs_.is_symmetric || !inputs_.has_columns) return;
     std::copy_n(statistics_.row_lse, inputs_.x.rows, statistics_.col_lse);
     if (!masks_.has_targets()) std::copy_n(statistics_.row_pos, inputs_.x.rows, statistics_.col_pos);
@@ -93,6 +105,9 @@ class SoftmaxForward {
     return {inputs_.y,        inputs_.x,           inputs_.scale, inputs_.col_bias,
             inputs_.row_bias, masks_.transposed(), inputs_.bias,  statistics_.col_lse};
   }
+  bool joins_positives() const { return inputs_.positives == Positives::kLogSumExp; }
+  LogSumExpSide<A> positives_of_rows() const { return rows().of_positives(statistics_.row_pos); }
+  LogSumExpSide<A> positives_of_columns() const { return columns().of_positives(statistics_.col_pos); }
 
   void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     sum_blocks(row_factors, col_factors);
@@ -106,8 +121,15 @@ class SoftmaxForward {
       of_rows[i] = std::exp2(exponent - row_bias(inputs_, i) * kLog2E - col_factors.largest);
       if (has_columns_) of_columns[j] += std::exp2(exponent - col_bias(inputs_, j) * kLog2E - row_factors.largest);
     }
-    rows().from_sums(sums_.row, of_rows, shift_, col_factors.largest, threads_);
-    if (has_columns_) columns().from_sums(sums_.col, of_columns, shift_, row_factors.largest, threads_);
+    const auto finish = [&](const LogSumExpSide<A>& side, const std::vector<double>& sums, bool is_rows) {
+      side.from_sums(sums, is_rows ? of_rows : of_columns, is_rows ? sums_.row_labels : sums_.col_labels, shift_,
+                     is_rows ? col_factors.largest : row_factors.largest, threads_);
+    };
+    finish(rows(), sums_.row, true);
+    if (joins_positives()) finish(positives_of_rows(), sums_.row_labels.total, true);
+    if (!has_columns_) return;
+    finish(columns(), sums_.col, false);
+    if (joins_positives()) finish(positives_of_columns(), sums_.col_labels.total, false);
   }
 
   void sum_blocks(const BiasFactors& row_factors, const BiasFactors& col_factors) {
@@ -129,12 +151,15 @@ class SoftmaxForward {
   }
 
   void with_running_maxima() {
-    LabelSums* labels = masks_.has_labels() ? &sums_.row_labels : nullptr;
-    rows().running(masks_, inputs_.x, statistics_.row_lse, labels).run(threads_);
+    const auto run = [&](const LogSumExpSide<A>& side, LabelSums* labels) {
+      side.running(side.masks, side.x, side.lse, labels).run(threads_);
+    };
+    const bool sums_labels = masks_.has_labels() && !joins_positives();
+    run(rows(), sums_labels ? &sums_.row_labels : nullptr);
+    if (joins_positives()) run(positives_of_rows(), nullptr);
     if (!has_columns_) return;
-    const LogSumExpSide<A> side = columns();
-    labels = masks_.has_labels() ? &sums_.col_labels : nullptr;
-    side.running(side.masks, inputs_.y, statistics_.col_lse, labels).run(threads_);
+    run(columns(), sums_labels ? &sums_.col_labels : nullptr);
+    if (joins_positives()) run(positives_of_columns(), nullptr);
   }
 
   // What targets name joins the log-sum-exps of the others, and makes up row_pos and col_pos.
@@ -158,7 +183,7 @@ class SoftmaxForward {
       for (Index i = 0; i < count; ++i) {
         const bool has_any = masks_.has_labels() && sums.count[i] > 0;
         const double own = inputs_.bias + (own_bias == nullptr ? 0 : own_bias[i]);
-        positive[i] = has_any ? sums.logit[i] + sums.count[i] * own : 0;
+        positive[i] = has_any ? sums.total[i] + sums.count[i] * own : 0;
       }
     };
     set(statistics_.row_pos, sums_.row_labels, inputs_.row_bias, inputs_.x.rows);

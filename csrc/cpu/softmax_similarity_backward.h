@@ -3,7 +3,8 @@
 //   G_ij = [counted]·(a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j)) + [positive]·(c_i + d_j)
 //   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩     grad_bias = Σ_ij G_ij
 //
-// with a, b, c, d the upstream gradients of row_lse, col_lse, row_pos, col_pos. Each softmax sums to 1, so with targets
+// with a, b, c, d the upstream gradients of row_lse, col_lse, row_pos, col_pos; where the latter are log-sum-exps, with
+// [positive]·(c_i·exp(s_ij − row_pos_i) + d_j·exp(s_ij − col_pos_j)). Each softmax sums to 1, so with targets
 // grad_bias is Σ a + Σ b + Σ_i (c_i + d_target(i)), without G.
 // Never stored: G or the logits; one kBlock × kBlock block of G rests in scratch memory and is multiplied twice, once
 // as it stands into grad_x, once transposed into grad_y. Loop order: similarity_blocks.h. Precision: as forward, where
@@ -12,54 +13,16 @@
 // formed in float64: where training has converged it is the difference of equal numbers.
 #pragma once
 
+#include <optional>
+
 #include "exponential_sums.h"
 #include "gradient_sums.h"
 #include "pairs.h"
 #include "shared_shift.h"
+#include "side_terms.h"
 
 namespace mmcore {
 namespace {
-
-// What G needs of one side of the matrix, per row or per column, padded to whole tiles.
-struct SideTerms {
-  std::vector<double> lse, weight, positive;        // the upstream gradients of lse and of pos
-  std::vector<float> lse_high, lse_low;             // log2(e)·(lse − biases of the row) in two parts
-  std::vector<float> weight_float, positive_float;  // as above, in float32
-  std::vector<float> factor;                        // R or C
-  std::vector<char> is_trusted;                     // whether `factor` may be used
-
-  // `biases` are those that the side's own logits share, `other_bias` the largest log2 bias of the other side, which E
-  // lacks. Where nothing is counted the weight becomes 0.
-  SideTerms(std::vector<double> lse_of, std::vector<double> weights, std::vector<double> positives, double bias,
-            const double* biases, double shift, double other_bias)
-      : lse(std::move(lse_of)), weight(std::move(weights)), positive(std::move(positives)), is_trusted(lse.size(), 1) {
-    const Index count = static_cast<Index>(lse.size()), padded = round_up(count, kBlock) + kBlock;
-    for (auto* terms : {&lse_high, &lse_low, &factor, &weight_float, &positive_float}) terms->resize(padded);
-    for (Index i = 0; i < count; ++i) {
-      positive_float[i] = static_cast<float>(positive[i]);
-      lse_high[i] = kInfinity;  // exp(−∞) = 0
-      if (lse[i] == kMinusInfinity) {
-        weight[i] = 0;
-        continue;
-      }
-      const double level = (lse[i] - bias - (biases == nullptr ? 0 : biases[i])) * kLog2E;
-      const Split split(level);
-      lse_high[i] = split.high;
-      lse_low[i] = split.low;
-      weight_float[i] = static_cast<float>(weight[i]);
-      if (weight[i] == 0) continue;
-      factor[i] = static_cast<float>(weight[i] * std::exp2(shift + other_bias - level));
-      // Entries whose E was flushed to 0 are then below 2⁻⁴⁰ of the row, and the factor has all its digits.
-      is_trusted[i] = shift + other_bias - level <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
-    }
-  }
-
-  bool trusts(Range range) const {
-    for (Index i = range.begin; i < range.end; ++i)
-      if (!is_trusted[i]) return false;
-    return true;
-  }
-};
 
 // Epilogue of one block: products or kept exponentials in, G out.
 struct StoreGradient {
@@ -68,6 +31,7 @@ struct StoreGradient {
   const SharedShift& shift;
   const BiasFactors &row_factors, &col_factors;
   const SideTerms &row_terms, &col_terms;
+  const SideTerms *row_positives, *col_positives;  // nullptr where positives are summed
   const std::vector<double>& targets;
   bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
   Block block{};
@@ -117,25 +81,40 @@ struct StoreGradient {
 
   template <bool kIsPlain, bool kIsExact>
   Vec gradient(Vec from, Index i, Index j) const {
-    Vec of_row, of_col;
-    if constexpr (kIsExact) {
-      of_row = softmax(from, broadcast(row_terms.lse_high[i]), broadcast(row_terms.lse_low[i]), col_factors, j, -1);
-      of_col =
-          softmax(from, load(col_terms.lse_high.data() + j), load(col_terms.lse_low.data() + j), row_factors, -1, i);
-      of_row *= row_terms.weight_float[i];
-      of_col *= load(col_terms.weight_float.data() + j);
-    } else {
-      const Vec e = is_kept ? from : shift.exponential(from, broadcast(shift.shifted_rounder()));
-      const float row_factor = row_terms.factor[i];
-      const Vec col_factor = load(col_terms.factor.data() + j);
-      if constexpr (kIsPlain) return e * (col_factor + row_factor);
-      of_row = col_factors.empty() ? e * row_factor : e * load(col_factors.from(j)) * row_factor;
-      of_col = row_factors.empty() ? e * col_factor : e * *row_factors.from(i) * col_factor;
+    if constexpr (!kIsExact) {
+      if (!is_kept) from = shift.exponential(from, broadcast(shift.shifted_rounder()));
+      if constexpr (kIsPlain) return from * (load(col_terms.factor.data() + j) + row_terms.factor[i]);
     }
-    if constexpr (kIsPlain) return of_row + of_col;
+    const Softmaxes counted = softmaxes<kIsExact>(from, row_terms, col_terms, i, j);
+    if constexpr (kIsPlain) return counted.of_row + counted.of_col;
     const Masks mask = masks.at(i, j);
-    const Vec of_positive = load(col_terms.positive_float.data() + j) + row_terms.positive_float[i];
-    return (mask.keep ? of_row : Vec{}) + (mask.keep_col ? of_col : Vec{}) + (mask.positive ? of_positive : Vec{});
+    Vec of_positive{};
+    if (row_positives == nullptr) {
+      of_positive = load(col_terms.positive_float.data() + j) + row_terms.positive_float[i];
+    } else if (any(mask.positive)) {
+      const Softmaxes among = softmaxes<kIsExact>(from, *row_positives, *col_positives, i, j);
+      of_positive = among.of_row + among.of_col;
+    }
+    return (mask.keep ? counted.of_row : Vec{}) + (mask.keep_col ? counted.of_col : Vec{}) +
+           (mask.positive ? of_positive : Vec{});
+  }
+
+  // Of row i and of the columns from j, weighted, where nothing is left out; from E, or exact from products.
+  struct Softmaxes {
+    Vec of_row, of_col;
+  };
+  template <bool kIsExact>
+  Softmaxes softmaxes(Vec from, const SideTerms& rows, const SideTerms& columns, Index i, Index j) const {
+    if constexpr (kIsExact) {
+      const Vec of_row = softmax(from, broadcast(rows.lse_high[i]), broadcast(rows.lse_low[i]), col_factors, j, -1);
+      const Vec of_col =
+          softmax(from, load(columns.lse_high.data() + j), load(columns.lse_low.data() + j), row_factors, -1, i);
+      return {of_row * rows.weight_float[i], of_col * load(columns.weight_float.data() + j)};
+    } else {
+      const Vec of_row = col_factors.empty() ? from : from * load(col_factors.from(j));
+      const Vec of_col = row_factors.empty() ? from : from * *row_factors.from(i);
+      return {of_row * rows.factor[i], of_col * load(columns.factor.data() + j)};
+    }
   }
 
   // exp(s − lse) with the biases of the other side, of columns from j or of row i.
@@ -183,7 +162,11 @@ class SoftmaxBackward {
         col_factors_(inputs.col_bias, inputs.y.rows),
         targets_(target_logits(inputs, threads)),
         row_terms_(terms(true, statistics, upstream)),
-        col_terms_(terms(false, statistics, upstream)) {}
+        col_terms_(terms(false, statistics, upstream)) {
+    if (inputs.positives == Positives::kSum) return;
+    row_positives_.emplace(terms_of_positives(true, statistics, upstream));
+    col_positives_.emplace(terms_of_positives(false, statistics, upstream));
+  }
 
   void run(SimilarityGradients& gradients) {
     const bool sums_bias = gradients.needs_bias && !masks_.has_targets();
@@ -195,7 +178,16 @@ class SoftmaxBackward {
     Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, true), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, true);
-      StoreGradient epilogue{inputs_, masks_, shift_, row_factors_, col_factors_, row_terms_, col_terms_, targets_};
+      StoreGradient epilogue{inputs_,
+                             masks_,
+                             shift_,
+                             row_factors_,
+                             col_factors_,
+                             row_terms_,
+                             col_terms_,
+                             row_positives_ ? &*row_positives_ : nullptr,
+                             col_positives_ ? &*col_positives_ : nullptr,
+                             targets_};
       blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
         if (is_left_out(masks_, block)) return;
         form_gradient(block, has_kept ? kept.of(block) : nullptr, blocks, epilogue);
@@ -211,29 +203,44 @@ class SoftmaxBackward {
   }
 
  private:
+  using Values = std::vector<double>;
+
   // Where the matrix is symmetric an entry off the diagonal carries the gradients of (i, j) and of (j, i), so both
   // sides weigh a row's softmax with both its upstream gradients.
   SideTerms terms(bool is_rows, const SoftmaxStatistics& statistics, const SoftmaxStatistics& upstream) const {
+    Values positive = of_side(is_rows ? upstream.row_pos : upstream.col_pos, is_rows);
+    if (inputs_.is_symmetric && !masks_.has_targets()) add(positive, is_rows ? upstream.col_pos : upstream.row_pos);
+    return side_terms(is_rows, {statistics.row_lse, statistics.col_lse}, {upstream.row_lse, upstream.col_lse},
+                      std::move(positive));
+  }
+  // Those of the softmaxes among positives.
+  SideTerms terms_of_positives(bool is_rows, const SoftmaxStatistics& statistics,
+                               const SoftmaxStatistics& upstream) const {
+    return side_terms(is_rows, {statistics.row_pos, statistics.col_pos}, {upstream.row_pos, upstream.col_pos},
+                      of_side(nullptr, is_rows));
+  }
+
+  struct OfBothSides {
+    const double *rows, *columns;
+  };
+  SideTerms side_terms(bool is_rows, OfBothSides lse, OfBothSides weights, Values positive) const {
     const bool is_symmetric = inputs_.is_symmetric, of_rows = is_rows || is_symmetric;
-    const Index count = is_rows ? inputs_.x.rows : inputs_.y.rows;
-    const auto copy = [&](const double* values) {
-      return values == nullptr ? std::vector<double>(count) : std::vector<double>(values, values + count);
-    };
-    const auto add = [&](std::vector<double> values, const double* others) {
-      for (Index i = 0; others != nullptr && i < count; ++i) values[i] += others[i];
-      return values;
-    };
-    const bool exists = of_rows || inputs_.has_columns;
-    std::vector<double> lse =
-        exists ? copy(of_rows ? statistics.row_lse : statistics.col_lse) : std::vector<double>(count, kMinusInfinity);
-    std::vector<double> weight = copy(of_rows ? upstream.row_lse : upstream.col_lse);
-    std::vector<double> positive = copy(is_rows ? upstream.row_pos : upstream.col_pos);
-    if (is_symmetric) weight = add(std::move(weight), upstream.col_lse);
-    if (is_symmetric && !masks_.has_targets())
-      positive = add(std::move(positive), is_rows ? upstream.col_pos : upstream.row_pos);
-    return SideTerms(std::move(lse), std::move(weight), std::move(positive), inputs_.bias,
+    Values lse_of_side = of_rows || inputs_.has_columns ? of_side(of_rows ? lse.rows : lse.columns, is_rows)
+                                                        : Values(inputs_.y.rows, kMinusInfinity);
+    Values weight = of_side(of_rows ? weights.rows : weights.columns, is_rows);
+    if (is_symmetric) add(weight, weights.columns);
+    return SideTerms(std::move(lse_of_side), std::move(weight), std::move(positive), inputs_.bias,
                      is_rows ? inputs_.row_bias : inputs_.col_bias, shift_.shift,
                      is_rows ? col_factors_.largest : row_factors_.largest);
+  }
+
+  // A copy, or zeros where there are none.
+  Values of_side(const double* values, bool is_rows) const {
+    const Index count = is_rows ? inputs_.x.rows : inputs_.y.rows;
+    return values == nullptr ? Values(count) : Values(values, values + count);
+  }
+  static void add(Values& values, const double* others) {
+    for (std::size_t i = 0; others != nullptr && i < values.size(); ++i) values[i] += others[i];
   }
 
   // As the forward decided.
@@ -242,7 +249,8 @@ class SoftmaxBackward {
   void form_gradient(const Block& block, const float* kept, BlockScratch<A>& blocks, StoreGradient& epilogue) const {
     epilogue.block = block;
     epilogue.out = blocks.numbers;
-    epilogue.is_exact = !(is_shared() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns));
+    epilogue.is_exact =
+        !(is_shared() && row_terms_.trusts(block.rows) && col_terms_.trusts(block.columns) && trusts_positives(block));
     epilogue.is_kept = kept != nullptr && !epilogue.is_exact;
     epilogue.source = epilogue.is_kept ? kept : blocks.numbers;
     if (epilogue.is_kept) {
@@ -250,6 +258,11 @@ class SoftmaxBackward {
     } else {
       blocks.multiply(block, blocks.numbers, epilogue);
     }
+  }
+
+  bool trusts_positives(const Block& block) const {
+    if (!row_positives_ || (row_positives_->trusts(block.rows) && col_positives_->trusts(block.columns))) return true;
+    return !masks_.has_positives(block.rows.begin, block.rows.size(), block.columns.begin, block.columns.size());
   }
 
   // Σ G without G: each softmax sums to 1.
@@ -273,6 +286,7 @@ class SoftmaxBackward {
   BiasFactors row_factors_, col_factors_;
   std::vector<double> targets_;
   SideTerms row_terms_, col_terms_;
+  std::optional<SideTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
 };
 
 void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,

@@ -25,6 +25,11 @@ class SimilarityCall(NamedTuple):
     denominator: str
     has_columns: bool
     multiplies_bfloat16: bool
+    positives: str = "sum"
+
+    def of_positives(self) -> SimilarityCall:
+        """The matrix of which positives alone are counted."""
+        return self._replace(denominator="positives", positives="sum")
 
 
 class ProjectionCall(NamedTuple):

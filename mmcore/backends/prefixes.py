@@ -33,7 +33,8 @@ class PrefixCall(NamedTuple):
     def matrix(self, x: Tensor, y: Tensor) -> tuple[Any, ...]:
         """The arguments of softmax_similarity for two normalised prefixes."""
         pairs = (self.target, None, None, self.row_group, self.col_group)
-        return (x, y, self.scale, None, None, None, *pairs, "all", True, self.multiplies_bfloat16)
+        settings = ("all", True, self.multiplies_bfloat16, "sum")
+        return (x, y, self.scale, None, None, None, *pairs, *settings)
 
     def zeros(self) -> Tensors:
         """Sums for the gradients of x, y and scale."""
@@ -93,9 +94,9 @@ class PrefixLoop(NamedTuple):
             row_lse, col_lse = (part[k] for part in log_sum_exps)
             grad_row_lse, grad_col_lse, grad_pos = (part[k] for part in upstream)
             of_x, of_y, of_scale, *_ = self.softmax_similarity_backward(
-                *call.matrix(x, y), row_lse, col_lse, x.new_empty(0, dtype=torch.float32),
-                grad_row_lse, grad_col_lse, grad_pos, torch.zeros_like(col_lse),
-                [True, True, True, False, False, False],
+                *call.matrix(x, y), row_lse, col_lse, row_lse, col_lse,
+                x.new_empty(0, dtype=torch.float32), grad_row_lse, grad_col_lse,
+                grad_pos, torch.zeros_like(col_lse), [True, True, True, False, False, False],
             )  # fmt: skip
             grad_scale = grad_scale + of_scale
             for total, z, norm, of_z in ((grad_x, x, x_norm, of_x), (grad_y, y, y_norm, of_y)):

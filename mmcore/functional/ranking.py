@@ -161,10 +161,10 @@ def _weighted(
         at = scale + strength
         share = (scale / at).detach()
         rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
+    groups: dict[str, Any] = _groups(query, len(documents)) if apart else {}
     negatives = softmax_similarity(
-        rows, columns, at, denominator="negatives", columns=False, backend=backend,
-        **(_groups(query, len(documents)) if apart else {}),
-    )  # fmt: skip
+        rows, columns, at, denominator="negatives", columns=False, backend=backend, **groups
+    )
     positive = negatives.row_pos
     if raises_others:
         positive = positive - strength * (positive / at).detach()

@@ -18,7 +18,7 @@ from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
-from mmcore.ops.pairs import DENOMINATORS, Pairs
+from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -68,6 +68,7 @@ def softmax_similarity(
     row_bias: Tensor | None = None,
     col_bias: Tensor | None = None,
     denominator: str = "all",
+    positives: str = "sum",
     columns: bool = True,
     backend: str | None = None,
 ) -> SoftmaxStatistics:
@@ -90,6 +91,9 @@ def softmax_similarity(
         col_lse = logits.masked_fill(~counted, -inf).logsumexp(0)
         row_pos = (logits * positive).sum(1)
         col_pos = (logits * positive).sum(0)
+        if positives == "log_sum_exp":
+            row_pos = logits.masked_fill(~positive, -inf).logsumexp(1)
+            col_pos = logits.masked_fill(~positive, -inf).logsumexp(0)
 
     Positives are named by `target` or by labels, and without either are the diagonal. Groups leave
     pairs out: a pair of equal groups is no negative, and no positive by label either; a target's
@@ -109,6 +113,8 @@ def softmax_similarity(
             row or column; -inf takes it out. Where `y` is `x`, the work is halved if both are the
             same tensor.
         denominator: what the log-sum-exps run over: ``"all"``, ``"negatives"`` or ``"positives"``.
+        positives: what becomes of the logits of a row's or column's positives: ``"sum"``, or, with
+            labels, ``"log_sum_exp"``: on a CPU in the same pass, on a GPU in one of its own.
         columns: False where the columns' statistics are not needed: they come back empty.
         backend: see `mmcore.backend`.
 
@@ -121,7 +127,8 @@ def softmax_similarity(
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together; `x` or `y` has no
             rows; `scale` or `bias` is no scalar, or a number that is not finite; a target is out of
-            range; a target and labels, or one side of labels or groups without the other. On a
+            range; a target and labels, or one side of labels or groups without the other;
+            log-sum-exps of positives without labels. On a
             GPU a target out of range is not seen by the host: it gives NaN in its row.
 
     Memory:
@@ -151,8 +158,11 @@ def softmax_similarity(
     check.check_parameter("row_bias", row_bias, x.shape[0], x)
     check.check_parameter("col_bias", col_bias, y.shape[0], x)
     check.check_choice("denominator", denominator, DENOMINATORS)
+    check.check_choice("positives", positives, POSITIVES)
     check.check_flag("columns", columns)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
+    if positives != "sum" and pairs.row_label is None:
+        raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
     backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
     queries, keys = as_multiplied(x, keys)
@@ -164,7 +174,7 @@ def softmax_similarity(
         )  # fmt: skip
     statistics = torch.ops.mmcore.softmax_similarity(
         queries, keys, scale, bias, row_bias, None if keys is None else col_bias, *pairs,
-        denominator, columns, multiplies_bfloat16(queries), kept_size, backend,
+        denominator, columns, multiplies_bfloat16(queries), positives, kept_size, backend,
     )  # fmt: skip
     return SoftmaxStatistics(*statistics[:4])
 

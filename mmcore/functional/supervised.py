@@ -179,8 +179,7 @@ def mil_nce_loss(
         TypeError, ValueError: as `softmax_similarity`.
 
     Memory:
-        As `softmax_similarity`; two passes over the matrix, of which the second leaves out, on a
-        CPU, blocks without candidates: where labels are in order these are most.
+        As `softmax_similarity`; on a GPU in two passes over the matrix.
 
     Reference:
         Miech et al., End-to-End Learning of Visual Representations from Uncurated Instructional
@@ -193,18 +192,14 @@ def mil_nce_loss(
         >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
         torch.Size([])
     """
-
-    def log_sum_exp(denominator: str) -> Tensor:
-        return softmax_similarity(
-            x, y, scale, row_label=row_label, col_label=col_label, denominator=denominator,
-            columns=False, backend=backend,
-        ).row_lse  # fmt: skip
-
-    everything, candidates = log_sum_exp("all"), log_sum_exp("positives")
+    statistics = softmax_similarity(
+        x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",
+        columns=False, backend=backend,
+    )  # fmt: skip
     has_candidate = count_equal(row_label, col_label) > 0
     # A row without candidates has −inf, whose gradient would be NaN.
-    candidates = torch.where(has_candidate, candidates, everything)
-    return as_loss(mean_of(everything - candidates, has_candidate), x)
+    candidates = torch.where(has_candidate, statistics.row_pos, statistics.row_lse)
+    return as_loss(mean_of(statistics.row_lse - candidates, has_candidate), x)
 
 
 def _mean_over_positives(lse: Tensor, positive: Tensor, count: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 DENOMINATORS = ("all", "negatives", "positives")
+# What becomes of the logits of a row's, or column's, positives.
+POSITIVES = ("sum", "log_sum_exp")
 SCHEMA = (
     "Tensor? target, Tensor? row_label, Tensor? col_label, Tensor? row_group, Tensor? col_group"
 )

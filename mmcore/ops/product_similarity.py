@@ -56,7 +56,8 @@ def backward_of(
     grad_scale = torch.zeros_like(settings[0])
     for m in _each(features):
         statistics = (
-            row_lse[m], nothing, kept[m], grad_row_lse[m], nothing, grad_row_pos[m], nothing,
+            row_lse[m], nothing, nothing, nothing, kept[m],
+            grad_row_lse[m], nothing, grad_row_pos[m], nothing,
         )  # fmt: skip
         _add_gradients(of_softmax, features, m, settings, statistics, wanted, gradients, grad_scale)
     return [g.to(features[0].dtype) for g in gradients], grad_scale
@@ -99,7 +100,7 @@ def _described(
     """The arguments of softmax_similarity: no biases, the diagonal is positive, rows alone."""
     x, key = features[m].to(dtype), _product(features, m).to(dtype)
     pairs = Pairs(torch.arange(x.shape[0], device=x.device), None, None, None, None)
-    return (x, key, scale, None, None, None, *pairs, "all", False, is_bfloat16)
+    return (x, key, scale, None, None, None, *pairs, "all", False, is_bfloat16, "sum")
 
 
 def _product(features: Sequence[Tensor], *left_out: int) -> Tensor:

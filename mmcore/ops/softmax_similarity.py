@@ -4,6 +4,7 @@
     row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j: (i, j) ∈ P} s_ij
     col_lse_j = log Σ_{i counted} exp s_ij      col_pos_j = Σ_{i: (i, j) ∈ P} s_ij
 
+or, with `positives` "log_sum_exp", which takes labels, row_pos_i = log Σ_{j: (i, j) ∈ P} exp s_ij.
 What P is and which pairs are counted: pairs.py. An empty denominator is −inf, with gradient 0.
 With a, b, c, d the upstream gradients of row_lse, col_lse, row_pos and col_pos:
 
@@ -11,6 +12,7 @@ With a, b, c, d the upstream gradients of row_lse, col_lse, row_pos and col_pos:
     grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩
     grad_bias = Σ_ij G_ij     grad_row_bias_i = Σ_j G_ij     grad_col_bias_j = Σ_i G_ij
 
+where [P]·c_i is [P]·c_i·exp(s_ij − row_pos_i) if row_pos is a log-sum-exp, and [P]·d_j likewise.
 The positive is subtracted inside G, before anything is rounded: as training converges
 exp(s − lse) → 1 and the gradient is the small difference.
 
@@ -28,7 +30,7 @@ gradients are: x, y, scale, bias, row_bias, col_bias; the others come back empty
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,16 +56,18 @@ def reference_forward(
     col_bias: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *vectors, denominator, has_columns, _, kept_size = arguments
+    *vectors, denominator, has_columns, _, positives, kept_size = arguments
     logits = _logits(_products(x, y), scale, bias, row_bias, row_bias if y is None else col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     at_counted = logits.masked_fill(~counted, -torch.inf)
-    at_positive = logits.double().masked_fill(~positive, 0)
+    join: Callable[..., Tensor] = torch.sum if positives == "sum" else log_sum_exp
+    at_positive = logits.double() if positives == "sum" else logits
+    at_positive = at_positive.masked_fill(~positive, 0 if positives == "sum" else -torch.inf)
     return (
         log_sum_exp(at_counted, 1),
-        log_sum_exp(at_counted, 0) if has_columns else at_positive.new_empty(0),
-        at_positive.sum(1),
-        at_positive.sum(0) if has_columns else at_positive.new_empty(0),
+        log_sum_exp(at_counted, 0) if has_columns else x.new_empty(0, dtype=torch.float64),
+        join(at_positive, 1),
+        join(at_positive, 0) if has_columns else x.new_empty(0, dtype=torch.float64),
         x.new_empty(kept_size, dtype=torch.float32),
     )
 
@@ -77,26 +81,29 @@ def reference_backward(
     col_bias: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, ...]:
-    *vectors, denominator, has_columns, _, row_lse, col_lse, _ = arguments[:11]
-    *upstream, wanted = arguments[11:]
+    *vectors, denominator, has_columns, _, positives = arguments[:9]
+    row_lse, col_lse, row_pos, col_pos, _, *upstream, wanted = arguments[9:]
     products = _products(x, y)
     logits = _logits(products, scale, bias, row_bias, row_bias if y is None else col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = upstream
     gradient = weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
-    of_positive = grad_row_pos[:, None]
     if has_columns:
         gradient += weighted_softmax(logits, col_lse[None], grad_col_lse[None])
-        of_positive = of_positive + grad_col_pos
     gradient.masked_fill_(~counted, 0)
     # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
     row, column = torch.nonzero(positive, as_tuple=True)
-    at_positive = of_positive.expand(logits.shape)[row, column]
-    if denominator != "negatives":
-        logit = logits[row, column].double()
-        at_positive = at_positive + _softmax(logit, row_lse[row], grad_row_lse[row])
-        if has_columns:
-            at_positive = at_positive + _softmax(logit, col_lse[column], grad_col_lse[column])
+    logit = logits[row, column].double()
+    at_positive = torch.zeros_like(logit)
+    sides = [(row, row_lse, grad_row_lse, row_pos, grad_row_pos)]
+    sides += [(column, col_lse, grad_col_lse, col_pos, grad_col_pos)] if has_columns else []
+    for place, lse, grad_lse, pos, grad_pos in sides:
+        if denominator != "negatives":
+            at_positive += _softmax(logit, lse[place], grad_lse[place])
+        if positives == "log_sum_exp":
+            at_positive += _softmax(logit, pos[place], grad_pos[place])
+        else:
+            at_positive += grad_pos[place]
     gradient[row, column] = at_positive.to(gradient.dtype)
     grad_products = scale.to(logits.dtype) * gradient
     grad_x = grad_products @ (x if y is None else y).to(logits.dtype)
@@ -141,22 +148,23 @@ def _softmax(logit: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
 _INPUTS = (
     "Tensor x, Tensor? y, Tensor scale, Tensor? bias, Tensor? row_bias, Tensor? col_bias, "
     f"{pairs.SCHEMA}, str denominator, bool has_columns, "
-    "bool multiplies_bfloat16"
+    "bool multiplies_bfloat16, str positives"
 )
 SCHEMA = (
     f"({_INPUTS}, SymInt kept_size, str backend) -> "
     "(Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos, Tensor kept)"
 )
 BACKWARD_SCHEMA = (
-    f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor kept, Tensor grad_row_lse, "
-    "Tensor grad_col_lse, Tensor grad_row_pos, Tensor grad_col_pos, bool[] wanted, str backend) "
+    f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor col_pos, Tensor kept, "
+    "Tensor grad_row_lse, Tensor grad_col_lse, Tensor grad_row_pos, Tensor grad_col_pos, "
+    "bool[] wanted, str backend) "
     "-> (Tensor grad_x, Tensor grad_y, Tensor grad_scale, Tensor grad_bias, "
     "Tensor grad_row_bias, Tensor grad_col_bias)"
 )
 
 
 def fake_forward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    has_columns, _, kept_size, _ = arguments[-4:]
+    has_columns, _, _, kept_size, _ = arguments[-5:]
     per_side = (x.shape[0], (x if y is None else y).shape[0] if has_columns else 0) * 2
     return (
         *(x.new_empty(size, dtype=torch.float64) for size in per_side),
@@ -172,26 +180,24 @@ def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, denominator, has_columns, multiplies_bfloat16, _, ctx.backend = inputs
-    ctx.settings = (denominator, has_columns, multiplies_bfloat16)
-    row_lse, col_lse, _, _, kept = output
-    ctx.mark_non_differentiable(kept)
+    tensors, ctx.settings, ctx.backend = inputs[:11], inputs[11:15], inputs[-1]
+    ctx.mark_non_differentiable(output[-1])
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
-    ctx.save_for_backward(*tensors, row_lse, col_lse, kept)
+    ctx.save_for_backward(*tensors, *output)
 
 
 def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, row_lse, col_lse, kept = ctx.saved_tensors
-    statistics = (row_lse, col_lse, row_lse, col_lse)
+    *tensors, row_lse, col_lse, row_pos, col_pos, kept = ctx.saved_tensors
+    statistics = (row_lse, col_lse, row_pos, col_pos)
     grad_statistics = (
         torch.zeros_like(like) if gradient is None else gradient
         for like, gradient in zip(statistics, upstream[:4], strict=True)
     )
     wanted = list(ctx.needs_input_grad[:6])
     gradients: Sequence[Tensor] = torch.ops.mmcore.softmax_similarity_backward(
-        *tensors, *ctx.settings, row_lse, col_lse, kept, *grad_statistics, wanted, ctx.backend,
+        *tensors, *ctx.settings, *statistics, kept, *grad_statistics, wanted, ctx.backend,
     )  # fmt: skip
-    return (*only_wanted(gradients, wanted), *(None for _ in range(10)))
+    return (*only_wanted(gradients, wanted), *(None for _ in range(11)))
 
 
 # Backends

@@ -79,7 +79,7 @@ class Similarity(SimilarityCall):
             vector_or_none(self.row_bias, torch.float64),
             vector_or_none(self.col_bias, torch.float64),
             vector_or_none(self.target), row_label, col_label, row_group, col_group,
-            self.denominator, self.has_columns,
+            self.denominator, self.has_columns, self.positives,
         )  # fmt: skip
 
 
@@ -97,8 +97,8 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
 
 
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *described, row_lse, col_lse, kept = arguments[:17]
-    *upstream, wanted = arguments[17:]
+    *described, row_lse, col_lse, row_pos, col_pos, kept = arguments[:20]
+    *upstream, wanted = arguments[20:]
     matrix, is_symmetric = Similarity(*described).computable(), described[1] is None
     gradients = Gradients.of(matrix, is_symmetric, wanted)
     adds_columns = is_symmetric and matrix.y is not None
@@ -107,8 +107,9 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     grad_col_bias = new(matrix.columns, torch.float64) if wants_columns else None
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = map(vector, upstream)
     grad_scale, grad_bias = _C.softmax_similarity_backward(
-        matrix.arrays(), vector(row_lse), vector(col_lse), grad_row_lse, grad_col_lse,
-        grad_row_pos, grad_col_pos, vector(kept), *gradients.arrays(), wanted[3],
+        matrix.arrays(), vector(row_lse), vector(col_lse), vector(row_pos), vector(col_pos),
+        grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, vector(kept),
+        *gradients.arrays(), wanted[3],
         vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
     )  # fmt: skip
     if adds_columns and grad_row_bias is not None and grad_col_bias is not None:

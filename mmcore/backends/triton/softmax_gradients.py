@@ -1,7 +1,11 @@
-"""Gradients of the statistics of the similarity matrix: the launches, chunk by chunk of G."""
+"""Gradients of the statistics of the similarity matrix: the launches, chunk by chunk of G.
+
+Log-sum-exps of positives take a second pass, in which positives alone are counted.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.calls import as_inputs
+from mmcore.backends.calls import SimilarityCall, as_inputs
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.gradient import store_gradient_kernel
 from mmcore.backends.triton.gradient_terms import (
@@ -65,15 +69,35 @@ class Needs(NamedTuple):
 
 
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *described, row_lse, col_lse, kept = arguments[:17]
-    *upstream, wanted = arguments[17:]
+    *described, row_lse, col_lse, row_pos, col_pos, kept = arguments[:20]
+    *upstream, wanted = arguments[20:]
+    call = SimilarityCall(*described)
+    if call.positives == "sum":
+        return _gradients(described, (row_lse, col_lse), kept, upstream, wanted)
+    nothing = [torch.zeros_like(part) for part in upstream[:2]]
+    of_all, of_positives = ([*part, *nothing] for part in (upstream[:2], upstream[2:]))
+    passes = (
+        _gradients(described, (row_lse, col_lse), kept, of_all, wanted),
+        _gradients(call.of_positives(), (row_pos, col_pos), kept[:0], of_positives, wanted),
+    )
+    return tuple(one.add_(other) for one, other in zip(*passes, strict=True))
+
+
+def _gradients(
+    described: Sequence[Any],
+    lse: tuple[Tensor, Tensor],
+    kept: Tensor,
+    upstream: list[Tensor],
+    wanted: Sequence[bool],
+) -> tuple[Tensor, ...]:
+    """Where statistics of positives are sums."""
     matrix = Matrix.of(*described)
     is_half, is_own_transpose = matrix.is_half_enough, matrix.y is None
     needs = Needs(
         wanted[0], (wanted[1] or (is_own_transpose and wanted[0])) and not is_half,
         wanted[2], any(wanted[3:]),
     )  # fmt: skip
-    gradient = _gradient(matrix, (row_lse, col_lse), upstream, kept, is_half, needs.sums)
+    gradient = _gradient(matrix, lse, upstream, kept, is_half, needs.sums)
     columns, block = matrix.shape[1], max(gradient.tile.BM, gradient.kept_tile.BM)
     itemsize = matrix.product_dtype.itemsize
     found = within_memory(

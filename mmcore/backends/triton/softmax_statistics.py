@@ -1,4 +1,7 @@
-"""Statistics of the similarity matrix: the launches."""
+"""Statistics of the similarity matrix: the launches.
+
+Log-sum-exps of positives take a second pass, in which positives alone are counted.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from mmcore.backends.calls import SimilarityCall
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.exponential_sums import (
     running_log_sum_exp_kernel,
@@ -51,6 +55,17 @@ class SideStatistics(NamedTuple):
 
 
 def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
+    *described, kept_size = arguments
+    call = SimilarityCall(*described)
+    statistics = _softmax_similarity(*described, kept_size)
+    if call.positives == "sum":
+        return statistics
+    row_lse, col_lse, _, _, kept = statistics
+    row_pos, col_pos, *_ = _softmax_similarity(*call.of_positives(), 0)
+    return row_lse, col_lse, row_pos, col_pos, kept
+
+
+def _softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, kept_size = arguments
     matrix = Matrix.of(*described)
     plan = Plan.of(matrix, tallies=matrix.has_columns)
