@@ -111,6 +111,13 @@ def mil_nce(x: Tensor, y: Tensor) -> Tensor:
     return (logits.logsumexp(1) - candidates).mean()
 
 
+def blocks(x: Tensor, y: Tensor, queue: Tensor) -> Tensor:
+    """InfoNCE with the queue apart, for which no gradient is computed then."""
+    of_keys, of_queue = SCALE * x @ y.T, SCALE * x @ queue.T
+    lse = torch.logaddexp(of_keys.logsumexp(1), of_queue.logsumexp(1))
+    return (lse - of_keys.diagonal()).mean()
+
+
 def vse(x: Tensor, y: Tensor) -> Tensor:
     cosine = x @ y.T
     negative = cosine.masked_fill(torch.eye(len(x), dtype=torch.bool), -torch.inf)
@@ -181,9 +188,9 @@ def ranking_of_sentence_transformers(**options: Any) -> Loss:
     return lambda x, y, z: loss.compute_loss_from_embeddings([x, y, z], torch.empty(0))
 
 
-def with_queue(loss: Callable[[Tensor, Tensor], Tensor]) -> Loss:
+def with_queue(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
     queue = random_directions(QUEUE, 512, seeded(0))
-    return lambda x, y: loss(x, torch.cat([y, queue]))
+    return lambda x, y: loss(x, y, queue)
 
 
 def with_vocabulary(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
@@ -214,7 +221,7 @@ def contests(rows: int = 4096) -> list[Contest]:
     return [
         make("clip", lambda x, y: f.clip_loss(x, y, SCALE), {"open_clip": lambda: lambda x, y: open_clip("ClipLoss")(x, y, SCALE)}),
         make("clip, label smoothing", lambda x, y: f.clip_loss(x, y, SCALE, label_smoothing=0.1), {EAGER: lambda: two_ways(smoothed)}),
-        make("info_nce, queue of 4,096", with_queue(lambda x, k: f.info_nce_loss(x, k, SCALE)), {EAGER: lambda: with_queue(lambda x, k: F.cross_entropy(SCALE * x @ k.T, diagonal(x)))}, products=8),
+        make("info_nce, queue of 4,096", with_queue(lambda x, k, q: f.info_nce_loss(x, k, SCALE, queue=q)), {EAGER: lambda: with_queue(lambda x, k, q: F.cross_entropy(SCALE * x @ torch.cat([k, q]).T, diagonal(x))), "torch-eager-blocks": lambda: with_queue(blocks)}, products=7),
         make("siglip", lambda x, y: f.siglip_loss(x, y, SCALE, -10.0), {"open_clip": lambda: lambda x, y: open_clip("SigLipLoss")(x, y, SCALE, -10.0)}, products=3),
         make("sup_con", lambda x: f.sup_con_loss(x, labels(x), SCALE), {"pytorch-metric-learning": sup_con_of_metric_learning}, sides=1, products=2),
         make("unicl", lambda x, y: f.unicl_loss(x, y, labels(x), labels(y), SCALE), {EAGER: lambda: two_ways(supervised)}),

@@ -24,6 +24,7 @@ HEADINGS = {
     OURS_LEAN: "mmcore, workspace 0",
     OURS_FULL: "mmcore, `y` a copy",
     "torch-eager": "eager",
+    "torch-eager-blocks": "eager, two blocks",
     "torch-compile": "torch.compile",
     "torch-linear-cross-entropy": "linear_cross_entropy",
     "lightly": "lightly",

@@ -65,32 +65,7 @@ def test_clip_where_equal_captions_are_no_negatives(backend: str, kind: str) -> 
     check(lambda *a: functional.clip_loss(*a, group=group), plain, draws(kind))
 
 
-# InfoNCE
-
-
-@every_kind
-def test_info_nce_with_more_keys_and_targets(backend: str, kind: str) -> None:
-    target = torch.randint(-1, ROWS + 40, (ROWS,))
-
-    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * (x @ torch.cat([y, y[:40] ** 3]).T)
-        return cross_entropy(logits, target, ignore_index=-1)
-
-    def ours(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        return functional.info_nce_loss(x, torch.cat([y, y[:40] ** 3]), scale, target=target)
-
-    check(ours, plain, draws(kind))
-
-
-@every_kind
-def test_info_nce_with_sampling_bias_and_margin(backend: str, kind: str) -> None:
-    log_q, target = torch.rand(ROWS).log(), torch.arange(ROWS)
-
-    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * (x @ y.T) - log_q.to(x.dtype)
-        return cross_entropy(logits - 0.2 * scale * torch.eye(ROWS, dtype=x.dtype), target)
-
-    check(lambda *a: functional.info_nce_loss(*a, log_q=log_q, margin=0.2), plain, draws(kind))
+# Ranking
 
 
 WAYS = [

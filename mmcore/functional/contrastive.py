@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import as_loss, mean_of, weighted_mean
-from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.reductions import as_loss, log_add_exp, mean_of, weighted_mean
+from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 
 DIRECTIONS = ("both", "rows", "columns")
 
@@ -116,6 +116,7 @@ def info_nce_loss(
     key: Tensor,
     scale: float | Tensor,
     *,
+    queue: Tensor | None = None,
     target: Tensor | None = None,
     query_group: Tensor | None = None,
     key_group: Tensor | None = None,
@@ -125,25 +126,28 @@ def info_nce_loss(
 ) -> Tensor:
     """InfoNCE: every query against all keys, of which one is its positive.
 
-    Equivalent, without ever storing the (N, M) logits, to ::
+    Equivalent, without ever storing the logits, to ::
 
-        logits = scale * query @ key.T - log_q
+        keys = key if queue is None else torch.cat([key, queue])
+        logits = scale * query @ keys.T - log_q
         logits[torch.arange(N), target] -= scale * margin
         F.cross_entropy(logits, target, ignore_index=-1)
 
-    The keys may be more than the queries: hard negatives or a queue (MoCo) are rows after the
-    positives, ``torch.cat([positives, negatives])``. `linear_cross_entropy_loss` is the same with
-    the classes of a linear layer for keys.
+    The keys may be more than the queries: hard negatives are rows after the positives,
+    ``torch.cat([positives, negatives])``. Those without a gradient, such as MoCo's queue, cost a
+    third less as `queue`, and are not copied. `linear_cross_entropy_loss` is the same with the
+    classes of a linear layer for keys.
 
     Args:
         query: (N, D), any floating-point dtype.
         key: (M, D), in the dtype of `query`.
         scale: a number or a one-element tensor: the inverse temperature.
+        queue: (Q, D), further keys, which are nobody's positives.
         target: (N,) int64, the row of `key` that is each query's positive, -1 for none: such a
             query takes no part. Default: key i for query i, so M ≥ N.
-        query_group, key_group: (N,) and (M,) int64: keys of the query's group are no negatives;
-            -1 is equal to nothing. The positive stays.
-        log_q: (M,), the logarithm of how often a key is sampled, taken off its logits.
+        query_group, key_group: (N,) and (M + Q,) int64: keys of the query's group are no
+            negatives; -1 is equal to nothing. The positive stays.
+        log_q: (M + Q,), the logarithm of how often a key is sampled, taken off its logits.
         margin: at least 0, taken off the cosine of the positive.
         backend: see `mmcore.backend`.
 
@@ -155,7 +159,8 @@ def info_nce_loss(
         TypeError, ValueError: as `softmax_similarity`, or `margin` is below 0.
 
     Memory:
-        As `softmax_similarity`.
+        As `softmax_similarity`; a queue is a second call of it, with the gradient of `query` once
+        more.
 
     Reference:
         van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018,
@@ -167,30 +172,35 @@ def info_nce_loss(
         >>> import torch, mmcore
         >>> query = mmcore.functional.l2_normalize(torch.randn(4, 8))
         >>> key, queue = (mmcore.functional.l2_normalize(torch.randn(n, 8)) for n in (4, 100))
-        >>> loss = mmcore.functional.info_nce_loss(query, torch.cat([key, queue]), scale=14.0)
+        >>> loss = mmcore.functional.info_nce_loss(query, key, scale=14.0, queue=queue)
         >>> loss.shape
         torch.Size([])
     """
-    _check_sides(query, key, target, query_group, key_group, log_q)
+    _check_sides(query, key, queue, target, query_group, key_group, log_q)
     check.check_not_negative("margin", margin)
-    statistics = softmax_similarity(
-        query, key, scale, target=target, row_group=query_group, col_group=key_group,
-        col_bias=None if log_q is None else -log_q, columns=False, backend=backend,
-        denominator="negatives" if margin else "all",
-    )  # fmt: skip
-    if margin:
-        positive = statistics.row_pos - margin * scale
-        loss = F.softplus(statistics.row_lse - positive)
-    else:
-        loss = statistics.row_lse - statistics.row_pos
+
+    def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:
+        return softmax_similarity(
+            query, keys, scale, target=target, row_group=query_group,
+            col_group=None if key_group is None else key_group[place],
+            col_bias=None if log_q is None else -log_q[place], columns=False, backend=backend,
+            denominator="negatives" if margin else "all",
+        )  # fmt: skip
+
+    row_lse, _, positive, _ = statistics(key, slice(key.shape[0]), target)
+    if queue is not None:
+        none = torch.full(query.shape[:1], -1, device=query.device)
+        of_queue = statistics(queue, slice(key.shape[0], None), none)
+        row_lse = log_add_exp(row_lse, of_queue.row_lse)
+    loss = F.softplus(row_lse - (positive - margin * scale)) if margin else row_lse - positive
     if target is None:
         return as_loss(loss.mean(), query)
     return as_loss(mean_of(loss, target != -1), query)
 
 
 def _check_sides(
-    query: Tensor, key: Tensor, target: Tensor | None, query_group: Tensor | None,
-    key_group: Tensor | None, log_q: Tensor | None,
+    query: Tensor, key: Tensor, queue: Tensor | None, target: Tensor | None,
+    query_group: Tensor | None, key_group: Tensor | None, log_q: Tensor | None,
 ) -> None:  # fmt: skip
     """As `softmax_similarity` checks them, by the names that they have here."""
     check.check_features(query, key, "query", "key")
@@ -201,10 +211,15 @@ def _check_sides(
             f"target must be given where query has more rows than key: got {query.shape[0]} and "
             f"{key.shape[0]}"
         )
+    keys, of_keys = key.shape[0], "key"
+    if queue is not None:
+        check.check_features(query, queue, "query", "queue")
+        keys, of_keys = keys + queue.shape[0], "key and queue"
     groups = {"query_group": query_group, "key_group": key_group}
-    for name, side, of in (("query_group", query, "query"), ("key_group", key, "key")):
+    sides = (("query_group", query.shape[0], "query"), ("key_group", keys, of_keys))
+    for name, size, of in sides:
         if groups[name] is not None:
-            check.check_indices(name, groups[name], side.shape[0], of, query)
+            check.check_indices(name, groups[name], size, of, query)
         elif any(group is not None for group in groups.values()):
             raise ValueError(f"{name} must be given together with the other side's, got None")
-    check.check_parameter("log_q", log_q, key.shape[0], query)
+    check.check_parameter("log_q", log_q, keys, query)

@@ -11,6 +11,13 @@ def as_loss(value: Tensor, x: Tensor) -> Tensor:
     return value if x.dtype == torch.float64 else value.float()
 
 
+def log_add_exp(one: Tensor, other: Tensor) -> Tensor:
+    """log(eᵃ + eᵇ); −inf, with gradient 0, where both are."""
+    is_nothing = torch.maximum(one, other) == -torch.inf
+    one, other = (part.masked_fill(is_nothing, 0) for part in (one, other))
+    return torch.logaddexp(one, other).masked_fill(is_nothing, -torch.inf)
+
+
 def mean_of(values: Tensor, is_there: Tensor) -> Tensor:
     """Mean of the values that are there; 0, with gradient 0, where none is."""
     total = torch.where(is_there, values, 0.0).sum()
