@@ -99,6 +99,22 @@ def test_targets_out_of_range_where_y_is_x(on_host: str) -> None:
         functional.softmax_similarity(x, x, target=target, row_group=group)
 
 
+def test_buffers_wait_for_every_matrix_of_an_objective() -> None:
+    with mmcore.workspace(4 * 1000):
+        places = {size: kept_memory.take(size).data_ptr() for size in (100, 300, 200)}
+        assert [buffer.size for buffer in kept_memory._waiting] == [300]  # it served 200 as well
+        held = [kept_memory.take(size) for size in (300, 200, 100, 600)]
+        assert held[0].data_ptr() == places[300]
+        del held
+        # 600 and 300 numbers, and the 100 that there is room for beside them.
+        assert [buffer.size for buffer in kept_memory._waiting] == [600, 300, 100]
+        assert kept_memory.take(250).data_ptr() == places[300]  # the smallest that is enough
+    with mmcore.workspace(4 * 400):
+        assert [buffer.size for buffer in kept_memory._waiting] == [300, 100]
+    with mmcore.workspace(0):
+        assert not kept_memory._waiting
+
+
 def test_what_was_kept_serves_the_next_forward_until_it_is_let_go(compiled: str) -> None:
     x, y = (F.normalize(torch.randn(300, 8), dim=1).requires_grad_() for _ in range(2))
 

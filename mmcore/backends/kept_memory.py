@@ -1,8 +1,8 @@
 """Memory for what a forward keeps for its backward, used again by the next forward.
 
-Fresh memory is faulted in page by page, which can cost more than what is kept saves. So a buffer
-that comes back with its graph waits for the next forward: one buffer at a time, the largest, and
-none beyond the workspace in force.
+Fresh memory is faulted in page by page, which can cost more than what is kept saves. So buffers
+that come back with their graph wait for the next forward, the largest ones, and together no more
+than the workspace in force: an objective of several matrices finds one for each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 # Reentrant: a buffer may come back, by garbage collection, while its own thread is in here.
 _lock = threading.RLock()
-_waiting: list[Any] = []  # at most one array
+_waiting: list[Any] = []  # arrays, the largest first
 _most_bytes = 0
 
 
@@ -25,7 +25,9 @@ def take(size: int) -> Tensor:
     if size == 0:
         return torch.empty(0, dtype=torch.float32, device="cpu")
     with _lock:
-        buffer = _waiting.pop() if _waiting else None
+        fitting = [i for i, buffer in enumerate(_waiting) if buffer.size >= size]
+        # Where none is large enough the largest makes room for the new one.
+        buffer = _waiting.pop(fitting[-1] if fitting else 0) if _waiting else None
     if buffer is None or buffer.size < size:
         buffer = torch.empty(size, dtype=torch.float32, device="cpu").numpy()
     # torch holds on to the view as long as to the memory; the buffer outlives it.
@@ -35,14 +37,22 @@ def take(size: int) -> Tensor:
 
 
 def limit(size: int) -> None:
-    """From now on no buffer of more than `size` bytes waits."""
+    """From now on no more than `size` bytes wait."""
     global _most_bytes
     with _lock:
         _most_bytes = size
-        _waiting[:] = [buffer for buffer in _waiting if buffer.nbytes <= size]
+        _keep_largest(_waiting)
 
 
 def _give_back(buffer: Any) -> None:
     with _lock:
-        if buffer.nbytes <= _most_bytes and all(buffer.size > other.size for other in _waiting):
-            _waiting[:] = [buffer]
+        _keep_largest([*_waiting, buffer])
+
+
+def _keep_largest(buffers: list[Any]) -> None:
+    room, waiting = _most_bytes, []
+    for buffer in sorted(buffers, key=lambda array: array.nbytes, reverse=True):
+        if buffer.nbytes <= room:
+            room -= buffer.nbytes
+            waiting.append(buffer)
+    _waiting[:] = waiting
