@@ -17,6 +17,7 @@ OURS_LEAN = "mmcore-cpu-lean"
 OURS_FULL = "mmcore-cpu-full"
 RIVALS = (
     "torch-eager",
+    "torch-eager-blocks",
     "torch-compile",
     "torch-linear-cross-entropy",
     "lightly",
