@@ -99,20 +99,34 @@ def test_targets_out_of_range_where_y_is_x(on_host: str) -> None:
         functional.softmax_similarity(x, x, target=target, row_group=group)
 
 
+def waiting() -> list[int]:
+    return [buffer.array.size for buffer in kept_memory._waiting]
+
+
 def test_buffers_wait_for_every_matrix_of_an_objective() -> None:
+    """As a batch of keys and a queue ask for them: the small one first, which leaves the large."""
     with mmcore.workspace(4 * 1000):
-        places = {size: kept_memory.take(size).data_ptr() for size in (100, 300, 200)}
-        assert [buffer.size for buffer in kept_memory._waiting] == [300]  # it served 200 as well
-        held = [kept_memory.take(size) for size in (300, 200, 100, 600)]
-        assert held[0].data_ptr() == places[300]
+        held = [kept_memory.take(size) for size in (100, 600)]
+        places = [part.data_ptr() for part in held]
         del held
-        # 600 and 300 numbers, and the 100 that there is room for beside them.
-        assert [buffer.size for buffer in kept_memory._waiting] == [600, 300, 100]
-        assert kept_memory.take(250).data_ptr() == places[300]  # the smallest that is enough
-    with mmcore.workspace(4 * 400):
-        assert [buffer.size for buffer in kept_memory._waiting] == [300, 100]
+        assert waiting() == [600, 100]
+        held = [kept_memory.take(size) for size in (90, 590, 400)]
+        assert [part.data_ptr() for part in held[:2]] == places
+        del held
+        assert waiting() == [600, 400]  # no room for 100 numbers more
+    with mmcore.workspace(4 * 500):
+        assert waiting() == [400]
     with mmcore.workspace(0):
-        assert not kept_memory._waiting
+        assert waiting() == []
+
+
+def test_a_buffer_that_is_never_asked_for_is_let_go() -> None:
+    with mmcore.workspace(4 * 1000):
+        kept_memory.take(900)
+        for _ in range(kept_memory.PATIENCE):
+            assert waiting()[0] == 900
+            kept_memory.take(200)
+        assert waiting() == [200]
 
 
 def test_what_was_kept_serves_the_next_forward_until_it_is_let_go(compiled: str) -> None:
@@ -123,16 +137,16 @@ def test_what_was_kept_serves_the_next_forward_until_it_is_let_go(compiled: str)
 
     with mmcore.workspace(2**24):
         first, second = gradient(), gradient()
-        assert len(kept_memory._waiting) == 1
+        assert len(waiting()) == 1
         one, other = (functional.clip_loss(a, y, 30.0) for a in (x, x.detach().neg()))
         torch.autograd.grad(other, y)
         (third,) = torch.autograd.grad(one, x)
         alive = functional.clip_loss(x, y, 30.0)
     with mmcore.workspace(0):
-        assert not kept_memory._waiting
+        assert not waiting()
         lean = gradient()
         torch.autograd.grad(alive, x)
-        assert not kept_memory._waiting  # a graph that outlives its workspace takes it along
+        assert not waiting()  # a graph that outlives its workspace takes it along
     assert torch.equal(first, lean)
     assert torch.equal(second, lean)
     assert torch.equal(third, lean)

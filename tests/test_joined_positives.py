@@ -166,6 +166,41 @@ def test_short_numbers(backend: str, dtype: torch.dtype) -> None:
     torch.testing.assert_close(*pairs, rtol=2e-2, atol=2e-1)
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.1])
+@pytest.mark.parametrize("denominator", ["all", "negatives"])
+def test_bfloat16_near_convergence(backend: str, denominator: str, noise: float) -> None:
+    """As exact as with the positives in a call of their own, whatever is kept for the backward."""
+    label = torch.arange(32) // 4
+
+    def gradients(x: Tensor, y: Tensor, is_joined: bool) -> Tensor:
+        scale = torch.tensor(20.0)
+        vectors = {"row_label": label, "col_label": label}
+        if x.dtype == torch.float64:
+            lse, _, positive, _ = eager(vectors, denominator)(x, y, scale)
+        else:
+            joins = "log_sum_exp" if is_joined else "sum"
+            lse, _, positive, _ = functional.softmax_similarity(
+                x, y, scale, **vectors, denominator=denominator, positives=joins
+            )
+            if not is_joined:
+                positive = functional.softmax_similarity(
+                    x, y, scale, **vectors, denominator="positives"
+                ).row_lse
+        return torch.cat(torch.autograd.grad((lse - positive).mean(), (x, y))).double()
+
+    errors = torch.zeros(2, dtype=torch.float64)
+    for _ in range(4):
+        centre = unit_rows(8, 64)[label]
+        x, y = (
+            F.normalize(centre + noise * torch.randn(32, 64)).bfloat16().requires_grad_()
+            for _ in range(2)
+        )
+        exact = gradients(*(z.detach().double().requires_grad_() for z in (x, y)), True)
+        for i, is_joined in enumerate((True, False)):
+            errors[i] += (gradients(x, y, is_joined) - exact).norm() / exact.norm()
+    assert errors[0] <= 1.5 * errors[1] + 1e-2
+
+
 def test_nan_spoils_the_rows_it_is_a_positive_of(backend: str) -> None:
     x, y = unit_rows(20, 8), unit_rows(20, 8)
     y[3] = torch.nan

@@ -60,7 +60,7 @@ CASES: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
     "info_nce_loss": (
         {"margin": 0.2},
         lambda: [unit_rows(), unit_rows(20), 10.0],
-        {"target": LABEL, "log_q": torch.zeros(20)},
+        {"target": LABEL, "queue": unit_rows(5), "log_q": torch.zeros(25)},
     ),
     "linear_cross_entropy_loss": (
         {"ignore_index": 2, "label_smoothing": 0.1},

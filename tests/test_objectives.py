@@ -313,6 +313,7 @@ LABEL = torch.arange(12) // 3
 COMPILED: dict[str, Callable[..., Tensor]] = {
     "clip": lambda x, y: functional.clip_loss(x, y, 5.0, label_smoothing=0.1, weight=y[:, 0].abs()),
     "info_nce": lambda x, y: functional.info_nce_loss(x, y, 5.0, margin=0.1, target=LABEL),
+    "info_nce_queue": lambda x, y: functional.info_nce_loss(x, y, 5.0, queue=-y),
     "siglip": lambda x, y: functional.siglip_loss(x, y, 5.0, -5.0),
     "sup_con": lambda x, y: functional.sup_con_loss(x, LABEL, 5.0),
     "unicl": lambda x, y: functional.unicl_loss(x, y, LABEL, LABEL, 5.0),

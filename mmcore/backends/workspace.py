@@ -52,8 +52,8 @@ def workspace(size: int) -> Iterator[None]:
     Where the workspace holds them, tiles of the similarity matrix (softmax objectives) or finished
     gradients (sigmoid objectives) are kept, and the backward computes the rest anew: time moves
     smoothly between 8·N·M·D operations at 0 bytes and 6·N·M·D at about 4·N·M bytes. What is kept
-    lives as long as its graph. One buffer then waits for the next forward, because fresh memory
-    costs time; where a smaller workspace comes into force it is let go.
+    lives as long as its graph. It then waits for the next forward, because fresh memory costs
+    time, no more than `size` bytes in all; where a smaller workspace comes into force it is let go.
 
     On a CPU softmax statistics and their gradients are the same bits whatever the size; a sigmoid's
     kept gradients are scaled after they were summed, and differ in rounding.

@@ -135,8 +135,8 @@ def info_nce_loss(
 
     The keys may be more than the queries: hard negatives are rows after the positives,
     ``torch.cat([positives, negatives])``. Those without a gradient, such as MoCo's queue, cost a
-    third less as `queue`, and are not copied. `linear_cross_entropy_loss` is the same with the
-    classes of a linear layer for keys.
+    quarter to a third less as `queue`, and are not copied. `linear_cross_entropy_loss` is the same
+    with the classes of a linear layer for keys.
 
     Args:
         query: (N, D), any floating-point dtype.

@@ -158,7 +158,7 @@ def _weighted(
     rows, columns, at = query, every, scale
     if raises_others:
         # At scale + α the values are right. What is detached there, α·cos, has no gradient.
-        at = scale + strength
+        at = scale.double() + strength
         share = (scale / at).detach()
         rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
     groups: dict[str, Any] = _groups(query, len(documents)) if apart else {}

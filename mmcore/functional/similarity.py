@@ -114,7 +114,8 @@ def softmax_similarity(
             same tensor.
         denominator: what the log-sum-exps run over: ``"all"``, ``"negatives"`` or ``"positives"``.
         positives: what becomes of the logits of a row's or column's positives: ``"sum"``, or, with
-            labels, ``"log_sum_exp"``: on a CPU in the same pass, on a GPU in one of its own.
+            labels, ``"log_sum_exp"``: on a CPU in the same pass, but for logits so far apart that
+            maxima are tracked, on a GPU in one of its own.
         columns: False where the columns' statistics are not needed: they come back empty.
         backend: see `mmcore.backend`.
 

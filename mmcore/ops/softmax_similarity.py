@@ -14,7 +14,8 @@ With a, b, c, d the upstream gradients of row_lse, col_lse, row_pos and col_pos:
 
 where [P]·c_i is [P]·c_i·exp(s_ij − row_pos_i) if row_pos is a log-sum-exp, and [P]·d_j likewise.
 The positive is subtracted inside G, before anything is rounded: as training converges
-exp(s − lse) → 1 and the gradient is the small difference.
+exp(s − lse) → 1 and the gradient is the small difference. Where row_pos is a log-sum-exp, Triton
+takes two passes, whose gradients are rounded to the dtype of x before they are added.
 
 x: (N, D); y: (M, D), or None where it is x itself (half the work; the rows' vectors are those of
 the columns then, which come as None, and grad_row_bias is that of both); scale, bias: 0-D;

@@ -73,12 +73,17 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *upstream, wanted = arguments[20:]
     call = SimilarityCall(*described)
     if call.positives == "sum":
-        return _gradients(described, (row_lse, col_lse), kept, upstream, wanted)
+        return _gradients(described, (row_lse, col_lse), kept, kept.nbytes, upstream, wanted)
+    # The same rounded E in both, so that it cancels where the positives are nearly everything;
+    # where they are not counted it is 0 for them.
+    of_second = kept[:0] if call.denominator == "negatives" else kept
     nothing = [torch.zeros_like(part) for part in upstream[:2]]
     of_all, of_positives = ([*part, *nothing] for part in (upstream[:2], upstream[2:]))
     passes = (
-        _gradients(described, (row_lse, col_lse), kept, of_all, wanted),
-        _gradients(call.of_positives(), (row_pos, col_pos), kept[:0], of_positives, wanted),
+        _gradients(described, (row_lse, col_lse), kept, kept.nbytes, of_all, wanted),
+        _gradients(
+            call.of_positives(), (row_pos, col_pos), of_second, kept.nbytes, of_positives, wanted
+        ),
     )
     return tuple(one.add_(other) for one, other in zip(*passes, strict=True))
 
@@ -87,10 +92,11 @@ def _gradients(
     described: Sequence[Any],
     lse: tuple[Tensor, Tensor],
     kept: Tensor,
+    held_bytes: int,
     upstream: list[Tensor],
     wanted: Sequence[bool],
 ) -> tuple[Tensor, ...]:
-    """Where statistics of positives are sums."""
+    """Where statistics of positives are sums; `held_bytes` of the workspace are taken."""
     matrix = Matrix.of(*described)
     is_half, is_own_transpose = matrix.is_half_enough, matrix.y is None
     needs = Needs(
@@ -102,7 +108,7 @@ def _gradients(
     itemsize = matrix.product_dtype.itemsize
     found = within_memory(
         partial(_products_with, gradient, needs),
-        chunk_rows(matrix.x, columns, itemsize, block, kept.nbytes), block,
+        chunk_rows(matrix.x, columns, itemsize, block, held_bytes), block,
     )  # fmt: skip
     return as_inputs((*found.products(), *found.sums()), described[:6], wanted)
 
