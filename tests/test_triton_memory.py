@@ -94,14 +94,15 @@ def softmax_backward_bytes(batch: Batch) -> int:
     )
 
 
-def softmax_peaks(batch: Batch, **pairs: Tensor) -> tuple[int, int]:
+def softmax_peaks(batch: Batch, positives: str = "sum", **pairs: Tensor) -> tuple[int, int]:
     """Bytes above the inputs in the forward, and in the backward with the gradients."""
     x, y, scale = batch.inputs()
     vectors = [
         pairs.get(name) for name in ("target", "row_label", "col_label", "row_group", "col_group")
     ]
     described = (
-        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False, "sum",
+        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False,
+        positives,
     )  # fmt: skip
     with mmcore.workspace(batch.workspace), Memory(x, y, scale, *vectors) as memory:
         found = triton.softmax_similarity(*described, batch.kept_bytes() // 4)
@@ -134,6 +135,23 @@ def test_a_softmax_takes_what_the_formula_says(gpu: Launches, batch: Batch) -> N
         (backward, softmax_backward_bytes(batch)),
     ):
         assert most - batch.vectors_bytes() <= peak <= most
+
+
+@pytest.mark.parametrize("batch", BATCHES, ids=str)
+def test_joined_positives_take_the_gradients_of_one_pass_more(gpu: Launches, batch: Batch) -> None:
+    row_label, col_label = (
+        torch.empty(size, dtype=torch.int64) for size in (batch.rows, batch.columns)
+    )
+    labels = {"row_label": row_label}
+    if not batch.is_own_transpose:
+        labels["col_label"] = col_label
+    (_, summed), (forward, joined) = (
+        softmax_peaks(batch, positives, **labels) for positives in ("sum", "log_sum_exp")
+    )
+    sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
+    of_first = batch.itemsize * sides * batch.width
+    assert summed < joined <= summed + of_first + batch.vectors_bytes()
+    assert forward <= 2 * softmax_forward_bytes(batch)
 
 
 def sigmoid_peaks(batch: Batch, keeps: bool, has_backward: bool = True) -> tuple[int, int]:

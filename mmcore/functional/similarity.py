@@ -129,8 +129,8 @@ def softmax_similarity(
         TypeError, ValueError: shapes, dtypes or devices do not fit together; `x` or `y` has no
             rows; `scale` or `bias` is no scalar, or a number that is not finite; a target is out of
             range; a target and labels, or one side of labels or groups without the other;
-            log-sum-exps of positives without labels. On a
-            GPU a target out of range is not seen by the host: it gives NaN in its row.
+            log-sum-exps of positives without labels. On a GPU a target out of range is not seen by
+            the host: it gives NaN in its row.
 
     Memory:
         O(N + M), per thread 1536 packed rows of `x` and 192 of `y`, and what `mmcore.workspace`

@@ -31,7 +31,7 @@ gradients are: x, y, scale, bias, row_bias, col_bias; the others come back empty
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,14 +61,17 @@ def reference_forward(
     logits = _logits(_products(x, y), scale, bias, row_bias, row_bias if y is None else col_bias)
     positive, counted = _masks(Pairs(*vectors), denominator, logits)
     at_counted = logits.masked_fill(~counted, -torch.inf)
-    join: Callable[..., Tensor] = torch.sum if positives == "sum" else log_sum_exp
-    at_positive = logits.double() if positives == "sum" else logits
-    at_positive = at_positive.masked_fill(~positive, 0 if positives == "sum" else -torch.inf)
+
+    def of_positives(dim: int) -> Tensor:
+        if positives == "log_sum_exp":
+            return log_sum_exp(logits.masked_fill(~positive, -torch.inf), dim)
+        return logits.double().masked_fill(~positive, 0).sum(dim)
+
     return (
         log_sum_exp(at_counted, 1),
         log_sum_exp(at_counted, 0) if has_columns else x.new_empty(0, dtype=torch.float64),
-        join(at_positive, 1),
-        join(at_positive, 0) if has_columns else x.new_empty(0, dtype=torch.float64),
+        of_positives(1),
+        of_positives(0) if has_columns else x.new_empty(0, dtype=torch.float64),
         x.new_empty(kept_size, dtype=torch.float32),
     )
 
