@@ -20,9 +20,9 @@ import mmcore
 from mmcore.backends import cpu, gram
 
 if not IS_GPU and find_spec("triton") is not None:
-    import interpreter_rounding
+    import interpreter
 
-    interpreter_rounding.install()
+    interpreter.install()
 
 
 def pytest_configure() -> None:

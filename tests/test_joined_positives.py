@@ -1,114 +1,16 @@
-"""softmax_similarity with positives="log_sum_exp"."""
+"""softmax_similarity with positives="log_sum_exp"; its formulas are in test_softmax_pairs.py."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
-from pair_cases import Vectors, classes, labels, labels_and_groups, masks
+from pair_cases import labels
+from softmax_cases import STATISTICS, eager, kernel, unit_rows
 from torch import Tensor
 
 from mmcore import functional
-
-DENOMINATORS = ["all", "negatives", "positives"]
-STATISTICS = ["row_lse", "col_lse", "row_pos", "col_pos"]
-BIASES = ("row_bias", "col_bias")
-
-Function = Callable[..., Sequence[Tensor]]
-
-
-def unit_rows(rows: int, width: int) -> Tensor:
-    return F.normalize(torch.randn(rows, width), dim=1)
-
-
-def joined(logits: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """log Σ exp of what the mask leaves; 0, without a gradient, of nothing."""
-    is_empty = ~mask.any(dim, keepdim=True)
-    result = logits.masked_fill(~mask & ~is_empty, -torch.inf).logsumexp(dim)
-    return torch.where(is_empty.squeeze(dim), 0, result)
-
-
-def eager(vectors: Vectors, denominator: str, order: int = 1, columns: bool = True) -> Function:
-    """The formulas on the whole matrix; `order` −1 sums the other way round."""
-
-    def run(x: Tensor, y: Tensor, scale: Tensor, *biases: Tensor) -> Sequence[Tensor]:
-        positive, excluded = masks(vectors, len(x), len(y))
-        if order < 0:
-            x, y = x.flip(1), y.flip(1)
-        logits = scale * (x @ y.T)
-        if biases:
-            logits = logits + biases[0][:, None] + biases[-1]
-        counted = {
-            "all": ~excluded,
-            "negatives": ~excluded & ~positive,
-            "positives": positive,
-        }[denominator]
-        sides = (1, 0) if columns else (1,)
-        return [joined(logits, mask, side) for mask in (counted, positive) for side in sides]
-
-    return run
-
-
-def kernel(vectors: Vectors, denominator: str, columns: bool = True) -> Function:
-    def run(x: Tensor, y: Tensor, scale: Tensor, *biases: Tensor) -> Sequence[Tensor]:
-        settings: dict[str, Any] = dict(zip(BIASES, (*biases, *biases[-1:]), strict=False))
-        statistics = functional.softmax_similarity(
-            x, y, scale, denominator=denominator, positives="log_sum_exp", columns=columns,
-            **settings, **vectors,
-        )  # fmt: skip
-        return [part.masked_fill(part == -torch.inf, 0) for part in statistics if part.numel()]
-
-    return run
-
-
-@pytest.mark.parametrize("has_biases", [False, True])
-@pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("pairs", [labels, labels_and_groups])
-@pytest.mark.parametrize("shape", [(60, 50, 20), (250, 300, 64)])
-def test_formula(
-    backend: str,
-    shape: tuple[int, int, int],
-    pairs: Callable[[int, int], Vectors],
-    denominator: str,
-    has_biases: bool,
-) -> None:
-    rows, columns, width = shape
-    vectors = pairs(rows, columns)
-
-    def draw() -> list[Tensor]:
-        y = unit_rows(columns, width)
-        x = torch.cat([y[: rows // 4].clone(), unit_rows(rows - rows // 4, width)])
-        biases = [torch.randn(rows), 4 * torch.randn(columns)] if has_biases else []
-        return [x, y, torch.tensor(30.0), *biases]
-
-    check_against_eager(
-        kernel(vectors, denominator),
-        [eager(vectors, denominator, order) for order in (1, -1)],
-        [draw() for _ in range(4)],
-        [*STATISTICS, "grad_x", "grad_y", "grad_scale", *BIASES[: 2 * has_biases]],
-    )
-
-
-@pytest.mark.parametrize("has_columns", [False, True])
-@pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("rows", [20, 400])
-def test_where_y_is_x(backend: str, rows: int, denominator: str, has_columns: bool) -> None:
-    vectors = classes(rows, rows)
-
-    def of_both(function: Function) -> Function:
-        return lambda x, scale, bias: function(x, x, scale, bias)
-
-    baselines = [eager(vectors, denominator, order, has_columns) for order in (1, -1)]
-    check_against_eager(
-        of_both(kernel(vectors, denominator, has_columns)),
-        [of_both(baseline) for baseline in baselines],
-        [[unit_rows(rows, 24), torch.tensor(30.0), torch.randn(rows)] for _ in range(6)],
-        [*(STATISTICS if has_columns else STATISTICS[::2]), "grad_x", "grad_scale", "grad_bias"],
-    )
 
 
 @pytest.mark.parametrize(("scale", "length"), [(100.0, 1.0), (10.0, 30.0)])
@@ -123,8 +25,8 @@ def test_positives_far_below_the_others(compiled: str, scale: float, length: flo
         draws.append([length * x, y, torch.tensor(scale)])
     vectors = {"row_label": row, "col_label": col}
     check_against_eager(
-        kernel(vectors, "all"),
-        [eager(vectors, "all", order) for order in (1, -1)],
+        kernel(vectors, "all", positives="log_sum_exp"),
+        [eager(vectors, "all", order, "log_sum_exp") for order in (1, -1)],
         draws,
         [*STATISTICS, "grad_x", "grad_y", "grad_scale"],
     )
@@ -144,20 +46,14 @@ def test_a_row_without_positives(backend: str) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("pairs", [labels, labels_and_groups])
-def test_gradients_in_float64(pairs: Callable[[int, int], Vectors]) -> None:
-    leaves = [torch.randn(7, 3), torch.randn(6, 3), torch.tensor(2.0), torch.randn(7)]
-    leaves = [leaf.double().requires_grad_() for leaf in (*leaves, torch.randn(6))]
-    for denominator in DENOMINATORS:
-        assert torch.autograd.gradcheck(kernel(pairs(7, 6), denominator), leaves)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_short_numbers(backend: str, dtype: torch.dtype) -> None:
     vectors = labels(90, 70)
     x, y = (unit_rows(rows, 32).to(dtype).requires_grad_() for rows in (90, 70))
-    ours = kernel(vectors, "all")(x, y, torch.tensor(20.0))
-    exact = eager(vectors, "all")(x.double(), y.double(), torch.tensor(20.0))
+    ours = kernel(vectors, "all", positives="log_sum_exp")(x, y, torch.tensor(20.0))
+    exact = eager(vectors, "all", positives="log_sum_exp")(
+        x.double(), y.double(), torch.tensor(20.0)
+    )
     for one, other in zip(ours, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
     pairs = [
@@ -176,7 +72,8 @@ def test_bfloat16_near_convergence(backend: str, denominator: str, noise: float)
         scale = torch.tensor(20.0)
         vectors = {"row_label": label, "col_label": label}
         if x.dtype == torch.float64:
-            lse, _, positive, _ = eager(vectors, denominator)(x, y, scale)
+            exact = eager(vectors, denominator, positives="log_sum_exp")
+            lse, _, positive, _ = exact(x, y, scale)
         else:
             joins = "log_sum_exp" if is_joined else "sum"
             lse, _, positive, _ = functional.softmax_similarity(

@@ -7,91 +7,34 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from budget import check_against_eager
-from pair_cases import PAIRS, SYMMETRIC_PAIRS, Vectors, classes, masks, other_views
+from pair_cases import Vectors, classes, other_views
+from softmax_cases import (
+    DENOMINATORS,
+    GRADIENTS,
+    PAIRS_AND_POSITIVES,
+    STATISTICS,
+    SYMMETRIC_PAIRS_AND_POSITIVES,
+    eager,
+    kernel,
+    scalars,
+    unit_rows,
+)
 from torch import Tensor
 
 import mmcore
 from mmcore import functional
 
-DENOMINATORS = ["all", "negatives", "positives"]
-STATISTICS = ["row_lse", "col_lse", "row_pos", "col_pos"]
-GRADIENTS = ["grad_x", "grad_y", "grad_scale", "grad_bias", "grad_row_bias", "grad_col_bias"]
-
-
-def unit_rows(rows: int, width: int) -> Tensor:
-    return F.normalize(torch.randn(rows, width), dim=1)
-
-
-def log_sum_exp(logits: Tensor, dim: int) -> Tensor:
-    """As torch's, but for nothing at all −inf with a gradient of 0 instead of NaN."""
-    is_empty = (logits == -torch.inf).all(dim, keepdim=True)
-    result = logits.masked_fill(is_empty, 0).logsumexp(dim)
-    return result.masked_fill(is_empty.squeeze(dim), -torch.inf)
-
-
-def finite(value: Tensor) -> Tensor:
-    """−inf, of which there is no error to speak, becomes 0."""
-    return value.masked_fill(value == -torch.inf, 0)
-
-
-def eager(vectors: Vectors, denominator: str, order: int = 1) -> Callable[..., Sequence[Tensor]]:
-    """The formulas on the whole matrix; `order` −1 sums the other way round."""
-
-    def run(
-        x: Tensor,
-        y: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        row_bias: Tensor | None = None,
-        col_bias: Tensor | None = None,
-    ) -> Sequence[Tensor]:
-        positive, excluded = masks(vectors, len(x), len(y))
-        if order < 0:
-            x, y = x.flip(1), y.flip(1)
-        logits = scale * (x @ y.T) + bias
-        if row_bias is not None and col_bias is not None:
-            logits = logits + row_bias[:, None] + col_bias
-        counted = {
-            "all": ~excluded,
-            "negatives": ~excluded & ~positive,
-            "positives": positive,
-        }[denominator]
-        at_counted, at_positive = logits.masked_fill(~counted, -torch.inf), logits * positive
-        sums = [log_sum_exp(at_counted, 1), log_sum_exp(at_counted, 0)]
-        sums += [at_positive.sum(1), at_positive.sum(0)]
-        return [finite(value) for value in sums]
-
-    return run
-
-
-def kernel(
-    vectors: Vectors, denominator: str, columns: bool = True
-) -> Callable[..., Sequence[Tensor]]:
-    def run(x: Tensor, y: Tensor, *scalars: Tensor) -> Sequence[Tensor]:
-        names = ("scale", "bias", "row_bias", "col_bias")
-        settings: dict[str, Any] = dict(zip(names, scalars, strict=False))
-        statistics = functional.softmax_similarity(
-            x, y, denominator=denominator, columns=columns, **settings, **vectors
-        )
-        return [finite(value) for value in statistics]
-
-    return run
-
-
-def scalars(dtype: torch.dtype = torch.float32, scale: float = 30.0) -> list[Tensor]:
-    return [torch.tensor(value, dtype=dtype) for value in (scale, -3.0)]
-
 
 @pytest.mark.parametrize("has_biases", [False, True])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize(("pairs", "positives"), PAIRS_AND_POSITIVES)
 @pytest.mark.parametrize("shape", [(60, 50, 20), (250, 300, 64)])
 def test_pairs(
     backend: str,
     shape: tuple[int, int, int],
     pairs: Callable[[int, int], Vectors],
+    positives: str,
     denominator: str,
     has_biases: bool,
 ) -> None:
@@ -105,24 +48,26 @@ def test_pairs(
         return [x, y, *scalars(), *biases]
 
     names = STATISTICS + GRADIENTS[: 6 if has_biases else 4]
-    baselines = [eager(vectors, denominator), eager(vectors, denominator, -1)]
-    check_against_eager(kernel(vectors, denominator), baselines, [draw(), draw()], names)
+    baselines = [eager(vectors, denominator, order, positives) for order in (1, -1)]
+    statistics = kernel(vectors, denominator, positives=positives)
+    check_against_eager(statistics, baselines, [draw(), draw()], names)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
+@pytest.mark.parametrize(("pairs", "positives"), SYMMETRIC_PAIRS_AND_POSITIVES)
 @pytest.mark.parametrize("rows", [1, 20, 500])
 def test_where_y_is_x(
     backend: str,
     rows: int,
     pairs: Callable[[int, int], Vectors],
+    positives: str,
     denominator: str,
     dtype: torch.dtype,
 ) -> None:
     vectors = pairs(rows, rows)
-    reference, other = eager(vectors, denominator), eager(vectors, denominator, -1)
-    statistics = kernel(vectors, denominator)
+    reference, other = (eager(vectors, denominator, order, positives) for order in (1, -1))
+    statistics = kernel(vectors, denominator, positives=positives)
     check_against_eager(
         lambda x, *a: statistics(x, x, *a),
         [lambda x, *a: reference(x, x, *a), lambda x, *a: other(x, x, *a)],
@@ -133,12 +78,13 @@ def test_where_y_is_x(
 
 @pytest.mark.parametrize("has_columns", [False, True])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
-@pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
+@pytest.mark.parametrize(("pairs", "positives"), SYMMETRIC_PAIRS_AND_POSITIVES)
 @pytest.mark.parametrize("rows", [20, 400])
 def test_one_bias_where_y_is_x(
     backend: str,
     rows: int,
     pairs: Callable[[int, int], Vectors],
+    positives: str,
     denominator: str,
     has_columns: bool,
 ) -> None:
@@ -155,8 +101,8 @@ def test_one_bias_where_y_is_x(
 
     draws = range(max(4, 200 // rows))
     check_against_eager(
-        on_both_sides(kernel(vectors, denominator, columns=has_columns)),
-        [on_both_sides(eager(vectors, denominator, order)) for order in (1, -1)],
+        on_both_sides(kernel(vectors, denominator, has_columns, positives)),
+        [on_both_sides(eager(vectors, denominator, order, positives)) for order in (1, -1)],
         [[unit_rows(rows, 24), *scalars(), 3 * torch.randn(rows)] for _ in draws],
         [*(STATISTICS[i] for i in kept), "grad_x", "grad_scale", "grad_bias", "grad_of_both"],
     )
@@ -172,14 +118,14 @@ def test_half_the_matrix_says_what_the_whole_does(compiled: str) -> None:
         torch.testing.assert_close(half, whole, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("pairs", PAIRS)
-def test_gradients_in_float64(pairs: Callable[[int, int], Vectors]) -> None:
+@pytest.mark.parametrize(("pairs", "positives"), PAIRS_AND_POSITIVES)
+def test_gradients_in_float64(pairs: Callable[[int, int], Vectors], positives: str) -> None:
     leaves = [torch.randn(7, 3), torch.randn(6, 3), *scalars(scale=2.0)]
     leaves = [leaf.double().requires_grad_() for leaf in leaves]
     leaves += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (7, 6)]
     vectors = pairs(7, 6)
     for denominator in DENOMINATORS:
-        assert torch.autograd.gradcheck(kernel(vectors, denominator), leaves)
+        assert torch.autograd.gradcheck(kernel(vectors, denominator, positives=positives), leaves)
 
 
 def test_one_side_only(backend: str) -> None:

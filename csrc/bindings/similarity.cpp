@@ -111,15 +111,15 @@ SimilarityGradients gradients_view(const SimilarityInputs& inputs, const std::op
 }
 
 std::pair<double, double> softmax_similarity_backward(
-    const SimilarityArrays& arrays, const Doubles& row_lse, const Doubles& col_lse,
-    const std::optional<Doubles>& row_pos, const std::optional<Doubles>& col_pos, const Doubles& grad_row_lse,
-    const Doubles& grad_col_lse, const Doubles& grad_row_pos, const Doubles& grad_col_pos, const Floats& kept,
-    const std::optional<Floats>& grad_x, const std::optional<Floats>& grad_y, bool needs_bias,
-    const std::optional<Doubles>& grad_row_bias, const std::optional<Doubles>& grad_col_bias, int threads) {
+    const SimilarityArrays& arrays, const Doubles& row_lse, const Doubles& col_lse, const Doubles& row_pos,
+    const Doubles& col_pos, const Doubles& grad_row_lse, const Doubles& grad_col_lse, const Doubles& grad_row_pos,
+    const Doubles& grad_col_pos, const Floats& kept, const std::optional<Floats>& grad_x,
+    const std::optional<Floats>& grad_y, bool needs_bias, const std::optional<Doubles>& grad_row_bias,
+    const std::optional<Doubles>& grad_col_bias, int threads) {
   const SimilarityInputs& inputs = arrays.inputs;
+  // Sums of positives have no say in the gradients, so that callers need not have kept them.
   const bool needs_positives = inputs.positives == Positives::kLogSumExp;
-  if (needs_positives && !(row_pos && col_pos)) refuse("row_pos and col_pos must be given where they are log-sum-exps");
-  const Doubles &of_rows = needs_positives ? *row_pos : row_lse, &of_columns = needs_positives ? *col_pos : col_lse;
+  const Doubles &of_rows = needs_positives ? row_pos : row_lse, &of_columns = needs_positives ? col_pos : col_lse;
   const SoftmaxStatistics statistics = statistics_view(inputs, row_lse, col_lse, of_rows, of_columns, false),
                           upstream =
                               statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, false);
