@@ -98,26 +98,22 @@ def test_ignored_rows_have_no_gradient(backend: str) -> None:
 @every_kind
 def test_coca(backend: str, kind: str) -> None:
     words = torch.randint(50, (ROWS, 7))
-    hidden, vocabulary = torch.randn(ROWS, 7, WIDTH), torch.randn(50, WIDTH)
+    hidden, vocabulary, bias = torch.randn(7 * ROWS, WIDTH), torch.randn(50, WIDTH), torch.randn(50)
 
-    def ours(x: Tensor, y: Tensor, vocabulary: Tensor, scale: Tensor) -> Tensor:
-        rows = hidden.to(x.dtype)
+    def ours(x: Tensor, y: Tensor, *decoder: Tensor) -> Tensor:
+        hidden, vocabulary, bias, scale = decoder
         return coca_loss(
-            x, y, scale, rows, vocabulary, words, contrastive_weight=0.7, caption_weight=1.5
-        )
+            x, y, scale, hidden.unflatten(0, (ROWS, 7)), vocabulary, words, bias,
+            contrastive_weight=0.7, caption_weight=1.5,
+        )  # fmt: skip
 
-    def plain(x: Tensor, y: Tensor, vocabulary: Tensor, scale: Tensor) -> Tensor:
+    def plain(x: Tensor, y: Tensor, *decoder: Tensor) -> Tensor:
+        hidden, vocabulary, bias, scale = decoder
         logits, target = scale * (x @ y.T), torch.arange(ROWS)
         clip = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-        order = torch.arange(WIDTH) if x.dtype == torch.float64 else matching(vocabulary)
-        every = (hidden.to(x.dtype)[..., order] @ vocabulary.T).flatten(0, 1)
-        return 0.7 * clip + 1.5 * smoothed(every, words.flatten(), 0, 0.0)
+        return 0.7 * clip + 1.5 * smoothed(hidden @ vocabulary.T + bias, words.flatten(), 0, 0.0)
 
-    def matching(columns: Tensor) -> Tensor:
-        """The order of the columns that `check` put the vocabulary into."""
-        return (columns[0].detach()[:, None] == vocabulary[0]).int().argmax(1)
-
-    check(ours, plain, [[x, y, vocabulary, scale] for x, y, scale in draws(kind)])
+    check(ours, plain, [[x, y, hidden, vocabulary, bias, scale] for x, y, scale in draws(kind)])
 
 
 def test_coca_weighs_as_the_paper() -> None:

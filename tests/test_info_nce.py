@@ -28,11 +28,14 @@ def test_info_nce_with_more_keys_and_targets(backend: str, kind: str) -> None:
 def test_info_nce_with_sampling_bias_and_margin(backend: str, kind: str) -> None:
     log_q, target = torch.rand(ROWS).log(), torch.arange(ROWS)
 
-    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * (x @ y.T) - log_q.to(x.dtype)
+    def plain(x: Tensor, y: Tensor, log_q: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ y.T) - log_q
         return cross_entropy(logits - 0.2 * scale * torch.eye(ROWS, dtype=x.dtype), target)
 
-    check(lambda *a: functional.info_nce_loss(*a, log_q=log_q, margin=0.2), plain, draws(kind))
+    def ours(x: Tensor, y: Tensor, log_q: Tensor, scale: Tensor) -> Tensor:
+        return functional.info_nce_loss(x, y, scale, log_q=log_q, margin=0.2)
+
+    check(ours, plain, [[x, y, log_q, scale] for x, y, scale in draws(kind)])
 
 
 @every_kind
@@ -43,18 +46,18 @@ def test_info_nce_with_a_queue(backend: str, kind: str, margin: float) -> None:
     left_out = (query_group[:, None] == key_group) & (query_group[:, None] >= 0)
     left_out[target, target] = False
 
-    def plain(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        logits = scale * (x @ torch.cat([y, queue.to(x.dtype)]).T) - log_q.to(x.dtype)
+    def plain(x: Tensor, y: Tensor, queue: Tensor, log_q: Tensor, scale: Tensor) -> Tensor:
+        logits = scale * (x @ torch.cat([y, queue]).T) - log_q
         logits = logits - margin * scale * torch.eye(*logits.shape, dtype=x.dtype)
         return cross_entropy(masked(logits, ~left_out), target)
 
-    def ours(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    def ours(x: Tensor, y: Tensor, queue: Tensor, log_q: Tensor, scale: Tensor) -> Tensor:
         return functional.info_nce_loss(
-            x, y, scale, queue=queue.to(x.dtype), log_q=log_q, margin=margin,
+            x, y, scale, queue=queue, log_q=log_q, margin=margin,
             query_group=query_group, key_group=key_group,
         )  # fmt: skip
 
-    check(ours, plain, draws(kind))
+    check(ours, plain, [[x, y, queue, log_q, scale] for x, y, scale in draws(kind)])
 
 
 def test_info_nce_of_a_query_that_is_compared_with_nothing(backend: str) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from machines import values_seen
+from objective_cases import ROWS, check, cross_entropy, draws_of_several, every_kind
 from torch import Tensor
 
 from mmcore import functional
-from mmcore.functional import clip_loss, multimodal_loss, siglip_loss
+from mmcore.functional import clip_loss, multimodal_loss
+
+NAMES = ("image", "text", "audio")
 
 
 def unit_rows(rows: int = 12) -> Tensor:
@@ -21,7 +25,7 @@ def unit_rows(rows: int = 12) -> Tensor:
 
 
 def three() -> dict[str, Tensor]:
-    return {name: unit_rows().requires_grad_() for name in ("image", "text", "audio")}
+    return {name: unit_rows().requires_grad_() for name in NAMES}
 
 
 PAIRS = {
@@ -30,51 +34,91 @@ PAIRS = {
 }
 
 
+def plain_clip(x: Tensor, y: Tensor, scale: Tensor, _: Tensor) -> Tensor:
+    logits, target = scale * (x @ y.T), torch.arange(len(x))
+    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+
+
+def plain_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    signs = 2 * torch.eye(len(x), dtype=x.dtype) - 1
+    return -F.logsigmoid(signs * (scale * (x @ y.T) + bias)).sum() / len(x)
+
+
+PLAIN = {"clip": plain_clip, "siglip": plain_siglip}
+WEIGHTS = (1.0, 0.0, 3.0)
+
+
+def of_every_pair(features: Sequence[Tensor]) -> dict[str, Tensor]:
+    return dict(zip(NAMES, features, strict=True))
+
+
+@every_kind
+@pytest.mark.parametrize("objective", PLAIN)
 @pytest.mark.parametrize("pairs", PAIRS)
-def test_pairs_are_those_that_are_named(backend: str, pairs: str) -> None:
+def test_against_the_formula(backend: str, pairs: str, objective: str, kind: str) -> None:
+    """Each pair has a weight, a scale and a bias of its own; all gradients."""
+    chosen = PAIRS[pairs]
+    weights = dict(zip(chosen, WEIGHTS, strict=False)) if pairs == "all" else None
+
+    def settings(scale: Tensor) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
+        return (
+            {pair: scale * (1 + 0.1 * i) for i, pair in enumerate(chosen)},
+            {pair: -0.1 * scale - i for i, pair in enumerate(chosen)},
+        )
+
+    def plain(*inputs: Tensor) -> Tensor:
+        z, (scale, bias) = of_every_pair(inputs[:-1]), settings(inputs[-1])
+        of_pair = weights or dict.fromkeys(chosen, 1.0)
+        total = inputs[0].new_zeros(())
+        for a, b in chosen:
+            pair = (a, b)
+            total = total + of_pair[pair] * PLAIN[objective](z[a], z[b], scale[pair], bias[pair])
+        return total / sum(of_pair.values())
+
+    def ours(*inputs: Tensor) -> Tensor:
+        z, (scale, bias) = of_every_pair(inputs[:-1]), settings(inputs[-1])
+        return multimodal_loss(z, scale, bias, pairs=pairs, weights=weights, objective=objective)
+
+    check(ours, plain, draws_of_several(kind, 3, 3 * (1.0, 14.0, 50.0)))
+
+
+def test_pairs_may_be_listed() -> None:
     z = three()
-    expected = torch.stack([clip_loss(z[a], z[b], 7.0) for a, b in PAIRS[pairs]]).mean()
-    found = multimodal_loss(z, 7.0, pairs=pairs)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(multimodal_loss(z, 7.0, pairs=PAIRS[pairs]), expected)
-    for ours, theirs in zip(
-        torch.autograd.grad(found, list(z.values())),
-        torch.autograd.grad(expected, list(z.values())),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours, theirs)
+    for name, pairs in PAIRS.items():
+        assert torch.equal(
+            multimodal_loss(z, 7.0, pairs=name), multimodal_loss(z, 7.0, pairs=pairs)
+        )
 
 
-def test_each_pair_has_its_weight_scale_and_bias() -> None:
-    z = three()
-    scale = {pair: float(i + 2) for i, pair in enumerate(PAIRS["all"])}
-    bias = {pair: -float(i) for i, pair in enumerate(PAIRS["all"])}
-    weights = dict(zip(PAIRS["all"], (1.0, 0.0, 3.0), strict=True))
-    losses = {(a, b): siglip_loss(z[a], z[b], scale[a, b], bias[a, b]) for a, b in PAIRS["all"]}
-    expected = sum(weights[pair] * loss for pair, loss in losses.items()) / 4
-    found = multimodal_loss(z, scale, bias, weights=weights, objective="siglip")
-    torch.testing.assert_close(found, expected)
-
-
-def test_rows_are_matched_by_ids(backend: str) -> None:
+@every_kind
+def test_rows_are_matched_by_ids(backend: str, kind: str) -> None:
     """Some things lack a modality, and every modality has an order of its own."""
-    things = {name: unit_rows(20) for name in ("image", "text", "audio")}
     ids = {
-        "image": torch.randperm(20)[:15],
-        "text": torch.randperm(20)[:14],
-        "audio": torch.randperm(20)[:9],
+        name: torch.randperm(ROWS)[:rows] for name, rows in zip(NAMES, (50, 45, 30), strict=True)
     }
-    z = {name: things[name][ids[name]].requires_grad_() for name in things}
-    losses = []
-    for a, b in PAIRS["all"]:
-        shared = sorted(set(ids[a].tolist()) & set(ids[b].tolist()))
-        losses.append(clip_loss(things[a][shared], things[b][shared], 5.0))
-    found = multimodal_loss(z, 5.0, ids=ids)
-    torch.testing.assert_close(found, torch.stack(losses).mean())
-    gradient = torch.autograd.grad(found, z["image"])[0]
-    others = set(ids["text"].tolist()) | set(ids["audio"].tolist())
-    alone = torch.tensor([i not in others for i in ids["image"].tolist()])
-    assert torch.equal(gradient[alone], torch.zeros_like(gradient[alone]))
+
+    def plain(*inputs: Tensor) -> Tensor:
+        things, losses = of_every_pair(inputs[:-1]), []
+        for a, b in PAIRS["all"]:
+            shared = sorted(set(ids[a].tolist()) & set(ids[b].tolist()))
+            losses.append(plain_clip(things[a][shared], things[b][shared], inputs[-1], inputs[-1]))
+        return torch.stack(losses).mean()
+
+    def ours(*inputs: Tensor) -> Tensor:
+        things = of_every_pair(inputs[:-1])
+        z = {name: things[name][ids[name]] for name in things}
+        return multimodal_loss(z, inputs[-1], ids=ids)
+
+    check(ours, plain, draws_of_several(kind, 3, 3 * (1.0, 14.0, 50.0)))
+
+
+def test_rows_of_no_other_modality_get_no_gradient(backend: str) -> None:
+    ids = {name: torch.arange(12) + 4 * i for i, name in enumerate(NAMES)}
+    z = three()
+    gradients = torch.autograd.grad(multimodal_loss(z, 5.0, ids=ids), list(z.values()))
+    assert [g.abs().sum(1).bool().tolist() for g in gradients] == [
+        4 * [False] + 8 * [True], 12 * [True], 8 * [True] + 4 * [False],
+    ]  # fmt: skip
 
 
 def test_equal_ids_copy_nothing() -> None:
@@ -102,8 +146,14 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: multimodal_loss(Z, 5.0, pairs=[]), ValueError, "pairs must name at least one pair, got none"),
     (lambda: multimodal_loss(Z, 5.0, pairs=[("image", "image")]), ValueError, "pairs must be of two modalities, each pair once"),
     (lambda: multimodal_loss(Z, 5.0, weights={}), ValueError, "weights must be of the pairs, got none of [('image', 'text')]"),
-    (lambda: multimodal_loss(Z, 5.0, weights={("image", "text"): 0.0}), ValueError, "weights must be at least 0 and not all 0"),
-    (lambda: multimodal_loss(Z, {}), ValueError, "scale must have a value for the pair ('image', 'text'), got []"),
+    (lambda: multimodal_loss(Z, 5.0, weights={("image", "text"): 0.0}), ValueError, "weights must be above 0 for at least one pair"),
+    (lambda: multimodal_loss(Z, 5.0, weights={("image", "text"): -1.0}), ValueError, "weights[('image', 'text')] must be finite and at least 0, got -1.0"),
+    (lambda: multimodal_loss(Z, 5.0, weights={("image", "text"): math.nan}), ValueError, "weights[('image', 'text')] must be finite and at least 0, got nan"),
+    (lambda: multimodal_loss(Z, {}), ValueError, "scale must be of the pairs, got none of [('image', 'text')], and of []"),
+    (lambda: multimodal_loss(Z, 5.0, {("image", "text"): 0.0, ("text", "image"): 0.0}), ValueError, "bias must be of the pairs, got none of [], and of [('text', 'image')]"),
+    (lambda: multimodal_loss(Z, 5.0, pairs=[("image",)]), ValueError, "pairs must be of two names each, got ('image',)"),
+    (lambda: multimodal_loss(Z, 5.0, pairs=["image"]), ValueError, "pairs must be of two names each, got 'image'"),
+    (lambda: multimodal_loss({**Z, "text": unit_rows(0)}, 5.0, ids={**IDS, "text": IDS["text"][:0]}), ValueError, "features['text'] must have at least 1 row, got shape (0, 8)"),
     (lambda: multimodal_loss(Z, 5.0, ids={"image": IDS["image"]}), ValueError, "ids must be of the modalities ['image', 'text'], got ['image']"),
     (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] // 2}), ValueError, "ids['text'] must not repeat, got 0 more than once"),
     (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] + 99}), ValueError, "ids must have rows in common for the pair ('image', 'text'), got none"),

@@ -206,6 +206,21 @@ def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     return torch.full((), value, dtype=torch.float64, device=x.device)
 
 
+def check_scale(name: str, value: float | Tensor) -> None:
+    """`value`, an inverse temperature, is not below 0.
+
+    On a GPU, or under torch.compile, the host does not see a tensor's number: one below 0 turns
+    positives and negatives around there.
+    """
+    if isinstance(value, Tensor):
+        is_seen = value.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not is_seen or value.numel() != 1:
+            return
+        value = value.item()
+    if isinstance(value, (int, float)) and value < 0:
+        raise ValueError(f"{name}, the inverse temperature, must be at least 0, got {value}")
+
+
 def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> None:
     """`value` is an int64 vector with one number for each row of `of`, on the device of `x`."""
     if not isinstance(value, Tensor):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.contrastive import clip_loss
-from mmcore.functional.reductions import as_loss, mean_of
+from mmcore.functional.reductions import as_loss, mean_of, mean_products
 from mmcore.functional.similarity import softmax_similarity
 
 
@@ -100,7 +100,7 @@ def coca_loss(
 
     Args:
         x, y: (N, D), of images and texts, as `clip_loss` takes them.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         hidden: (N, L, E), the decoder's outputs before its last layer; any (..., E).
         weight: (V, E), that layer's weight, in the dtype of `hidden`.
         target: (N, L) int64, the words to come; (...) as `hidden`.
@@ -164,10 +164,7 @@ def _cross_entropy(
 
 
 def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Mean over the classes: the logits of the mean class."""
-    wide = torch.float64 if rows.dtype == torch.float64 else torch.float32
-    # No matrix product, which autocast would round.
-    mean = (rows.to(wide) * weight.mean(0, dtype=torch.float64).to(wide)).sum(1).double()
+    mean = mean_products(rows, weight)
     return mean if bias is None else mean + bias.double().mean()
 
 

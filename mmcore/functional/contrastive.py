@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import as_loss, log_add_exp, mean_of, weighted_mean
+from mmcore.functional.reductions import (
+    as_loss,
+    log_add_exp,
+    mean_of,
+    mean_products,
+    weighted_mean,
+)
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 
 DIRECTIONS = ("both", "rows", "columns")
@@ -37,7 +43,8 @@ def clip_loss(
         x: (N, D), any floating-point dtype; rows of unit length, as `l2_normalize` or `project`
             leave them.
         y: (N, D), in the dtype of `x`.
-        scale: a number or a one-element tensor: the inverse temperature, not its logarithm.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature, not its
+            logarithm.
         bias: a number, a one-element tensor or None. It cancels: the loss does not depend on it.
         label_smoothing: in [0, 1), as in ``F.cross_entropy``: how much of each target is spread
             evenly over all columns.
@@ -77,6 +84,7 @@ def clip_loss(
     check.check_same_rows("y", y, x)
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
+    check.check_scale("scale", scale)
     check.check_choice("direction", direction, DIRECTIONS)
     check.check_fraction("label_smoothing", label_smoothing)
     if label_smoothing and group is not None:
@@ -101,11 +109,10 @@ def _smoothed(
     positive: Tensor, x: Tensor, y: Tensor, scale: float | Tensor, bias: float | Tensor | None,
     label_smoothing: float,
 ) -> Tensor:  # fmt: skip
-    """(1 − ε)·pos + ε·mean_j s_ij, of which the mean is scale·⟨x_i, mean(y)⟩ + bias."""
+    """(1 − ε)·pos + ε·mean_j s_ij."""
     if not label_smoothing:
         return positive
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    mean = (x.to(wide) @ y.mean(0, dtype=torch.float64).to(wide)).double() * scale
+    mean = mean_products(x, y) * scale
     if bias is not None:
         mean = mean + bias
     return (1 - label_smoothing) * positive + label_smoothing * mean.reshape(positive.shape)
@@ -141,7 +148,7 @@ def info_nce_loss(
     Args:
         query: (N, D), any floating-point dtype.
         key: (M, D), in the dtype of `query`.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         queue: (Q, D), further keys, which are nobody's positives.
         target: (N,) int64, the row of `key` that is each query's positive, -1 for none: such a
             query takes no part. Default: key i for query i, so M ≥ N.
@@ -177,6 +184,7 @@ def info_nce_loss(
         torch.Size([])
     """
     _check_sides(query, key, queue, target, query_group, key_group, log_q)
+    check.check_scale("scale", scale)
     check.check_not_negative("margin", margin)
 
     def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:

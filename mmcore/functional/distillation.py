@@ -56,11 +56,11 @@ def distill_clip_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length, of the student.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
-        scale: a number or a one-element tensor: the student's inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the student's inverse temperature.
         teacher_x: (N, E), any floating-point dtype (float64 where `x` is); row i is of what row i
             of `x` is. E need not be D.
         teacher_y: (N, E), in the dtype of `teacher_x`.
-        teacher_scale: the teacher's inverse temperature.
+        teacher_scale: at least 0, the teacher's inverse temperature.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -92,6 +92,8 @@ def distill_clip_loss(
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     _check_teacher(x, teacher_x, teacher_y, teacher_scale)
+    check.check_scale("scale", scale)
+    check.check_scale("teacher_scale", teacher_scale)
     scale = check.as_scalar("scale", scale, x)
     teacher_scale = check.as_scalar("teacher_scale", teacher_scale, x)
     students, teachers = as_multiplied(x, y), as_multiplied(teacher_x, teacher_y)

@@ -43,7 +43,7 @@ def hard_negative_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length; N ≥ 2.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         hardness: β ≥ 0, by how much negatives are weighted; 0 weighs all alike.
         positive_prior: τ⁺ in [0, 1), the chance that a negative is of the row's own kind.
         positive_weight: α ≥ 0, of the positive in its own denominator; 0 decouples it as DCL does.
@@ -80,6 +80,7 @@ def hard_negative_loss(
     check.check_not_negative("hardness", hardness)
     check.check_fraction("positive_prior", positive_prior)
     check.check_not_negative("positive_weight", positive_weight)
+    check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, x)
 
     harder = softmax_similarity(

@@ -43,7 +43,7 @@ def matryoshka_loss(
         x: (N, D), any floating-point dtype, normalised or not: each prefix is normalised anew, as
             it will be where it is used. One of width 1 is ±1, and its gradient rounding.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
-        scale: a number or a one-element tensor: the inverse temperature of every prefix.
+        scale: a number or a one-element tensor, at least 0: every prefix's inverse temperature.
         dims: widths of the prefixes, ascending, from 1 to D.
         weights: of each prefix, at least 0 and not all 0; default 1.
         group: (N,) int64, as in `clip_loss`; without an `objective` only.
@@ -76,6 +76,7 @@ def matryoshka_loss(
     """
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
+    check.check_scale("scale", scale)
     weight_of = _checked_weights(dims, weights, x)
     if objective is not None:
         if group is not None:

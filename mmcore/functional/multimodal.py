@@ -42,7 +42,8 @@ def multimodal_loss(
         pairs: ``"all"``; the name of an anchor, which is paired with every other modality; or a
             list of pairs of names.
         ids: (N_m,) int64 for each modality: rows of equal ids are of the same thing, and rows whose
-            id the other side lacks take no part in that pair. No id may occur twice in a modality.
+            id the other side lacks take no part in that pair. No id, of any value, may occur twice
+            in a modality.
             Without them row i is of thing i in every modality.
         weights: at least 0 for each pair, not all 0; default 1.
         objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...).
@@ -53,8 +54,8 @@ def multimodal_loss(
 
     Raises:
         TypeError, ValueError: a modality, a scale or a weight is missing or unknown, sizes differ
-            where no ids are given, an id occurs twice, a pair shares no rows, weights are below 0
-            or all 0.
+            where no ids are given, an id occurs twice, a modality has no rows or a pair shares
+            none, weights are below 0 or all 0; whatever the objective refuses.
 
     Memory:
         As the objective; where ids differ the rows that two modalities share are copied.
@@ -76,16 +77,21 @@ def multimodal_loss(
         (torch.Size([]), torch.Size([]))
     """
     check.check_modalities(features)
+    for name, value in features.items():
+        check.check_rows(f"features[{name!r}]", value)
     chosen = _pairs(features, pairs)
+    for name, mapping in (("scale", scale), ("bias", bias)):
+        if isinstance(mapping, Mapping):
+            _check_pairs_of(name, mapping, chosen)
     weight_of = _weights(chosen, weights)
     function = _objective(objective)
     ordered = None if ids is None else _checked_ids(features, ids)
     total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
     for pair in chosen:
         x, y = _shared_rows(features, ordered, pair)
-        settings = [_of_pair("scale", scale, pair)]
+        settings = [_of_pair(scale, pair)]
         if bias is not None:
-            settings.append(_of_pair("bias", bias, pair))
+            settings.append(_of_pair(bias, pair))
         total = total + weight_of[pair] * function(x, y, *settings, backend=backend).double()
     return as_loss(total / sum(weight_of.values()), x)
 
@@ -96,6 +102,9 @@ def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[
             return list(combinations(features, 2))
         check.check_modality("pairs", pairs, features)
         return [(pairs, name) for name in features if name != pairs]
+    unlike = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
+    if unlike:
+        raise ValueError(f"pairs must be of two names each, got {unlike[0]!r}")
     chosen = [(first, second) for first, second in pairs]
     if not chosen:
         raise ValueError("pairs must name at least one pair, got none")
@@ -110,13 +119,19 @@ def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[
 def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pair, float]:
     if weights is None:
         return dict.fromkeys(pairs, 1.0)
-    if set(weights) != set(pairs):
-        missing = [pair for pair in pairs if pair not in weights]
-        other = [pair for pair in weights if pair not in pairs]
-        raise ValueError(f"weights must be of the pairs, got none of {missing}, and of {other}")
-    if min(weights.values()) < 0 or sum(weights.values()) == 0:
-        raise ValueError(f"weights must be at least 0 and not all 0, got {dict(weights)}")
+    _check_pairs_of("weights", weights, pairs)
+    for pair, weight in weights.items():
+        check.check_not_negative(f"weights[{pair}]", weight)
+    if sum(weights.values()) == 0:
+        raise ValueError(f"weights must be above 0 for at least one pair, got {dict(weights)}")
     return dict(weights)
+
+
+def _check_pairs_of(name: str, of_pairs: Mapping[Pair, object], pairs: list[Pair]) -> None:
+    if set(of_pairs) != set(pairs):
+        missing = [pair for pair in pairs if pair not in of_pairs]
+        other = [pair for pair in of_pairs if pair not in pairs]
+        raise ValueError(f"{name} must be of the pairs, got none of {missing}, and of {other}")
 
 
 def _objective(objective: str | Objective) -> Objective:
@@ -126,14 +141,8 @@ def _objective(objective: str | Objective) -> Objective:
     return OBJECTIVES[objective]
 
 
-def _of_pair(
-    name: str, value: float | Tensor | Mapping[Pair, float | Tensor], pair: Pair
-) -> float | Tensor:
-    if not isinstance(value, Mapping):
-        return value
-    if pair not in value:
-        raise ValueError(f"{name} must have a value for the pair {pair}, got {list(value)}")
-    return value[pair]
+def _of_pair(value: float | Tensor | Mapping[Pair, float | Tensor], pair: Pair) -> float | Tensor:
+    return value[pair] if isinstance(value, Mapping) else value
 
 
 def _checked_ids(features: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> dict[str, Tensor]:

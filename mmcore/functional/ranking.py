@@ -56,7 +56,7 @@ def multiple_negatives_ranking_loss(
         query: (N, D), any floating-point dtype; rows of unit length.
         documents: the positives and then any number of hard negatives, (N, D) each: row i of all is
             of query i.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         directions: which of ``"query_to_doc"`` (needed), ``"query_to_query"``, ``"doc_to_query"``
             and ``"doc_to_doc"``.
         partition: ``"joint"``, one denominator over all directions, or ``"per_direction"``, a
@@ -97,10 +97,12 @@ def multiple_negatives_ranking_loss(
         torch.Size([])
     """
     check.check_matrix("query", query)
+    check.check_rows("query", query)
     _check_documents(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
-    _check_hardness(hardness, hardness_strength, scale)
+    _check_hardness(hardness, hardness_strength)
+    check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, query)
     strength = hardness_strength if hardness else 0.0
     every = documents[0] if len(documents) == 1 else torch.cat(list(documents))
@@ -117,9 +119,9 @@ def multiple_negatives_ranking_loss(
         if has_way_back:
             sums.append(plain.col_lse[: query.shape[0]])
     if "query_to_query" in directions:
-        sums.append(_row_lse(query, query, scale, backend, **_of_others(query, 1)))
+        sums.append(_row_lse(query, query, scale, backend, **_of_others(query, query)))
     if "doc_to_doc" in directions:
-        others = _of_others(query, len(documents))
+        others = _of_others(documents[0], every)
         sums.append(_row_lse(documents[0], every, scale, backend, **others))
     stacked = torch.stack(sums)
     log_z = stacked.logsumexp(0) if partition == "joint" else stacked.mean(0)
@@ -130,16 +132,16 @@ def _row_lse(x: Tensor, y: Tensor, scale: Tensor, backend: str | None, **pairs: 
     return softmax_similarity(x, y, scale, columns=False, backend=backend, **pairs).row_lse
 
 
-def _of_others(query: Tensor, documents: int) -> dict[str, Tensor | None]:
+def _of_others(x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
     """The pairs of different queries alone: rows of the query itself are no negatives."""
-    return {"target": torch.full(query.shape[:1], -1, device=query.device)} | _groups(
-        query, documents
-    )
+    return {"target": torch.full(x.shape[:1], -1, device=x.device)} | _groups(x, y)
 
 
-def _groups(query: Tensor, documents: int) -> dict[str, Tensor | None]:
-    itself = torch.arange(query.shape[0], device=query.device)
-    return {"row_group": itself, "col_group": itself.repeat(documents)}
+def _groups(x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
+    """Which query a row is of; y holds rows of all of them, any number of times."""
+    itself = torch.arange(x.shape[0], device=x.device)
+    # One vector for both sides where y is x, which is how half of the matrix comes to be enough.
+    return {"row_group": itself, "col_group": itself if y is x else itself.repeat(len(y) // len(x))}
 
 
 def _weighted(
@@ -161,7 +163,7 @@ def _weighted(
         at = scale.double() + strength
         share = (scale / at).detach()
         rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
-    groups: dict[str, Any] = _groups(query, len(documents)) if apart else {}
+    groups: dict[str, Any] = _groups(query, every) if apart else {}
     negatives = softmax_similarity(
         rows, columns, at, denominator="negatives", columns=False, backend=backend, **groups
     )
@@ -219,7 +221,7 @@ def _check_directions(directions: Sequence[str], partition: str) -> None:
         )
 
 
-def _check_hardness(hardness: str | None, strength: float, scale: float | Tensor) -> None:
+def _check_hardness(hardness: str | None, strength: float) -> None:
     check.check_not_negative("hardness_strength", strength)
     if hardness is not None:
         check.check_choice("hardness", hardness, HARDNESS)
@@ -227,5 +229,3 @@ def _check_hardness(hardness: str | None, strength: float, scale: float | Tensor
         raise ValueError(
             f"hardness must be given where hardness_strength is above 0, got {strength}"
         )
-    if hardness and isinstance(scale, (int, float)) and scale + strength <= 0:
-        raise ValueError(f"scale must be above -hardness_strength, {-strength}, got {scale}")

@@ -30,3 +30,10 @@ def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
         return values.mean()
     wide = weight.double()
     return (wide * values).sum() / wide.sum()
+
+
+def mean_products(x: Tensor, y: Tensor) -> Tensor:
+    """mean_j ⟨x_i, y_j⟩ = ⟨x_i, mean(y)⟩ for each row of `x`, float64."""
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    # No matrix product, which autocast would round.
+    return (x.to(wide) * y.mean(0, dtype=torch.float64).to(wide)).sum(1).double()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import sigmoid_similarity
 
@@ -35,7 +36,7 @@ def siglip_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length.
         y: (M, D), in the dtype of `x`.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         bias: a number, a one-element tensor or None, added to every logit.
         target, row_label, col_label, row_group, col_group: as in `sigmoid_similarity`.
         backend: see `mmcore.backend`.
@@ -60,6 +61,7 @@ def siglip_loss(
         >>> mmcore.functional.siglip_loss(x, y, scale=10.0, bias=-10.0).dtype
         torch.float32
     """
+    check.check_scale("scale", scale)
     sums = sigmoid_similarity(
         x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,
         row_group=row_group, col_group=col_group, backend=backend,

@@ -28,7 +28,7 @@ def sup_con_loss(
         x: (N, D), any floating-point dtype; rows of unit length; the views of a batch one after
             the other.
         label: (N,) int64, the class of each row; -1 is no class.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -51,6 +51,7 @@ def sup_con_loss(
         >>> mmcore.functional.sup_con_loss(x, label, scale=10.0).shape
         torch.Size([])
     """
+    check.check_scale("scale", scale)
     check.check_matrix("x", x)
     check.check_indices("label", label, x.shape[0], "x", x)
     itself = torch.arange(x.shape[0], device=x.device)
@@ -91,7 +92,7 @@ def unicl_loss(
         y: (M, D), in the dtype of `x`.
         row_label, col_label: (N,) and (M,) int64, the classes of the rows of `x` and of `y`; -1 is
             no class.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         row_group, col_group: (N,) and (M,) int64. Pairs of equal groups are no negatives of each
             other, such as two names of one drawing; -1 is equal to nothing. Positives stay.
         backend: see `mmcore.backend`.
@@ -116,6 +117,7 @@ def unicl_loss(
         >>> mmcore.functional.unicl_loss(x, y, label, label, scale=14.0).shape
         torch.Size([])
     """
+    check.check_scale("scale", scale)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, row_group=row_group,
         col_group=col_group, denominator="all" if row_group is None else "negatives",
@@ -169,7 +171,7 @@ def mil_nce_loss(
         x: (N, D), any floating-point dtype; rows of unit length, such as video clips.
         y: (M, D), in the dtype of `x`, such as several captions near each clip.
         row_label, col_label: (N,) and (M,) int64: candidates of a row have its label; -1 is none.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -192,6 +194,7 @@ def mil_nce_loss(
         >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
         torch.Size([])
     """
+    check.check_scale("scale", scale)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",
         columns=False, backend=backend,

@@ -24,7 +24,7 @@ def nt_xent_loss(
     Args:
         first, second: (N, D), any floating-point dtype; rows of unit length, row i of both of the
             same thing.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -47,6 +47,7 @@ def nt_xent_loss(
         >>> mmcore.functional.nt_xent_loss(first, second, scale=10.0).shape
         torch.Size([])
     """
+    check.check_scale("scale", scale)
     views = _both(first, second)
     itself = torch.arange(views.shape[0], device=views.device)
     other = itself.roll(first.shape[0])
@@ -82,7 +83,7 @@ def dcl_loss(
     Args:
         first, second: (N, D), any floating-point dtype; rows of unit length, row i of both of the
             same thing.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         sigma: above 0, for DCLW; None for DCL.
         backend: see `mmcore.backend`.
 
@@ -105,6 +106,7 @@ def dcl_loss(
         >>> mmcore.functional.dcl_loss(first, second, scale=10.0, sigma=0.5).shape
         torch.Size([])
     """
+    check.check_scale("scale", scale)
     views = _both(first, second)
     if sigma is not None:
         check.check_positive("sigma", sigma)

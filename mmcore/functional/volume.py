@@ -34,7 +34,7 @@ def gram_loss(
     Args:
         features: the rows of each of at least two modalities by its name, (N, D), of one dtype and
             of unit length; row i of all is of the same thing.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
         anchor: the modality of which each row is compared with all rows of the others, such as the
             text. The rows of the others stay together.
         label_smoothing: in [0, 1), as in ``F.cross_entropy``. The paper's code has 0.1.
@@ -72,6 +72,7 @@ def gram_loss(
     first = features[anchor]
     check.check_rows(f"features[{anchor!r}]", first)
     # float64: its gradient is the difference of what positives and negatives add to it.
+    check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
     row_lse, col_lse, own, total = torch.ops.mmcore.gram_volume(
