@@ -35,13 +35,14 @@ test-memory: $(VENV)/.test
 
 # Objectives beside the classes of other libraries, which are installed into the same venv.
 test-peers: $(VENV)/.peers
-	$(BIN)/python -m pytest tests/peers $(ARGS)
+	MMCORE_TEST_PEERS=all $(BIN)/python -m pytest tests/peers $(ARGS)
 
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
 GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
-	softmax_pairs.py objectives.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py clip_loss.py projection.py \
-	projection_dtypes.py extremes.py contracts.py matryoshka.py distillation.py hardest_negatives.py captioning.py volume.py symile.py \
-	discrepancy.py ranking_hardness.py)
+	softmax_pairs.py joined_positives.py objectives.py info_nce.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py \
+	clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py contracts_objectives.py matryoshka.py distillation.py \
+	hardest_negatives.py captioning.py volume.py symile.py discrepancy.py geometry.py ranking.py ranking_hardness.py \
+	scale.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
 test-gpu:
@@ -105,7 +106,7 @@ $(VENV)/.test: $(VENV)/.torch $(NATIVE)
 	touch $@
 
 $(VENV)/.peers: $(VENV)/.test
-	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning
+	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning symile
 	$(PIP) scipy sentence-transformers
 	touch $@
 

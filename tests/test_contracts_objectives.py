@@ -80,7 +80,7 @@ def opcheck(op: torch._ops.OpOverload, *inputs: Any) -> None:
 @every_layout
 def test_opcheck_product_similarity(machine: str, layout: int) -> None:
     ops, features = torch.ops.mmcore, layouts_of_three(layout)
-    settings = (SCALE, torch.float32, False)
+    settings = (SCALE, torch.float32, False, "negatives")
     opcheck(ops.product_similarity.default, features, *settings, 0, machine)
     inputs = ([each.detach() for each in features], *settings)
     row_lse, _, kept = ops.product_similarity(*inputs, 0, machine)

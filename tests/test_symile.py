@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from machines import DEVICE
 from objective_cases import ROWS, check, cross_entropy, draws_of_several, every_kind, unit_rows
 from torch import Tensor
 
@@ -63,3 +64,48 @@ def test_symile_under_autocast(backend: str) -> None:
     torch.testing.assert_close(ours, plain)
     pair = [torch.autograd.grad(loss, (a, b, c)) for loss in (ours, plain)]
     torch.testing.assert_close(*pair, rtol=1e-2, atol=1e-5)  # of bfloat16 both
+
+
+def shuffled(features: list[Tensor], order: list[Tensor], scale: Tensor) -> Tensor:
+    """Of each anchor in the order of its own rows, each row's keys told apart one by one."""
+    losses, every = [], torch.stack(features).prod(0)
+    positive = scale * every.sum(1)
+    for m, x in enumerate(features):
+        others = [
+            z[rows] for k, (z, rows) in enumerate(zip(features, order, strict=True)) if k != m
+        ]
+        logits = scale * (x @ torch.stack(others).prod(0).T)
+        # Slot j holds row order[m][j] of modality m: there row i = order[m][j] finds its positive.
+        is_own = order[m] == torch.arange(len(x))[:, None]
+        logits = torch.where(is_own, positive[:, None], logits)
+        losses.append((logits.logsumexp(1) - positive).mean())
+    return torch.stack(losses).mean()
+
+
+@every_kind
+@pytest.mark.parametrize("modalities", [2, 3])
+def test_symile_of_shuffled_rows(backend: str, kind: str, modalities: int) -> None:
+    def drawn() -> torch.Generator:
+        return torch.Generator(DEVICE).manual_seed(3)
+
+    generator = drawn()
+    order = [torch.randperm(ROWS, generator=generator) for _ in range(modalities)]
+
+    def ours(*inputs: Tensor) -> Tensor:
+        *features, scale = inputs
+        named = dict(zip("abc", features, strict=False))
+        return functional.symile_loss(named, scale, negatives="shuffled", generator=drawn())
+
+    check(
+        ours,
+        lambda *inputs: shuffled(list(inputs[:-1]), order, inputs[-1]),
+        draws_of_several(kind, modalities, 4 * (1.0, 50.0, 100.0)),
+    )
+
+
+def test_symile_shuffles_anew_in_every_call() -> None:
+    features = {name: unit_rows() for name in "abc"}
+    torch.manual_seed(1)
+    first, second = (functional.symile_loss(features, 9.0, negatives="shuffled") for _ in range(2))
+    torch.manual_seed(1)
+    assert functional.symile_loss(features, 9.0, negatives="shuffled") == first != second

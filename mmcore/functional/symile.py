@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.backends import choose, kept_tiles, selected
@@ -13,34 +16,58 @@ from mmcore.functional import arguments as check
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import as_multiplied, needs_backward
+from mmcore.ops.precision import arithmetic_dtype
+
+NEGATIVES = ("tuples", "shuffled")
 
 
 def symile_loss(
-    features: Mapping[str, Tensor], scale: float | Tensor, *, backend: str | None = None
+    features: Mapping[str, Tensor],
+    scale: float | Tensor,
+    *,
+    negatives: str = "tuples",
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Symile: each modality against the product of all others, row by row.
 
     Equivalent, without ever storing the (N, N) logits, to the mean over modalities m of ::
 
-        others = torch.stack([z for name, z in features.items() if name != m]).prod(0)
-        F.cross_entropy(scale * features[m] @ others.T, torch.arange(N))
+        others = [z for name, z in features.items() if name != m]
+        F.cross_entropy(scale * features[m] @ torch.stack(others).prod(0).T, torch.arange(N))
 
-    It captures what three modalities have in common and no two of them.
+    There a row's negatives are the other rows' tuples, as they occur. With ``"shuffled"`` negatives
+    they are tuples that never occurred, as the paper draws them: the rows of every modality are
+    shuffled on their own::
+
+        order = {name: torch.randperm(N) for name in features}
+        mixed = [z[order[name]] for name, z in features.items() if name != m]
+        logits = scale * features[m][order[m]] @ torch.stack(mixed).prod(0).T
+        positive = scale * torch.stack(list(features.values())).prod(0).sum(1)[order[m]]
+        F.cross_entropy(torch.where(torch.eye(N) > 0, positive[:, None], logits), torch.arange(N))
+
+    Either way it captures what three modalities have in common and no two of them. Tuples bound
+    the information that each modality shares with all others together, and the same inputs give the
+    same bits; shuffled rows bound the total correlation, which counts what pairs share as well.
 
     Args:
         features: the rows of each of at least two modalities by its name, (N, D), of one dtype; row
             i of all is of the same thing.
-        scale: a number or a one-element tensor: the inverse temperature.
+        scale: a number or a one-element tensor, at least 0: the inverse temperature.
+        negatives: ``"tuples"`` or ``"shuffled"``.
+        generator: of the random orders of ``"shuffled"``; default torch's.
         backend: see `mmcore.backend`.
 
     Returns:
         0-D, float32 (float64 for float64 inputs).
 
     Raises:
-        TypeError, ValueError: as `softmax_similarity`, or modalities differ in their rows.
+        TypeError, ValueError: as `softmax_similarity`, modalities differ in their rows, or
+            `negatives` is unknown.
 
     Memory:
         As `softmax_similarity`, and the product of all modalities but one, (N, D), at a time.
+        ``"shuffled"`` copies every modality, and keeps their products for the backward.
 
     Reference:
         Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for
@@ -56,16 +83,39 @@ def symile_loss(
     check.check_equal_rows(features)
     first_name, first = next(iter(features.items()))
     check.check_rows(f"features[{first_name!r}]", first)
+    check.check_scale("scale", scale)
+    check.check_choice("negatives", negatives, NEGATIVES)
     scale, backend = check.as_scalar("scale", scale, first), selected(backend)
+    towers = list(features.values())
+    if negatives == "tuples":
+        row_lse, row_pos = _statistics(towers, scale, "all", backend)
+        return as_loss((row_lse - row_pos).mean(), first)
+    place: dict[str, Any] = {"device": first.device, "generator": generator}
+    order = [torch.randperm(first.shape[0], **place) for _ in towers]
+    mixed = [z.index_select(0, rows) for z, rows in zip(towers, order, strict=True)]
+    # The tuple of mixed rows on the diagonal makes room for the positive.
+    row_lse, _ = _statistics(mixed, scale, "negatives", backend)
+    positive = scale * reduce(torch.mul, map(_widened, towers)).sum(1, dtype=torch.float64)
+    return as_loss(F.softplus(row_lse - positive[torch.stack(order)]).mean(), first)
+
+
+def _widened(z: Tensor) -> Tensor:
+    return z.to(arithmetic_dtype(z.dtype))
+
+
+def _statistics(
+    features: list[Tensor], scale: Tensor, denominator: str, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Log-sum-exps and positives of each modality against the product of the others, (M, N)."""
+    first, kept_size = features[0], 0
     is_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0], None)[0])
-    kept_size = 0
-    if needs_backward(*features.values(), scale):
+    if needs_backward(*features, scale):
         rows, device = first.shape[0], first.device.type
         kept_size = kept_tiles(
             choose(backend, first), current(device), rows, rows, is_bfloat16, False
         )
     row_lse, row_pos, _ = torch.ops.mmcore.product_similarity(
-        list(features.values()), scale, autocast_dtype(first) or first.dtype, is_bfloat16,
+        features, scale, autocast_dtype(first) or first.dtype, is_bfloat16, denominator,
         kept_size, backend,
     )  # fmt: skip
-    return as_loss((row_lse - row_pos).mean(), first)
+    return row_lse, row_pos

@@ -1,7 +1,7 @@
 """Statistics of each matrix's rows against the elementwise product of all others' rows.
 
     s_mij = scale·⟨z_mi, key_mj⟩     key_m = Π_{l ≠ m} z_l
-    row_lse_mi = log Σ_j exp s_mij   row_pos_mi = s_mii
+    row_lse_mi = log Σ_j exp s_mij   row_pos_mi = s_mii   over all j, or those of `denominator`
 
 Gradients are those of softmax_similarity; z_l receives grad_key_m·Π_{k ∉ {l, m}} z_k besides.
 
@@ -11,9 +11,9 @@ other. Precision: as softmax_similarity; gradients are added up in float32 (floa
 features) and rounded once.
 
 features: M matrices (N, D); scale: 0-D. `dtype` is what z_m and key_m are rounded to, where
-autocast asks for it. The statistics are float64, (M, N). `multiplies_bfloat16` and each of `kept`
-as in softmax_similarity, which computes all of it. `wanted` says whether the gradients of scale and
-of each of features are; the others come back empty.
+autocast asks for it. The statistics are float64, (M, N). `multiplies_bfloat16`, `denominator` and
+each of `kept` as in softmax_similarity, which computes all of it. `wanted` says whether the
+gradients of scale and of each of features are; the others come back empty.
 """
 
 from __future__ import annotations
@@ -95,12 +95,13 @@ def _each(features: Sequence[Tensor]) -> range:
 
 
 def _described(
-    features: Sequence[Tensor], m: int, scale: Tensor, dtype: torch.dtype, is_bfloat16: bool
-) -> tuple[Any, ...]:
+    features: Sequence[Tensor], m: int, scale: Tensor, dtype: torch.dtype, is_bfloat16: bool,
+    denominator: str,
+) -> tuple[Any, ...]:  # fmt: skip
     """The arguments of softmax_similarity: no biases, the diagonal is positive, rows alone."""
     x, key = features[m].to(dtype), _product(features, m).to(dtype)
     pairs = Pairs(torch.arange(x.shape[0], device=x.device), None, None, None, None)
-    return (x, key, scale, None, None, None, *pairs, "all", False, is_bfloat16, "sum")
+    return (x, key, scale, None, None, None, *pairs, denominator, False, is_bfloat16, "sum")
 
 
 def _product(features: Sequence[Tensor], *left_out: int) -> Tensor:
@@ -110,7 +111,9 @@ def _product(features: Sequence[Tensor], *left_out: int) -> Tensor:
 
 # Contract
 
-_INPUTS = "Tensor[] features, Tensor scale, ScalarType dtype, bool multiplies_bfloat16"
+_INPUTS = (
+    "Tensor[] features, Tensor scale, ScalarType dtype, bool multiplies_bfloat16, str denominator"
+)
 SCHEMA = (
     f"({_INPUTS}, SymInt kept_size, str backend) -> (Tensor row_lse, Tensor row_pos, Tensor[] kept)"
 )
@@ -138,7 +141,7 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    features, scale, ctx.dtype, ctx.multiplies_bfloat16, _, ctx.backend = inputs
+    features, scale, *ctx.settings, _, ctx.backend = inputs
     row_lse, _, kept = output
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
@@ -154,11 +157,11 @@ def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         torch.zeros_like(row_lse) if gradient is None else gradient for gradient in upstream[:2]
     )
     grad_features, grad_scale = torch.ops.mmcore.product_similarity_backward(
-        features, scale, ctx.dtype, ctx.multiplies_bfloat16, row_lse, kept, *grad_statistics,
+        features, scale, *ctx.settings, row_lse, kept, *grad_statistics,
         [wants_scale, *wants_features], ctx.backend,
     )  # fmt: skip
     of_features = only_wanted(grad_features, wants_features)
-    return list(of_features), grad_scale if wants_scale else None, None, None, None, None
+    return list(of_features), grad_scale if wants_scale else None, None, None, None, None, None
 
 
 # Backends
