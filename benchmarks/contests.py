@@ -143,6 +143,11 @@ def symile(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     return sum(F.cross_entropy(SCALE * a @ b.T, diagonal(x)) for a, b in sides) / 3
 
 
+def cyclip(x: Tensor, y: Tensor) -> Tensor:
+    cross, own = x @ y.T, x @ x.T - y @ y.T
+    return ((cross - cross.T).square().sum() + own.square().sum()) / (4 * len(x))
+
+
 def volumes(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """GRAM of three modalities by torch.linalg.det, both ways."""
     xy, xz, yz = x @ y.T, x @ z.T, (y * z).sum(1).expand(len(x), -1)
@@ -198,6 +203,17 @@ def with_vocabulary(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
     return lambda x: loss(20 * x, weight, diagonal(x) % VOCABULARY)
 
 
+def with_decoder(loss: Callable[..., Tensor]) -> Loss:
+    """The third side is what a decoder leaves of each image, one word of it."""
+    weight = random_directions(VOCABULARY, 512, seeded(0)).requires_grad_()
+    return lambda x, y, z: loss(x, y, 20 * z[:, None], weight, diagonal(x)[:, None] % VOCABULARY)
+
+
+def coca_of_open_clip() -> Loss:
+    loss = open_clip_losses().CoCaLoss(caption_loss_weight=2.0, clip_loss_weight=1.0)
+    return with_decoder(lambda x, y, hidden, w, words: sum(loss(x, y, hidden @ w.T, words, SCALE)))
+
+
 def distilled(loss: Callable[..., Any]) -> Loss:
     teacher = [random_directions(4096, 512, seeded(seed)) for seed in (1, 2)]
     return lambda x, y: sum(loss(x, y, SCALE, *teacher, SCALE))
@@ -225,9 +241,10 @@ def contests(rows: int = 4096) -> list[Contest]:
         make("siglip", lambda x, y: f.siglip_loss(x, y, SCALE, -10.0), {"open_clip": lambda: lambda x, y: open_clip("SigLipLoss")(x, y, SCALE, -10.0)}, products=3),
         make("sup_con", lambda x: f.sup_con_loss(x, labels(x), SCALE), {"pytorch-metric-learning": sup_con_of_metric_learning}, sides=1, products=2),
         make("unicl", lambda x, y: f.unicl_loss(x, y, labels(x), labels(y), SCALE), {EAGER: lambda: two_ways(supervised)}),
-        make("mil_nce", lambda x, y: f.mil_nce_loss(x, y, labels(x), labels(y), SCALE), {EAGER: lambda: mil_nce}, products=8),
+        make("mil_nce", lambda x, y: f.mil_nce_loss(x, y, labels(x), labels(y), SCALE), {EAGER: lambda: mil_nce}),
         make("nt_xent", lambda x, y: f.nt_xent_loss(x, y, SCALE), {"lightly": lambda: lightly("ntx_ent_loss", "NTXentLoss", temperature=TEMPERATURE)}, products=8),
         make("dcl", lambda x, y: f.dcl_loss(x, y, SCALE), {"lightly": lambda: lightly("dcl_loss", "DCLLoss", temperature=TEMPERATURE)}, products=8),
+        make("dcl, weighted", lambda x, y: f.dcl_loss(x, y, SCALE, sigma=0.5), {"lightly": lambda: lightly("dcl_loss", "DCLWLoss", temperature=TEMPERATURE)}, products=8),
         make("hard_negative", lambda x, y: f.hard_negative_loss(x, y, SCALE, hardness=0.5), {EAGER: lambda: two_ways(hard_negatives)}, products=8),
         make("ranking, one hard negative", ranking, {"sentence-transformers": lambda: ranking_of_sentence_transformers()}, sides=3, products=8),
         make("ranking, four directions", partial(ranking, directions=DIRECTIONS), {"sentence-transformers": lambda: ranking_of_sentence_transformers(directions=DIRECTIONS)}, sides=3, products=18),
@@ -237,10 +254,12 @@ def contests(rows: int = 4096) -> list[Contest]:
         make("mmd", lambda x, y: f.mmd_loss(x, y, bandwidths=(1.0,)), {EAGER: lambda: mmd}, products=8),
         make("distillation", distilled(lambda *z: mmcore.nn.DistillClipLoss()(*z)), {"open_clip": lambda: distilled(open_clip("DistillClipLoss"))}, products=6),
         make("linear_cross_entropy, V = 8,192", with_vocabulary(f.linear_cross_entropy_loss), {EAGER: lambda: with_vocabulary(lambda x, w, t: F.cross_entropy(F.linear(x, w), t)), "torch-linear-cross-entropy": lambda: with_vocabulary(F.linear_cross_entropy)}, sides=1, products=8),
+        make("coca, V = 8,192", with_decoder(lambda x, y, hidden, w, words: f.coca_loss(x, y, SCALE, hidden, w, words)), {"open_clip": coca_of_open_clip}, sides=3, products=12),
         make("matryoshka, 5 prefixes", lambda x, y: f.matryoshka_loss(x, y, SCALE, DIMS), {EAGER: lambda: lambda x, y: of_prefixes(x, y, open_clip("ClipLoss")), "mmcore-longest": lambda: lambda x, y: f.clip_loss(x, y, SCALE)}),
         make("three modalities, all pairs", lambda x, y, z: f.multimodal_loss({"x": x, "y": y, "z": z}, SCALE), {EAGER: lambda: lambda x, y, z: three_pairs(x, y, z, open_clip("ClipLoss")), "mmcore-pairs": lambda: lambda x, y, z: three_pairs(x, y, z, f.clip_loss)}, sides=3, products=12),
         make("symile", lambda x, y, z: f.symile_loss({"x": x, "y": y, "z": z}, SCALE), {EAGER: lambda: symile}, sides=3, products=12),
         make("gram volume", lambda x, y, z: f.gram_loss({"x": x, "y": y, "z": z}, SCALE, anchor="x"), {EAGER: lambda: volumes}, sides=3, products=8),
         make("barlow_twins", lambda x, y: f.barlow_twins_loss(x, y), {"lightly": lambda: lightly("barlow_twins_loss", "BarlowTwinsLoss")}, products=0.375),
         make("vicreg", lambda x, y: f.vicreg_loss(x, y), {"lightly": lambda: lightly("vicreg_loss", "VICRegLoss")}, products=0.5),
+        make("cyclip", f.cyclip_loss, {EAGER: lambda: cyclip}, products=0.875),
     ]  # fmt: skip

@@ -62,10 +62,10 @@ def memory_block(rows: Sequence[Row]) -> str:
     parts = ["Peak MiB over forward and backward, above inputs, output and gradients:"]
     for _, group in itertools.groupby(rows, key=lambda row: row.op):
         parts.append(memory_table(list(group)))
-    parts.append(verdict(rows, "peak_mib", "needs less than", "needs more than"))
+    parts.append(verdict(rows, "peak_mib", "needs no more than", "needs more than"))
     if any(OURS_LEAN in row.lines for row in rows):
         lean = (OURS_LEAN, "With workspace 0 mmcore")
-        parts.append(verdict(rows, "peak_mib", "needs less than", "needs more than", *lean))
+        parts.append(verdict(rows, "peak_mib", "needs no more than", "needs more than", *lean))
     processes = "A fresh process for every figure; linear_cross_entropy picks its chunks itself."
     return join(parts, processes, provenance_note(rows))
 

@@ -50,8 +50,9 @@ def gram(
         TypeError, ValueError: dtypes, devices or rows do not fit together.
 
     Memory:
-        The result, and a few slabs of centred or widened rows, each of 8 MiB or the size of the
-        result; never all N·D. Gradients are rounded once, to the dtype of their input.
+        The result, and a few slabs of centred or widened rows, each of 1 MiB on a CPU and 8 on a
+        GPU, or the size of the result; never all N·D. Gradients are rounded once, to the dtype of
+        their input.
 
     Example:
         >>> import torch, mmcore
