@@ -58,10 +58,26 @@ OBJECTIVES: dict[str, tuple[tuple[float, ...], Objective]] = {
     "clip_loss": ((1, 1), lambda x, y: functional.clip_loss(x, y, 100.0)),
     "siglip_loss": ((1, 1), lambda x, y: functional.siglip_loss(x, y, 10.0, -10.0)),
     "info_nce_loss": ((0.5, 1), lambda x, y: functional.info_nce_loss(x, y, 14.0)),
+    "info_nce_loss, a queue": (
+        (0.5, 0.5, 0.5),
+        lambda x, y, queue: functional.info_nce_loss(x, y, 14.0, queue=queue.detach()),
+    ),
     "sup_con_loss": ((1,), lambda x: functional.sup_con_loss(x, labels(len(x)), 10.0)),
     "unicl_loss": (
         (1, 1),
         lambda x, y: functional.unicl_loss(x, y, labels(len(x)), labels(len(y)), 14.0),
+    ),
+    "unicl_loss, groups": (
+        (1, 1),
+        lambda x, y: functional.unicl_loss(
+            x,
+            y,
+            labels(len(x)),
+            labels(len(y)),
+            14.0,
+            row_group=labels(len(x)) // 2,
+            col_group=labels(len(y)) // 2,
+        ),
     ),
     "mil_nce_loss": (
         (1, 1),
@@ -71,6 +87,12 @@ OBJECTIVES: dict[str, tuple[tuple[float, ...], Objective]] = {
     "dcl_loss": ((0.5, 0.5), lambda x, y: functional.dcl_loss(x, y, 10.0, sigma=0.5)),
     "hard_negative_loss": ((1, 1), lambda x, y: functional.hard_negative_loss(x, y, 14.0)),
     "multiple_negatives_ranking_loss": ((0.5, 0.5, 0.5), ranking),
+    "multiple_negatives_ranking_loss, hardness": (
+        (0.5, 0.5, 0.5),
+        lambda x, y, z: functional.multiple_negatives_ranking_loss(
+            x, [y, z], 20.0, hardness="all_negatives", hardness_strength=5.0
+        ),
+    ),
     "vse_loss": ((1, 1), functional.vse_loss),
     "distill_clip_loss": ((1, 1), distilled),
     "uniformity_loss": ((1,), functional.uniformity_loss),
@@ -79,12 +101,22 @@ OBJECTIVES: dict[str, tuple[tuple[float, ...], Objective]] = {
         (1, 1),
         lambda x, y: functional.linear_cross_entropy_loss(x, y, torch.arange(len(x)) % len(y)),
     ),
+    "coca_loss": (
+        (0.5, 0.5, 1, 1),
+        lambda x, y, hidden, weight: functional.coca_loss(
+            x, y, 14.0, hidden, weight, torch.arange(len(hidden)) % len(weight)
+        ),
+    ),
     "matryoshka_loss": (
         (1, 1),
         lambda x, y: functional.matryoshka_loss(x, y, 20.0, dims=(64, 128, 256)),
     ),
     "multimodal_loss": ((1, 1, 1), modalities(functional.multimodal_loss, 14.0, pairs="a")),
     "symile_loss": ((1, 1, 1), modalities(functional.symile_loss, 14.0)),
+    "symile_loss, shuffled": (
+        (1, 1, 1),
+        modalities(functional.symile_loss, 14.0, negatives="shuffled"),
+    ),
     "gram_loss": ((1, 1, 1), modalities(functional.gram_loss, 14.0, anchor="a")),
 }
 

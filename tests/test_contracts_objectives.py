@@ -78,9 +78,11 @@ def opcheck(op: torch._ops.OpOverload, *inputs: Any) -> None:
 
 
 @every_layout
-def test_opcheck_product_similarity(machine: str, layout: int) -> None:
+@pytest.mark.parametrize("is_shuffled", [False, True])
+def test_opcheck_product_similarity(machine: str, layout: int, is_shuffled: bool) -> None:
     ops, features = torch.ops.mmcore, layouts_of_three(layout)
-    settings = (SCALE, torch.float32, False, "negatives")
+    order = torch.stack([torch.randperm(10) for _ in features]) if is_shuffled else None
+    settings = (SCALE, order, torch.float32, False)
     opcheck(ops.product_similarity.default, features, *settings, 0, machine)
     inputs = ([each.detach() for each in features], *settings)
     row_lse, _, kept = ops.product_similarity(*inputs, 0, machine)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +14,6 @@ from mmcore.functional import arguments as check
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import as_multiplied, needs_backward
-from mmcore.ops.precision import arithmetic_dtype
 
 NEGATIVES = ("tuples", "shuffled")
 
@@ -67,7 +64,6 @@ def symile_loss(
 
     Memory:
         As `softmax_similarity`, and the product of all modalities but one, (N, D), at a time.
-        ``"shuffled"`` copies every modality, and keeps their products for the backward.
 
     Reference:
         Saporta et al., Contrasting with Symile: Simple Model-Agnostic Representation Learning for
@@ -86,36 +82,18 @@ def symile_loss(
     check.check_scale("scale", scale)
     check.check_choice("negatives", negatives, NEGATIVES)
     scale, backend = check.as_scalar("scale", scale, first), selected(backend)
-    towers = list(features.values())
-    if negatives == "tuples":
-        row_lse, row_pos = _statistics(towers, scale, "all", backend)
-        return as_loss((row_lse - row_pos).mean(), first)
-    place: dict[str, Any] = {"device": first.device, "generator": generator}
-    order = [torch.randperm(first.shape[0], **place) for _ in towers]
-    mixed = [z.index_select(0, rows) for z, rows in zip(towers, order, strict=True)]
-    # The tuple of mixed rows on the diagonal makes room for the positive.
-    row_lse, _ = _statistics(mixed, scale, "negatives", backend)
-    positive = scale * reduce(torch.mul, map(_widened, towers)).sum(1, dtype=torch.float64)
-    return as_loss(F.softplus(row_lse - positive[torch.stack(order)]).mean(), first)
-
-
-def _widened(z: Tensor) -> Tensor:
-    return z.to(arithmetic_dtype(z.dtype))
-
-
-def _statistics(
-    features: list[Tensor], scale: Tensor, denominator: str, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Log-sum-exps and positives of each modality against the product of the others, (M, N)."""
-    first, kept_size = features[0], 0
-    is_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0], None)[0])
-    if needs_backward(*features, scale):
-        rows, device = first.shape[0], first.device.type
-        kept_size = kept_tiles(
-            choose(backend, first), current(device), rows, rows, is_bfloat16, False
+    towers, order, rows = list(features.values()), None, first.shape[0]
+    if negatives == "shuffled":
+        order = torch.stack(
+            [torch.randperm(rows, device=first.device, generator=generator) for _ in towers]
         )
+    is_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0], None)[0])
+    kept_size = 0
+    if needs_backward(*towers, scale):
+        most = current(first.device.type)
+        kept_size = kept_tiles(choose(backend, first), most, rows, rows, is_bfloat16, False)
     row_lse, row_pos, _ = torch.ops.mmcore.product_similarity(
-        features, scale, autocast_dtype(first) or first.dtype, is_bfloat16, denominator,
-        kept_size, backend,
-    )  # fmt: skip
-    return row_lse, row_pos
+        towers, scale, order, autocast_dtype(first) or first.dtype, is_bfloat16, kept_size, backend
+    )
+    loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
+    return as_loss(loss.mean(), first)

@@ -1,26 +1,31 @@
 """Statistics of each matrix's rows against the elementwise product of all others' rows.
 
-    s_mij = scale·⟨z_mi, key_mj⟩     key_m = Π_{l ≠ m} z_l
-    row_lse_mi = log Σ_j exp s_mij   row_pos_mi = s_mii   over all j, or those of `denominator`
+    s_mij = scale·⟨z_mi, key_mj⟩     key_mj = Π_{l ≠ m} z_lj
+    row_lse_mi = log Σ_j exp s_mij   row_pos_mi = s_mii
+
+With `order`, a permutation of the rows of each matrix, tuples are mixed: key_mj holds row p(j) of
+z_l, p = order_l ∘ order_m⁻¹. The sum then leaves out j = i, to make room for the positive;
+row_pos is as without an order.
 
 Gradients are those of softmax_similarity; z_l receives grad_key_m·Π_{k ∉ {l, m}} z_k besides.
 
 Never stored: the logits, nor two keys at a time; the backward multiplies each anew, and adds what
 it finds to the gradients in place. Loop order: one matrix against the others' product after the
 other. Precision: as softmax_similarity; gradients are added up in float32 (float64 for float64
-features) and rounded once.
+features) and rounded once. Positives beside an order are float64, a slab of rows at a time.
 
-features: M matrices (N, D); scale: 0-D. `dtype` is what z_m and key_m are rounded to, where
-autocast asks for it. The statistics are float64, (M, N). `multiplies_bfloat16`, `denominator` and
-each of `kept` as in softmax_similarity, which computes all of it. `wanted` says whether the
-gradients of scale and of each of features are; the others come back empty.
+features: M matrices (N, D); scale: 0-D; order: (M, N) int64 or None. `dtype` is what z_m and key_m
+are rounded to, where autocast asks for it. The statistics are float64, (M, N).
+`multiplies_bfloat16` and each of `kept` as in softmax_similarity, which computes all of it.
+`wanted` says whether the gradients of scale and of each of features are; the others come back
+empty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,87 +37,149 @@ from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
 
+ROWS_AT_A_TIME = 1024
+
 # On every backend's softmax_similarity
 
 
 def forward(
-    of_softmax: Callable[..., Any], features: Sequence[Tensor], *arguments: Any
-) -> tuple[Tensor, Tensor, list[Tensor]]:
+    of_softmax: Callable[..., Any], features: Sequence[Tensor], scale: Tensor,
+    order: Tensor | None, *arguments: Any,
+) -> tuple[Tensor, Tensor, list[Tensor]]:  # fmt: skip
     *settings, kept_size = arguments
-    found = [of_softmax(*_described(features, m, *settings), kept_size) for m in _each(features)]
+    found = [
+        of_softmax(*_described(features, m, scale, order, *settings), kept_size)
+        for m in _each(features)
+    ]
     row_lse, _, row_pos, _, kept = zip(*found, strict=True)
-    return torch.stack(row_lse), torch.stack(row_pos), list(kept)
+    positives = torch.stack(row_pos)
+    if order is not None:
+        of_slabs = [_factors(features, rows).prod(0).sum(1) for rows in _slabs(features)]
+        positives = (scale * torch.cat(of_slabs)).repeat(len(features), 1)
+    return torch.stack(row_lse), positives, list(kept)
 
 
 def backward_of(
-    of_softmax: Callable[..., Any], features: Sequence[Tensor], *arguments: Any
-) -> tuple[list[Tensor], Tensor]:
+    of_softmax: Callable[..., Any], features: Sequence[Tensor], scale: Tensor,
+    order: Tensor | None, *arguments: Any,
+) -> tuple[list[Tensor], Tensor]:  # fmt: skip
     *settings, row_lse, kept, grad_row_lse, grad_row_pos, wanted = arguments
-    dtype, nothing = arithmetic_dtype(features[0].dtype), row_lse.new_empty(0)
-    gradients = [
-        z.new_zeros(z.shape if is_wanted else 0, dtype=dtype)
-        for z, is_wanted in zip(features, wanted[1:], strict=True)
-    ]
-    grad_scale = torch.zeros_like(settings[0])
+    gradients = Gradients.of(features, scale, wanted)
+    nothing = row_lse.new_empty(0)
+    if order is not None:
+        _add_positives(features, scale, grad_row_pos.sum(0), gradients)
+        grad_row_pos = torch.zeros_like(grad_row_pos)
     for m in _each(features):
-        statistics = (
+        grad_x, grad_key, grad_scale, *_ = of_softmax(
+            *_described(features, m, scale, order, *settings),
             row_lse[m], nothing, nothing, nothing, kept[m],
-            grad_row_lse[m], nothing, grad_row_pos[m], nothing,
+            grad_row_lse[m], nothing, grad_row_pos[m], nothing, gradients.wanted_of(m),
         )  # fmt: skip
-        _add_gradients(of_softmax, features, m, settings, statistics, wanted, gradients, grad_scale)
-    return [g.to(features[0].dtype) for g in gradients], grad_scale
+        gradients.add(m, None, grad_x)
+        if gradients.wants_scale:
+            gradients.scale.add_(grad_scale)
+        del grad_x
+        for k in gradients.others_of(m):
+            dtype = gradients.features[k].dtype
+            factor = _product(features, order, m, k).to(dtype)
+            gradients.add(k, _met(order, m, k), grad_key.to(dtype) * factor)
+    return [g.to(features[0].dtype) for g in gradients.features], gradients.scale
 
 
-def _add_gradients(
-    of_softmax: Callable[..., Any],
-    features: Sequence[Tensor],
-    m: int,
-    settings: Sequence[Any],
-    statistics: Sequence[Tensor],
-    wanted: Sequence[bool],
-    gradients: Sequence[Tensor],
-    grad_scale: Tensor,
+class Gradients(NamedTuple):
+    """Sums of the gradients that are wanted; the others are empty."""
+
+    features: list[Tensor]
+    scale: Tensor
+    wants: list[bool]
+    wants_scale: bool
+
+    @staticmethod
+    def of(features: Sequence[Tensor], scale: Tensor, wanted: Sequence[bool]) -> Gradients:
+        wants_scale, *wants = wanted
+        dtype = arithmetic_dtype(features[0].dtype)
+        sums = [
+            z.new_zeros(z.shape if is_wanted else 0, dtype=dtype)
+            for z, is_wanted in zip(features, wants, strict=True)
+        ]
+        return Gradients(sums, torch.zeros_like(scale), wants, wants_scale)
+
+    def others_of(self, m: int) -> list[int]:
+        return [k for k in _each(self.features) if k != m and self.wants[k]]
+
+    def wanted_of(self, m: int) -> list[bool]:
+        """Of softmax_similarity, of the rows of one matrix and the product of the others."""
+        return [self.wants[m], bool(self.others_of(m)), self.wants_scale, False, False, False]
+
+    def add(self, k: int, rows: Tensor | None, gradient: Tensor) -> None:
+        """To the rows of a matrix, in the order in which they were taken."""
+        if not self.wants[k]:
+            return
+        if rows is None:
+            self.features[k].add_(gradient)
+        else:
+            self.features[k].index_add_(0, rows, gradient)
+
+
+def _add_positives(
+    features: Sequence[Tensor], scale: Tensor, gradient: Tensor, gradients: Gradients
 ) -> None:
-    """What the rows of one matrix against the product of the others send to all."""
-    wants_scale, *wants = wanted
-    others = [k for k in _each(features) if k != m and wants[k]]
-    grad_x, grad_key, of_scale, *_ = of_softmax(
-        *_described(features, m, *settings),
-        *statistics,
-        [wants[m], bool(others), wants_scale, False, False, False],
-    )
-    if wants_scale:
-        grad_scale += of_scale
-    if wants[m]:
-        gradients[m].add_(grad_x)
-    for k in others:
-        dtype = gradients[k].dtype
-        gradients[k].addcmul_(grad_key.to(dtype), _product(features, m, k).to(dtype))
+    """What the tuples as they are send to each of their rows, and to the scale."""
+    for rows in _slabs(features):
+        factors, of_rows = _factors(features, rows), gradient[rows, None]
+        if gradients.wants_scale:
+            gradients.scale.add_((of_rows * factors.prod(0)).sum())
+        for k in _each(features):
+            if gradients.wants[k]:
+                others = torch.cat([factors[:k], factors[k + 1 :]]).prod(0)
+                gradients.features[k][rows].add_(scale * of_rows * others)
 
 
 def _each(features: Sequence[Tensor]) -> range:
     return range(len(features))
 
 
+def _slabs(features: Sequence[Tensor]) -> list[slice]:
+    rows = features[0].shape[0]
+    return [slice(first, first + ROWS_AT_A_TIME) for first in range(0, rows, ROWS_AT_A_TIME)]
+
+
+def _factors(features: Sequence[Tensor], rows: slice) -> Tensor:
+    return torch.stack([z[rows].double() for z in features])
+
+
 def _described(
-    features: Sequence[Tensor], m: int, scale: Tensor, dtype: torch.dtype, is_bfloat16: bool,
-    denominator: str,
+    features: Sequence[Tensor], m: int, scale: Tensor, order: Tensor | None, dtype: torch.dtype,
+    is_bfloat16: bool,
 ) -> tuple[Any, ...]:  # fmt: skip
     """The arguments of softmax_similarity: no biases, the diagonal is positive, rows alone."""
-    x, key = features[m].to(dtype), _product(features, m).to(dtype)
+    x, key = features[m].to(dtype), _product(features, order, m).to(dtype)
     pairs = Pairs(torch.arange(x.shape[0], device=x.device), None, None, None, None)
+    denominator = "all" if order is None else "negatives"
     return (x, key, scale, None, None, None, *pairs, denominator, False, is_bfloat16, "sum")
 
 
-def _product(features: Sequence[Tensor], *left_out: int) -> Tensor:
-    factors = [z for k, z in enumerate(features) if k not in left_out]
-    return reduce(torch.mul, factors) if factors else features[0].new_ones(())
+def _met(order: Tensor | None, m: int, k: int) -> Tensor | None:
+    """Which row of k is in each key that rows of m are compared with; None for the same row."""
+    return None if order is None else order[k][order[m].argsort()]
+
+
+def _product(features: Sequence[Tensor], order: Tensor | None, m: int, *left_out: int) -> Tensor:
+    """Of the matrices but m and those left out, in the order in which rows of m meet them."""
+    product = features[0].new_ones(())
+    for k in _each(features):
+        if k == m or k in left_out:
+            continue
+        rows = _met(order, m, k)
+        factor = features[k] if rows is None else features[k].index_select(0, rows)
+        product = factor if product.ndim == 0 else product * factor
+    return product
 
 
 # Contract
 
 _INPUTS = (
-    "Tensor[] features, Tensor scale, ScalarType dtype, bool multiplies_bfloat16, str denominator"
+    "Tensor[] features, Tensor scale, Tensor? order, ScalarType dtype, bool multiplies_bfloat16"
 )
 SCHEMA = (
     f"({_INPUTS}, SymInt kept_size, str backend) -> (Tensor row_lse, Tensor row_pos, Tensor[] kept)"
@@ -141,23 +208,23 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    features, scale, *ctx.settings, _, ctx.backend = inputs
+    features, scale, order, *ctx.settings, _, ctx.backend = inputs
     row_lse, _, kept = output
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
     ctx.count = len(features)
-    ctx.save_for_backward(scale, row_lse, *features, *kept)
+    ctx.save_for_backward(scale, order, row_lse, *features, *kept)
 
 
 def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-    scale, row_lse, *rest = ctx.saved_tensors
+    scale, order, row_lse, *rest = ctx.saved_tensors
     features, kept = rest[: ctx.count], rest[ctx.count :]
     wants_features, wants_scale, *_ = ctx.needs_input_grad
     grad_statistics = (
         torch.zeros_like(row_lse) if gradient is None else gradient for gradient in upstream[:2]
     )
     grad_features, grad_scale = torch.ops.mmcore.product_similarity_backward(
-        features, scale, *ctx.settings, row_lse, kept, *grad_statistics,
+        features, scale, order, *ctx.settings, row_lse, kept, *grad_statistics,
         [wants_scale, *wants_features], ctx.backend,
     )  # fmt: skip
     of_features = only_wanted(grad_features, wants_features)
