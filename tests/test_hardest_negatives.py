@@ -11,7 +11,7 @@ import torch
 from objective_cases import ROWS, check, draws, unit_rows
 from torch import Tensor
 
-from mmcore.functional import vse_loss
+from mmcore.functional import hardest_negatives, vse_loss
 
 
 def plain(x: Tensor, y: Tensor, keep: Tensor, margin: float = 0.2) -> Tensor:
@@ -30,6 +30,29 @@ def test_vse(backend: str, kind: str, margin: float) -> None:
         lambda x, y: plain(x, y, keep, margin),
         [[x, y] for x, y, _ in draws(kind)],
     )
+
+
+def test_what_is_found_and_where(backend: str) -> None:
+    """A row whose group is everybody's has no negative: −1, −∞, no gradient."""
+    x, y = unit_rows(7).requires_grad_(), unit_rows(7)
+    group = torch.tensor([-1, 0, 0, 1, 1, 1, -1])
+    same = (group[:, None] == group) & (group[:, None] >= 0)
+    products = x @ y.T
+    negatives = products.masked_fill(same | torch.eye(7, dtype=torch.bool), -torch.inf)
+    found = hardest_negatives(x, y, group=group)
+    torch.testing.assert_close(found.positive.float(), products.diagonal())
+    for side, value, index in (
+        (1, found.row_hardest, found.row_index),
+        (0, found.col_hardest, found.col_index),
+    ):
+        expected = negatives.max(side)
+        torch.testing.assert_close(value.float(), expected.values)
+        assert torch.equal(index, expected.indices)
+    alone = hardest_negatives(x, y, group=torch.zeros(7, dtype=torch.int64))
+    assert (alone.row_index == -1).all()
+    assert (alone.col_hardest == -torch.inf).all()
+    (gradient,) = torch.autograd.grad(alone.row_hardest.sum(), x)
+    assert torch.equal(gradient, torch.zeros_like(x))
 
 
 def test_equal_captions_are_no_negatives(backend: str) -> None:

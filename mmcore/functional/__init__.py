@@ -7,7 +7,12 @@ from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
 from mmcore.functional.distillation import DistillClipLosses, distill_clip_loss
 from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
-from mmcore.functional.hard_negatives import hard_negative_loss, vse_loss
+from mmcore.functional.hard_negatives import (
+    HardestNegatives,
+    hard_negative_loss,
+    hardest_negatives,
+    vse_loss,
+)
 from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss
 from mmcore.functional.projection import l2_normalize, project
@@ -27,6 +32,7 @@ from mmcore.functional.volume import gram_loss
 
 __all__ = [
     "DistillClipLosses",
+    "HardestNegatives",
     "SigmoidSums",
     "SoftmaxStatistics",
     "alignment_loss",
@@ -42,6 +48,7 @@ __all__ = [
     "gram",
     "gram_loss",
     "hard_negative_loss",
+    "hardest_negatives",
     "info_nce_loss",
     "l2_normalize",
     "linear_cross_entropy_loss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,74 @@ from mmcore.functional import arguments as check
 from mmcore.functional.precision import multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import as_multiplied, softmax_similarity
+
+
+class HardestNegatives(NamedTuple):
+    """What `hardest_negatives` returns, (N,) each.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> found = mmcore.functional.hardest_negatives(x, y)
+        >>> torch.allclose(found.row_hardest.float(), (x * y[found.row_index]).sum(1))
+        True
+    """
+
+    positive: Tensor  # float64
+    row_hardest: Tensor  # float64
+    col_hardest: Tensor  # float64
+    row_index: Tensor  # int64
+    col_index: Tensor  # int64
+
+
+def hardest_negatives(
+    x: Tensor, y: Tensor, *, group: Tensor | None = None, backend: str | None = None
+) -> HardestNegatives:
+    """The hardest negative of every row and every column: the largest product, and where it is.
+
+    Equivalent, without ever storing the (N, N) products, to ::
+
+        products = x @ y.T
+        same_group = (group[:, None] == group) & (group[:, None] != -1)
+        negatives = products.masked_fill(torch.eye(N, dtype=bool) | same_group, -inf)
+        positive = products.diagonal()
+        row_hardest, row_index = negatives.max(1)
+        col_hardest, col_index = negatives.max(0)
+
+    Args:
+        x: (N, D), any floating-point dtype, normalised or not.
+        y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
+        group: (N,) int64. Pairs of equal groups are no negatives of each other; -1 is equal to
+            nothing.
+        backend: see `mmcore.backend`.
+
+    Returns:
+        `HardestNegatives`. The products are differentiable with respect to `x` and `y`, in O(N·D):
+        they depend on the rows that were found alone. Of several equal negatives it is one. Where
+        a row or column has no negative the index is -1 and the product -inf, with gradient 0.
+
+    Raises:
+        TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows.
+
+    Memory:
+        O(N), slabs of 4,096 rows, and float32 sums of both gradients. One pass over the matrix, on
+        a GPU two, of a quarter of the others' operations: the backward has none.
+
+    Example:
+        >>> import torch, mmcore
+        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
+        >>> found = mmcore.functional.hardest_negatives(x, y)
+        >>> triplet = (0.2 + found.row_hardest - found.positive).relu().mean()
+    """
+    check.check_features(x, y)
+    check.check_same_rows("y", y, x)
+    if group is not None:
+        check.check_indices("group", group, x.shape[0], "x", x)
+    queries, keys = as_multiplied(x, y)
+    found = torch.ops.mmcore.hardest_negatives(
+        queries, keys, group, group, multiplies_bfloat16(queries), selected(backend)
+    )
+    return HardestNegatives(*found)
 
 
 def hard_negative_loss(
@@ -154,8 +223,7 @@ def vse_loss(
             `margin` is below 0.
 
     Memory:
-        O(N), slabs of 4,096 rows, and float32 sums of both gradients. One pass over the matrix, on
-        a GPU two, of a quarter of the others' operations: the backward has none.
+        As `hardest_negatives`.
 
     Reference:
         Faghri et al., VSE++: Improving Visual-Semantic Embeddings with Hard Negatives, 2017,
@@ -167,14 +235,7 @@ def vse_loss(
         >>> mmcore.functional.vse_loss(x, y, margin=0.1).shape
         torch.Size([])
     """
-    check.check_features(x, y)
-    check.check_same_rows("y", y, x)
     check.check_not_negative("margin", margin)
-    if group is not None:
-        check.check_indices("group", group, x.shape[0], "x", x)
-    queries, keys = as_multiplied(x, y)
-    positive, *hardest, _, _ = torch.ops.mmcore.hardest_negatives(
-        queries, keys, group, group, multiplies_bfloat16(queries), selected(backend)
-    )
+    positive, *hardest, _, _ = hardest_negatives(x, y, group=group, backend=backend)
     rows, columns = (F.relu(margin + negative - positive) for negative in hardest)
     return as_loss((rows + columns).mean(), x)

@@ -75,14 +75,13 @@ def backward_of(
             row_lse[m], nothing, nothing, nothing, kept[m],
             grad_row_lse[m], nothing, grad_row_pos[m], nothing, gradients.wanted_of(m),
         )  # fmt: skip
-        gradients.add(m, None, grad_x)
+        if gradients.wants[m]:
+            gradients.features[m].add_(grad_x)
         if gradients.wants_scale:
             gradients.scale.add_(grad_scale)
         del grad_x
         for k in gradients.others_of(m):
-            dtype = gradients.features[k].dtype
-            factor = _product(features, order, m, k).to(dtype)
-            gradients.add(k, _met(order, m, k), grad_key.to(dtype) * factor)
+            gradients.add(k, _met(order, m, k), grad_key, _product(features, order, m, k))
     return [g.to(features[0].dtype) for g in gradients.features], gradients.scale
 
 
@@ -111,14 +110,14 @@ class Gradients(NamedTuple):
         """Of softmax_similarity, of the rows of one matrix and the product of the others."""
         return [self.wants[m], bool(self.others_of(m)), self.wants_scale, False, False, False]
 
-    def add(self, k: int, rows: Tensor | None, gradient: Tensor) -> None:
-        """To the rows of a matrix, in the order in which they were taken."""
-        if not self.wants[k]:
-            return
+    def add(self, k: int, rows: Tensor | None, grad_key: Tensor, factor: Tensor) -> None:
+        """grad_key·factor to the rows of a matrix, in the order in which they were taken."""
+        total = self.features[k]
+        grad_key, factor = grad_key.to(total.dtype), factor.to(total.dtype)
         if rows is None:
-            self.features[k].add_(gradient)
+            total.addcmul_(grad_key, factor)
         else:
-            self.features[k].index_add_(0, rows, gradient)
+            total.index_add_(0, rows, grad_key * factor)
 
 
 def _add_positives(
