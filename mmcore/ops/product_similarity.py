@@ -82,6 +82,7 @@ def backward_of(
         del grad_x
         for k in gradients.others_of(m):
             gradients.add(k, _met(order, m, k), grad_key, _product(features, order, m, k))
+        del grad_key
     return [g.to(features[0].dtype) for g in gradients.features], gradients.scale
 
 
