@@ -2,7 +2,7 @@
 
 The interpreter cuts digits off, an error twice as large and always towards zero, which no budget
 for rounded numbers can hold. And it patches the whole language again whenever a kernel calls a
-function, a third of its time, although the launch has done so already.
+function, which takes much of its time, although the launch has done so already.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def test_symile_with_a_frozen_modality(backend: str, frozen: str) -> None:
 def test_symile_under_autocast(backend: str) -> None:
     """Anchor and key are rounded, not their factors."""
     a, b, c = (unit_rows().requires_grad_() for _ in range(3))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         ours = functional.symile_loss({"a": a, "b": b, "c": c}, 9.0)
         of_pairs = [
             functional.clip_loss(x, key, 9.0, direction="rows")

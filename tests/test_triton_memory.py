@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 from fake_gpu import Launches, Memory, fake_gpu
 
 from mmcore.backends import distillation, hardest_negatives, triton
-from mmcore.backends.hardest_negatives import HardestNegatives
+from mmcore.backends.hardest_negatives import SearchedNegatives
 
 MIB, GB = 2**20, 10**9
 # float64 statistics, float32 terms, and what is between them, for a row or a column.
@@ -270,7 +270,7 @@ def test_objectives_of_their_own_do_not_wait(gpu: Launches) -> None:
         statistics = distillation.distillation(*described)
         upstream = (torch.empty_like(part) for part in statistics[:5])
         distillation.distillation_backward(*described, *statistics, *upstream, [True] * 3)
-        hardest = HardestNegatives(triton.hardest_negatives).forward(x, y, ids, ids, True)
+        hardest = SearchedNegatives(triton.hardest_negatives).forward(x, y, ids, ids, True)
         upstream = (torch.empty_like(part) for part in hardest[:3])
         hardest_negatives.backward(x, y, *hardest[3:], *upstream, [True] * 2)
     assert gpu.names().count("hardest_negatives_kernel") == 2

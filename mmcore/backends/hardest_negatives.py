@@ -17,7 +17,7 @@ ROWS_OF_A_SLAB = 4096
 Tensors = tuple[Tensor, ...]
 
 
-class HardestNegatives(NamedTuple):
+class SearchedNegatives(NamedTuple):
     """`search` takes the arguments of softmax_similarity and returns indices of both sides."""
 
     search: Callable[..., tuple[Tensor, Tensor]]

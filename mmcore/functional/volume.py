@@ -71,8 +71,8 @@ def gram_loss(
     check.check_fraction("label_smoothing", label_smoothing)
     first = features[anchor]
     check.check_rows(f"features[{anchor!r}]", first)
-    # float64: its gradient is the difference of what positives and negatives add to it.
     check.check_scale("scale", scale)
+    # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
     row_lse, col_lse, own, total = torch.ops.mmcore.gram_volume(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mmcore.backends import cpu, triton
 from mmcore.backends import hardest_negatives as products
-from mmcore.backends.hardest_negatives import HardestNegatives
+from mmcore.backends.hardest_negatives import SearchedNegatives
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs, counted
@@ -90,9 +90,9 @@ define(
     SCHEMA,
     fake=fake_forward,
     implementations={
-        "reference": HardestNegatives(reference_search).forward,
-        "cpu": HardestNegatives(cpu.hardest_negatives).forward,
-        "triton": HardestNegatives(triton.hardest_negatives).forward,
+        "reference": SearchedNegatives(reference_search).forward,
+        "cpu": SearchedNegatives(cpu.hardest_negatives).forward,
+        "triton": SearchedNegatives(triton.hardest_negatives).forward,
     },
     save=save,
     backward=backward,

@@ -24,7 +24,7 @@ empty.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -166,14 +166,13 @@ def _met(order: Tensor | None, m: int, k: int) -> Tensor | None:
 
 def _product(features: Sequence[Tensor], order: Tensor | None, m: int, *left_out: int) -> Tensor:
     """Of the matrices but m and those left out, in the order in which rows of m meet them."""
-    product = features[0].new_ones(())
-    for k in _each(features):
-        if k == m or k in left_out:
-            continue
-        rows = _met(order, m, k)
-        factor = features[k] if rows is None else features[k].index_select(0, rows)
-        product = factor if product.ndim == 0 else product * factor
-    return product
+    factors = (
+        features[k] if (rows := _met(order, m, k)) is None else features[k].index_select(0, rows)
+        for k in _each(features)
+        if k != m and k not in left_out
+    )
+    first = next(factors, features[0].new_ones(()))
+    return reduce(torch.mul, factors, first)
 
 
 # Contract
