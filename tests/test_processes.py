@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmcore import _C
+from mmcore.tracing import constant_when_compiled
 
 NO_COMPILED_MODULE = "import sys; sys.modules['mmcore._C'] = None; "
 
@@ -53,6 +55,28 @@ def test_importing_starts_without_triton_and_without_a_gpu() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_importing_loads_no_package_beyond_torchs_own() -> None:
+    """torch._dynamo and sympy alone would take as long again as torch; Triton comes with a call."""
+    done = run(
+        "import sys, torch; before = set(sys.modules); import mmcore; "
+        "print(*set(sys.modules) - before)"
+    )
+    loaded = done.stdout.split()
+    packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert {name for name in packages if "mmcore" not in name} <= {"torch"}, done.stderr
+    assert not [name for name in loaded if name.startswith(("torch._dynamo", "torch._inductor"))]
+
+
+def test_a_function_is_marked_constant_as_torch_marks_it() -> None:
+    def ours() -> None: ...
+
+    def torchs() -> None: ...
+
+    constant_when_compiled(ours)
+    torch.compiler.assume_constant_result(torchs)
+    assert vars(ours) == vars(torchs) != {}
 
 
 def test_a_missing_compiled_module_gives_the_reference_and_one_warning() -> None:

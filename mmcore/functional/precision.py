@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmcore.tracing import constant_when_compiled
+
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
@@ -19,7 +21,7 @@ def multiplies_bfloat16(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def _is_precision_medium() -> bool:
     # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
     try:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmcore.backends.prefixes import PrefixLoop
 from mmcore.backends.triton.kept_rows import kept_tiles
+from mmcore.tracing import constant_when_compiled
 
 __all__ = [
     "hardest_negatives",
@@ -56,7 +57,7 @@ def obstacle(x: Tensor) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls it, instead of tracing torch's own
+@constant_when_compiled
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
