@@ -1,7 +1,6 @@
-// The entries of a tile that sums take, by what a loop over it asks of the masks.
+// Two loop bodies for the entries of a tile: one with masks, and one without for tiles in which every entry counts.
 //
-// Nearly every tile of a matrix with one positive per row holds none, and all of its entries are counted: its loop asks
-// nothing.
+// With one positive per row, nearly every tile contains no positive and takes the second.
 #pragma once
 
 #include "pairs.h"

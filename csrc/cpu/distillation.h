@@ -1,13 +1,17 @@
-// Statistics of a student's similarity matrix against the softmaxes of a teacher's, forward.
+// Statistics of a student's similarity matrix under the softmaxes of a teacher's matrix, forward.
 //
 //   s_ij = scale·⟨x_i, y_j⟩      t_ij = the same of the teacher      row i of x belongs to row i of y
 //   row_lse_i = log Σ_j exp s_ij      row_cross_i = Σ_j s_ij·exp(t_ij − teacher_row_lse_i)      and likewise by columns
 //
-// Never stored: either matrix; a block of each rests in scratch memory. With one shift for each matrix (shared_shift.h)
-// the sums Σ E_t·s need no statistic of the teacher beforehand, so one walk does both. Loop order: similarity_blocks.h,
-// in a block the student's product, then the teacher's with the epilogue. Precision: as softmax_similarity.h; the
-// diagonal is float64, because near convergence it is nearly all of every sum. Where a shift does not do, for the
-// matrix or a row, the caller is told and computes everything elsewhere.
+// Each matrix has one shift for all of its exponentials (shared_shift.h). So Σ E_t·s can be summed before the teacher's
+// log-sum-exps are known, and one pass computes everything. If the bound of a matrix is too large for a shift, or a row
+// or column lies too far below the bound, the kernel returns false, and the caller computes all statistics by another
+// method.
+//
+// Never stored: either matrix. One block of each is in scratch memory.
+// Loop order: similarity_blocks.h. In a block: the student's products, then the teacher's, whose epilogue sums both.
+// Precision: as in softmax_similarity.h. Entries of the diagonal are computed in float64, because near convergence they
+// are nearly all of every sum.
 #pragma once
 
 #include "exponential_sums.h"

@@ -1,12 +1,17 @@
-// Statistics of a student's similarity matrix against the softmaxes of a teacher's, backward.
+// Statistics of a student's similarity matrix under the softmaxes of a teacher's matrix, backward.
 //
 //   G_ij = a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j) + [i = j]·c_i
 //        + e_i·exp(t_ij − teacher_row_lse_i) + f_j·exp(t_ij − teacher_col_lse_j)
 //   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩
 //
-// with a, b, c, e, f the upstream gradients of row_lse, col_lse, positive, row_cross and col_cross. The softmaxes of
-// student and teacher are subtracted from each other inside G, in float32, before G is rounded or multiplied: where the
-// student has learned, they are equal. The teacher has no gradient. Never stored and loop order: as forward.
+// a, b, c, e, f are the upstream gradients of row_lse, col_lse, positive, row_cross, col_cross. The teacher has none.
+//
+// Never stored: G or either matrix. One block of the teacher's products is in scratch memory, and one of the student's,
+// which G overwrites.
+// Loop order: as in distillation.h; then the block of G is multiplied into both gradients.
+// Precision: each entry is the sum of four float32 exponentials whose exponents are at most 0. It is rounded to the
+// dtype of the product only after the sum, because student and teacher cancel once the student has learned. Entries of
+// the diagonal are computed in float64.
 #pragma once
 
 #include "distillation.h"

@@ -1,9 +1,13 @@
 // Sums of E by rows and by columns: the epilogue of the forward.
 //
-//   row_i = Σ_{j kept} E_ij·2^(col_bias_j)      col_j = Σ_{i kept} E_ij·2^(row_bias_i)      biases less their largest
+//   row_i = Σ_{j counted} E_ij·2^(col_bias_j)      col_j = Σ_{i counted} E_ij·2^(row_bias_i)
 //
-// A tile of products is exponentiated in place while it is in L1, added up by rows and by columns, and left there: as
-// exponentials, it may be kept for the backward. Precision: float32 inside a block, float64 beyond.
+// E is that of shared_shift.h. The biases here are those of the call times log2(e), minus the largest of their side.
+//
+// Never stored: the logits. E overwrites the products of a block, in scratch memory or in memory kept for the backward.
+// Loop order: similarity_blocks.h. A tile of products is exponentiated and summed by rows and by columns while it is in
+// L1.
+// Precision: sums are float32 inside a block, float64 across blocks.
 #pragma once
 
 #include "pairs.h"

@@ -1,4 +1,4 @@
-// What is left to do when the products with G are complete: the scale, and sums of G for the biases.
+// Last steps of a backward, after the products with G: multiplying by the scale, and summing G for the biases.
 #pragma once
 
 #include "normalize.h"

@@ -2,9 +2,10 @@
 //
 //   row_index_i = argmax_{j counted} ⟨x_i, y_j⟩      col_index_j = argmax_{i counted} ⟨x_i, y_j⟩      −1 where none is
 //
-// Never stored: the products; a tile is compared while it is in L1, with the largest of each row and column so far.
-// Loop order: similarity_blocks.h. Precision: float32 products; of equal ones the lowest index wins, whichever thread
-// met it first, so the result does not depend on the threads. A NaN is never the largest.
+// Never stored: the products. A tile in L1 is compared with the largest products of its rows and columns so far.
+// Loop order: similarity_blocks.h.
+// Precision: float32 products. Of equal products the one with the lowest index wins, whichever thread finds it first,
+// so the result does not depend on the number of threads. A NaN is never the largest.
 #pragma once
 
 #include "pairs.h"

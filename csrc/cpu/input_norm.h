@@ -2,9 +2,13 @@
 //
 //   n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0; no norm: x̂ = x
 //   grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight        RMS: without mean(g)
+//   grad_weight = Σ grad_x̂ · n,   grad_bias = Σ grad_x̂        over the rows
 //
-// A row is read from L1 after its first pass, so the mean is mended in a second one and the variance takes a third,
-// over deviations, instead of E[x²] − E[x]², which cancels.
+// Never stored: n. x̂ goes to a few scratch rows of the caller.
+// Loop order: one row at a time, read from L1 after the first pass. Forward: the mean, a correction of it, the
+// variance, then x̂. Backward: mean(g) and mean(g · n), then grad_x, which overwrites grad_x̂.
+// Precision: float32. The correction adds what the mean lost to rounding. The variance is the mean square of the
+// deviations, because E[x²] − E[x]² cancels. Gradients of weight and bias are summed in float64.
 #pragma once
 
 #include <cmath>

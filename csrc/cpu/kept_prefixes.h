@@ -1,7 +1,7 @@
-// Products of prefixes that a forward leaves for its backward, as far as the memory reaches.
+// Products of prefixes that the forward keeps for the backward, as many as fit into the workspace.
 //
-// The longest prefix comes first: a product is that of the prefix before it and more, so the backward has to multiply
-// anew only from the shortest up to the first that is kept.
+// The longest prefix is kept first. Products of a prefix are those of the shorter one before it and more, so the
+// backward multiplies again only from the shortest prefix up to the first that was kept.
 #pragma once
 
 #include <vector>

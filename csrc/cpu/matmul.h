@@ -2,14 +2,17 @@
 //
 //   out(r, c) = or += Σ_k lhs(r, k) · rhs(k, c)
 //
-// Never stored: more than a block of a product. A tile of kTileRows × kTileColumns sums lives in registers over the
-// depth of a panel and is written once; an epilogue may then consume it while it is in L1. Loop order: a panel of rhs
-// (kTileColumns columns, at most kDepth deep) stays in L1 while the lhs tiles stream past it from L2. Sums are float32,
-// in chains of at most A::kChain steps, added up apart: where one term is far larger than the rest, as that of a
-// positive is, every later step of its chain rounds to its size. Both operands are packed (pack.h) into 32-bit units of
-// the arithmetic A (arithmetic.h), in which depths are counted: row-major, lhs would cost cache lines and TLB entries
-// for its strides. The tile fills the registers with sums, one row of rhs and a broadcast: 6×16 of 16 on AVX2, 12×32 of
-// 32 on AVX-512.
+// Both operands are packed (pack.h), because the strides of a row-major lhs would cost cache lines and TLB entries.
+// They consist of 32-bit units of the arithmetic A (arithmetic.h), and depths count units.
+//
+// Never stored: more of a product than the caller's block or matrix. A tile of kTileRows × kTileColumns sums stays in
+// registers over the depth of a panel and is written once; an epilogue may then read it while it is in L1. Its sums,
+// one row of rhs and one broadcast fill the registers: 6×16 sums in the 16 registers of AVX2, 12×32 in the 32 of
+// AVX-512.
+// Loop order: a panel of rhs (kTileColumns columns, at most kDepth deep) stays in L1 while the tiles of lhs stream past
+// it from L2.
+// Precision: float32 sums, in chains of at most A::kChain steps that are added to each other. In a longer chain, one
+// term far larger than the rest, such as that of a positive, would round every later step to its own size.
 #pragma once
 
 #include "arithmetic.h"

@@ -1,9 +1,11 @@
-// Row-wise normalisation.
+// L2 normalisation of rows, forward and backward.
 //
 //   y = x / norm,  norm = max(‖x‖, eps),  inverse_norm = 1 / norm
 //   grad_x = (grad_y − y ⟨y, grad_y⟩) · inverse_norm        where ‖x‖ > eps, else grad_y / eps
 //
-// Each row is read twice, the second time from L1. Any dtype, rounded once; sums in float32, of many partial sums.
+// Never stored: anything of the size of x besides the result.
+// Loop order: each thread takes a stripe of rows and reads each row twice, the second time from L1.
+// Precision: any dtype in and out. Sums are float32, of several partial sums; each result is rounded once.
 #pragma once
 
 #include <cmath>

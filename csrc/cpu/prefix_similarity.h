@@ -1,14 +1,17 @@
-// Statistics of the similarity matrices of prefixes of the width, each normalised anew, forward.
+// Statistics of one similarity matrix for each prefix of the width, with rows normalised for each prefix, forward.
 //
 //   s_kij = scale·⟨x_i[:d_k], y_j[:d_k]⟩ / (max(‖x_i[:d_k]‖, eps)·max(‖y_j[:d_k]‖, eps))
 //   row_lse_ki = log Σ_{j counted} exp s_kij      col_lse_kj likewise over i      row_pos_ki = s_ki,target(i)
 //
-// Never stored: normalised prefixes, or any of the matrices, but for the products that kept_prefixes.h keeps. One walk
-// over the depth serves all: the products of a prefix are those of the one before it, and more are added. Loop order:
-// similarity_blocks.h, in a block the prefixes from the shortest. Precision: float32 products, norms and positives in
-// float64; the norms are factors of the exponent in two parts, so that each exp is as good as with normalised rows.
-// One shift serves a prefix, since every |s| ≤ |scale|; a prefix in which a row or column lies too far below it is
-// reported, and its statistics are to be computed elsewhere.
+// The products of a prefix are those of the prefix before it, plus the products of the columns in between. So one pass
+// over the depth computes all prefixes. They share one shift, because every |s| ≤ |scale|. The kernel returns the
+// prefixes in which a row or column lies too far below |scale|; the caller computes their statistics by another method.
+//
+// Never stored: normalised prefixes and the matrices, except for the products that kept_prefixes.h keeps.
+// Loop order: similarity_blocks.h. In a block: the prefixes from the shortest to the longest.
+// Precision: float32 products; norms and logits of targets are float64. The norms multiply the exponent in two float32
+// parts, so that each exponential is as exact as that of normalised rows. Sums are float32 inside a block, float64
+// across blocks.
 #pragma once
 
 #include "counted_entries.h"

@@ -1,15 +1,19 @@
-// Statistics of the similarity matrices of prefixes of the width, backward.
+// Statistics of one similarity matrix for each prefix of the width, backward.
 //
 //   G_kij = [counted]·(a_ki·exp(s_kij − row_lse_ki) + b_kj·exp(s_kij − col_lse_kj)) + [j = target(i)]·c_ki
 //   W_kij = scale·G_kij / (norms of both prefixes)      t_ki = Σ_j G_kij·cos_kij      u_kj = Σ_i G_kij·cos_kij
 //   grad_x_i[d_{k−1}:d_k] = Σ_j (Σ_{l≥k} W_lij)·y_j[d_{k−1}:d_k] − (Σ_{l≥k} scale·t_li / ‖x_i[:d_l]‖²)·x_i[d_{k−1}:d_k]
 //   grad_scale = Σ_ki t_ki
 //
-// and grad_y likewise with u. The products with W cost as much as those of the longest prefix alone, because each
-// segment of the width meets the sum over the prefixes that hold it. Never stored: the matrices; one block of that sum
-// rests in scratch memory, and one of products for each prefix of which none are kept. Loop order: similarity_blocks.h;
-// in a block the products from the shortest prefix, then their gradients from the longest. Precision: as forward;
-// exponents of at most 0; a target's entry is formed in float64, and sums of G·cos beyond a block too.
+// grad_y likewise, with u. A segment, the columns d_{k−1} to d_k, is multiplied once, with the sum of W over the
+// prefixes that contain it. So the products with W cost as much as those of the longest prefix alone.
+//
+// Never stored: the matrices. In scratch memory are one block of the sum of W and, for each prefix that the forward did
+// not keep, one block of products.
+// Loop order: similarity_blocks.h. In a block: the products from the shortest prefix to the longest, then the gradients
+// from the longest to the shortest.
+// Precision: as in the forward. One exponential is enough for both sides; blocks with a row or column too far below
+// |scale| take one for each side. Entries of targets are computed in float64. Sums of G·cos are float64 across blocks.
 #pragma once
 
 #include "prefix_similarity.h"

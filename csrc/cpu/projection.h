@@ -2,9 +2,12 @@
 //
 //   x̂ = norm(x)      z = x̂·weightᵀ + bias      output = z / max(‖z‖, eps)
 //
-// Never stored: x̂ or z; rows are normalised while they are packed, and z is a block of rows. Loop order: row blocks,
-// each kept in L2 from the first multiply-add to the last pass over its outputs. Precision: any dtype in and out, norms
-// and sums in float32, products in float32 or of operands rounded to bfloat16; each output is rounded once.
+// Never stored: x̂ and z. A few rows of x̂ exist while they are packed. One block of rows of z exists per thread, in
+// the output itself if that is float32, otherwise in scratch memory.
+// Loop order: the weight is packed once for all threads. Each thread takes a stripe of rows, block by block, and a
+// block stays in L2 from the first multiply-add to the last pass over its outputs.
+// Precision: any dtype in and out. Norms and sums are float32. Operands of the product are float32, or rounded to
+// bfloat16. Each output is rounded once.
 #pragma once
 
 #include <vector>

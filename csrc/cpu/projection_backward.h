@@ -1,10 +1,12 @@
 // Projection head, backward.
 //
-//   grad_z = l2_normalize backward (or grad_output)   grad_x = norm backward of grad_z·weight   grad_weight = grad_zᵀ·x̂
+//   grad_z = backward of the L2 normalisation at grad_output, or grad_output itself without one
+//   grad_x = backward of the input norm at grad_z·weight      grad_weight = grad_zᵀ·x̂      grad_bias = Σ grad_z
 //
-// Never stored: x̂, or more of grad_z than a chunk of rows, packed. Loop order: chunks; in each, row blocks for grad_z
-// and grad_x, then grad_weight, of which every thread owns columns and sees all rows of the chunk. Precision: as the
-// forward; sums over rows that are not products (biases, norm weights) in float64.
+// Never stored: x̂, which is computed again, and grad_z beyond one packed chunk of rows.
+// Loop order: chunks of rows, in two steps. First each thread computes grad_z and grad_x of its own blocks of rows.
+// Then each thread adds the product of all rows of the chunk to its own columns of grad_weight.
+// Precision: as in projection.h. Sums over rows that are not products (biases, weights of the norm) are float64.
 #pragma once
 
 #include "projection.h"

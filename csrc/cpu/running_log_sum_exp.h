@@ -1,10 +1,13 @@
-// Row-wise log-sum-exp of the logits where no bound on them helps: unnormalised features, rows far below the others.
+// Log-sum-exp of each row with a running maximum, for logits without a useful bound: features that are not normalised,
+// or rows whose logits lie far below the others.
 //
-//   row_lse_i = log Σ_{j kept} exp(scale·⟨x_i, y_j⟩ + col_bias_j)
+//   row_lse_i = log Σ_{j counted} exp(scale·⟨x_i, y_j⟩ + col_bias_j)
 //
-// Never stored: the N×M logits; one kBlock × kBlock block rests in scratch memory. Loop order: row blocks of one chunk
-// inside column blocks, so that a packed block of y serves the whole chunk. Precision: float32 products, the exponent
-// relative to the running maximum (an integer, so rescaling is exact), float64 across blocks.
+// Never stored: the N×M logits. One kBlock × kBlock block of products is in scratch memory.
+// Loop order: each thread takes a stripe of rows, chunk by chunk. In a chunk: column blocks, and row blocks inside
+// them, so that a block of y is packed once for all rows of the chunk.
+// Precision: float32 products. Exponents are relative to the running maximum, which is rounded up to an integer so that
+// rescaling a sum is exact. Sums are float32 inside a block, float64 across blocks.
 #pragma once
 
 #include "exponential_sums.h"

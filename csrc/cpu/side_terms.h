@@ -1,9 +1,11 @@
-// What the softmax of every row, or of every column, takes of it backward.
+// Per-row and per-column factors by which the backward multiplies E.
 //
-//   a_i·exp(s_ij − lse_i) = E_ij·R_i,  R_i = a_i·2^(shift + log2(e)·(biases of the row − lse_i))
+//   a_i·exp(s_ij − lse_i) = E_ij·F_j·R_i,  R_i = a_i·2^(shift + largest + log2(e)·(bias + row_bias_i − lse_i))
+//   F_j = 2^(log2(e)·col_bias_j − largest),  largest = max_j log2(e)·col_bias_j
 //
-// with a_i the upstream gradient of lse_i and E of shared_shift.h; or, where R or E has lost digits, from log2(e)·lse
-// in two parts. Precision: float64 but for what the loops over the matrix read.
+// These are the terms of the rows; those of the columns are alike. a_i is the upstream gradient of lse_i; E and F are
+// those of shared_shift.h. Where R or E has lost digits, the backward uses log2(e)·lse in two float32 parts instead.
+// Precision: float64; the vectors that loops over the matrix read are float32.
 #pragma once
 
 #include <cmath>

@@ -3,11 +3,13 @@
 //   total = Σ_{counted} softplus(s_ij)     positive = Σ_{positive} s_ij     s_ij = scale·⟨x_i, y_j⟩ + bias
 //   G_ij = a·[counted]·σ(s_ij) + c·[positive]     grad_x = scale·G·y     grad_y = scale·Gᵀ·x
 //
-// with a, c the upstream gradients of total and positive. Never stored: G or the logits; a block of G rests in scratch
-// memory and is multiplied twice. No statistic of the matrix is needed, so one pass does everything. Loop order:
-// similarity_blocks.h. Precision: float32 logits; with z = e^−|s|, softplus(s) = max(s, 0) + log1p(z) and σ(s) is
-// 1 / (1 + z) or z / (1 + z), each to the rounding of a float32 logit; sums in float32 inside a tile, float64 beyond.
-// At a positive G = (a + c) − a·σ(−s): where a = −c nothing cancels as σ → 1. Positives that targets name are float64.
+// a and c are the upstream gradients of total and positive. G needs no statistic of the matrix, so one pass is enough.
+//
+// Never stored: G and the logits. One block of G is in scratch memory and is multiplied into both gradients.
+// Loop order: similarity_blocks.h.
+// Precision: float32 logits. With z = e^−|s|, softplus(s) is max(s, 0) + log1p(z), and σ(s) is 1 / (1 + z) or
+// z / (1 + z), each as exact as a float32 logit allows. Sums are float32 inside a tile, float64 across tiles. At a
+// positive, G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of targets are computed in float64.
 #pragma once
 
 #include "counted_entries.h"

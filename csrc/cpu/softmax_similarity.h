@@ -4,11 +4,14 @@
 //   row_lse_i = log Σ_{j counted} exp s_ij      row_pos_i = Σ_{j positive} s_ij, or log Σ_{j positive} exp s_ij
 //   and likewise by columns
 //
-// Never stored: the N×M logits, but for what the workspace keeps. Each tile of products is exponentiated while it is in
-// L1, with one shift for the whole matrix (shared_shift.h), so one exp serves the row and the column sum. A row or
-// column so far below the bound that its sum lost bits is done again with running maxima (running_log_sum_exp.h), as is
-// everything where the bound is loose from the start. Loop order: similarity_blocks.h. Precision: float32 products and
-// exponentials; float32 sums inside a block, float64 beyond. Positives that targets name join in float64 at the end.
+// The whole matrix has one shift (shared_shift.h), so one exponential is enough for the row sum and the column sum.
+// Rows and columns that lie so far below the bound that their sums lost bits are computed again with running maxima
+// (running_log_sum_exp.h). If the bound is too large for a shared shift, everything is computed that way.
+//
+// Never stored: the N×M logits. As many blocks of E as fit into the workspace are kept for the backward.
+// Loop order: similarity_blocks.h. Each tile of products is exponentiated and summed while it is in L1.
+// Precision: float32 products and exponentials; sums are float32 inside a block, float64 across blocks. Logits of
+// targets are float64 and are added at the end.
 #pragma once
 
 #include "exponential_sums.h"

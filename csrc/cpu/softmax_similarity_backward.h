@@ -3,14 +3,14 @@
 //   G_ij = [counted]·(a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j)) + [positive]·(c_i + d_j)
 //   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩     grad_bias = Σ_ij G_ij
 //
-// with a, b, c, d the upstream gradients of row_lse, col_lse, row_pos, col_pos; where the latter are log-sum-exps, with
-// [positive]·(c_i·exp(s_ij − row_pos_i) + d_j·exp(s_ij − col_pos_j)). Each softmax sums to 1, so with targets
-// grad_bias is Σ a + Σ b + Σ_i (c_i + d_target(i)), without G.
-// Never stored: G or the logits; one kBlock × kBlock block of G rests in scratch memory and is multiplied twice, once
-// as it stands into grad_x, once transposed into grad_y. Loop order: similarity_blocks.h. Precision: as forward, where
-// kept blocks come from. With the shift of the forward one exp serves both terms, G = E·(R_i + C_j); a block in which a
-// row or column lies too far below the bound takes one exp each, with exponents of at most 0. A target's entry is
-// formed in float64: where training has converged it is the difference of equal numbers.
+// a, b, c, d are the upstream gradients of row_lse, col_lse, row_pos, col_pos. If these are log-sum-exps, c_i is
+// multiplied by exp(s_ij − row_pos_i) and d_j by exp(s_ij − col_pos_j). With targets, grad_bias is
+// Σ a + Σ b + Σ_i (c_i + d_target(i)), because each softmax sums to 1.
+// Never stored: G and the logits. One block of G is in scratch memory and is multiplied into both gradients.
+// Loop order: similarity_blocks.h.
+// Precision: as in the forward, which may have kept E. One exponential is enough for both sides: G = E·(R_i + C_j)
+// (side_terms.h). Blocks with a row or column too far below the bound take one for each side. Entries of targets are
+// computed in float64: once training has converged they are differences of nearly equal numbers.
 #pragma once
 
 #include <optional>

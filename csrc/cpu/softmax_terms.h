@@ -1,4 +1,4 @@
-// What a gradient needs of one side of a matrix to form exp(s − lse) with exponents of at most 0.
+// Log-sum-exp and weight of each row or column, for weight·exp(s − lse) without overflow.
 #pragma once
 
 #include <vector>

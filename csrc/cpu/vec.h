@@ -1,8 +1,7 @@
-// Vectors of float32 and the few functions every kernel shares. kLanes is set per instruction set by the build.
+// Vectors of float32 and the few functions that every kernel shares. The build sets kLanes for each instruction set.
 //
 // Written with the compiler's vector extensions, and intrinsics only where they fail: one source serves SSE2, AVX2 and
-// AVX-512, `a * b + c` contracts to one FMA where the instruction set has it (-ffp-contract=fast), and a wide vector
-// still compiles, and can be tested, on a narrow machine.
+// AVX-512, wide vectors can be tested on narrow machines, `a * b + c` becomes an FMA (-ffp-contract=fast).
 #pragma once
 
 #ifdef __SSE2__

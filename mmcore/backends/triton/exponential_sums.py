@@ -3,21 +3,24 @@
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
     row_i = Σ_{j counted} E_ij·2^(col_bias_j)        col_j = Σ_{i counted} E_ij·2^(row_bias_i)
 
-Biases are taken less their largest. Targets are left out: they are known in float64 (positives.py).
-Never stored: the logits; E of the first `kept_rows` rows is where KEEPS, rounded to bfloat16, for
-the backward. Loop order: a launch takes a slab of rows. A program walks the columns of one strip
-for BM rows, and neighbouring programs take neighbouring rows of the same strip, whose y stays in
-L2. Rows are summed in registers over the strip; columns of every tile are stored, (blocks of the
-slab, M), and added up apart, without atomics and in one order. One exponential for each logit,
-float32.
+The biases here are those of the call times log2(e), minus the largest of their side. Targets are
+left out of the sums: log_sum_exps.py adds them from float64 logits (norms_and_targets.py).
 
-IS_SYMMETRIC, where y is x: only pairs with i ≤ j are taken. What stands right of the diagonal is
-summed along the columns too, for those rows. So one product, rounded in one way, stands for (i, j)
-and (j, i), in every sum and in the gradient.
+Never stored: the logits. Where KEEPS, E of the first `kept_rows` rows is stored for the backward,
+rounded to bfloat16.
+Loop order: a launch takes a slab of rows. A program takes BM rows and walks the columns of one
+strip; neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Sums of
+rows stay in registers over the strip. Sums of the columns of every tile are stored, (blocks of the
+slab, M), and added up by a later kernel in one order, without atomics.
+Precision: float32, one exponential for each logit.
 
-Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶; such rows are computed anew with
-a running maximum. Whether there are any is known to the device alone: the kernel is always
-launched, and its programs return at once where none of their rows is flagged.
+IS_SYMMETRIC, where y is x: only pairs with i ≤ j are computed. Entries right of the diagonal are
+also summed by columns, where they stand for (j, i). So both orders of a pair have the same rounded
+product, in every sum and in the gradient.
+
+Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶, and the row is computed again
+with a running maximum. Only the device knows whether there are such rows. So the second kernel is
+always launched, and programs without a flagged row return at once.
 """
 
 from __future__ import annotations

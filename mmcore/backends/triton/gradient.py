@@ -1,24 +1,28 @@
-"""G of the softmax family, a chunk of rows at a time.
+"""G of the softmax family, for a chunk of rows at a time.
 
     G_ij = [counted]·(R_i·E'_ij + C_j·E''_ij) + [positive]·(c_i + d_j)
 
-with R, C the upstream gradients of the log-sum-exps over the sums themselves, so that one
-exponential serves both sides, E' and E'' being E with the biases of the other side. A tile in which
-a row or a column lies too far below the bound takes one exponential each, exp(s − lse), exponents
-at most 0: in a second launch, IS_EXACT, of few programs, which look for such tiles if there are
-any. A target's entry is formed in float64 beforehand: near convergence it is the difference of
-equal numbers.
+R and C (gradient_terms.py) are the upstream gradients of the log-sum-exps divided by the sums of
+exponentials, so one exponential is enough for both sides. E' is E with the biases of the columns,
+E'' is E with those of the rows. Entries of targets are computed in float64 beforehand, because near
+convergence they are differences of nearly equal numbers.
 
-IS_SYMMETRIC, where y is x and columns have no statistics of their own: what is stored is G + Gᵀ,
-so that C is R, each side's targets apart. Of what stands both in the chunk's rows and in its
-columns, half is computed and stored twice; sums by columns are of that half alone, and complete
-those by rows.
+IS_EXACT: tiles with a row or a column too far below the bound take one exponential for each side,
+exp(s − lse), whose exponent is at most 0. A second launch of a few programs looks for such tiles.
 
-HAS_KEPT: E was kept by the forward, rounded to bfloat16, and nothing is multiplied.
+IS_SYMMETRIC, where y is x and columns have no statistics of their own: G + Gᵀ is stored, so that C
+is R; targets of i and targets of j are replaced separately. Where the columns are also rows of the
+chunk, half of the entries are computed, and each is stored twice. Sums by columns are of that half
+only, and are added to the sums by rows.
 
-Never stored: the logits, or more of G than a chunk of rows.
-Precision: float32, and G in the dtype that is multiplied; its sum with the products, the scale's
-gradient, and its sums by rows and columns, those of the biases, are taken before it is rounded.
+HAS_KEPT: the forward kept E, rounded to bfloat16, and no product is computed.
+
+Never stored: the logits, and G beyond one chunk of rows.
+Loop order: one tile a program; neighbouring programs take neighbouring rows of the same columns. In
+the exact launch a program walks over several tiles.
+Precision: float32; G is stored in the dtype that is multiplied. Sums are taken before G is rounded:
+by rows and by columns, for the gradients of the biases, in float64; with the products, for that of
+the scale, in float32 along the rows of a tile and in float64 over its rows.
 """
 
 from __future__ import annotations

@@ -1,10 +1,16 @@
-"""What G needs of rows and of columns, formed in float64: O(N + M).
+"""Terms of G for each row and each column, computed in float64: O(N + M).
 
-    R_i = a_i·2^(shift + log2(e)·(largest bias − lse_i))        the upstream gradient of lse over ΣE
-    target_i = c_i + d_t + a_i·exp(s_it − lse_i) + b_t·exp(s_it − lse_t), t = target(i)
+    R_i = a_i·2^(shift + largest + log2(e)·(bias + row_bias_i − row_lse_i))        C_j likewise
+    target_i = c_i + d_t + a_i·exp(s_it − row_lse_i) + b_t·exp(s_it − col_lse_t), t = target(i)
 
-All upstream gradients a, b, c, d are taken over one unit, a power of two: G over it keeps its
-digits in the dtype that is multiplied. Loop order: a program takes BLOCK rows and as many columns.
+a, b, c, d are the upstream gradients of row_lse, col_lse, row_pos, col_pos, and `largest` is the
+largest log2(e)·col_bias_j. All four are divided by one power of two, the unit, so that G keeps its
+digits in the dtype that is multiplied; products with G are multiplied by the unit afterwards.
+
+Never stored: anything larger than O(N + M).
+Loop order: a first launch finds the largest upstream gradient, which determines the unit. In the
+second, a program takes BLOCK rows and as many columns.
+Precision: float64. Results are stored in float32, log2(e)·lse in two parts.
 """
 
 from __future__ import annotations

@@ -2,14 +2,17 @@
 
     n = (x − mean) · inverse_std,   x̂ = n · weight + bias        RMS: mean = 0
     grad_x = inverse_std · (g − mean(g) − n · mean(g · n)),  g = grad_x̂ · weight
+    grad_weight = Σ grad_x̂ · n,   grad_bias = Σ grad_x̂        over the rows
 
-    grad_weight = Σ grad_x̂ · n,   grad_bias = Σ grad_x̂
+RMS: grad_x is without mean(g).
 
-RMS: without mean(g) too. Never stored: n. Loop order: one program takes ROWS rows; the mean
-is mended in a second pass and the variance takes a third, over deviations, instead of E[x²] −
-E[x]², which cancels. For weight and bias a program walks a slab of rows for some columns, and the
-slabs, (slabs, K), are added up apart, in one order. Precision: float32, over the rows of a slab
-float64.
+Never stored: n, which the backward computes again.
+Loop order: a program takes ROWS rows and walks their columns. Forward: the mean, a correction of
+it, the variance, then x̂. Backward: mean(g) and mean(g · n), then grad_x. For weight and bias a
+program takes some columns and walks a slab of rows; the sums of the slabs, (slabs, K), are added up
+afterwards in one order.
+Precision: float32; sums over the blocks of a slab are float64. The correction adds what the mean
+lost to rounding. The variance is the mean square of the deviations, because E[x²] − E[x]² cancels.
 """
 
 from __future__ import annotations

@@ -1,12 +1,16 @@
-"""Gradients of a sigmoid from those that its forward kept, which are those at a = 1, c = −1.
+"""Gradients of a sigmoid objective from those that its forward cached for a = 1 and c = −1.
 
     grad_x_i = a·kept_i + (a + c)·scale·y_target(i)
     grad_y_j = a·kept_j + (a + c)·scale·Σ_{i: target(i) = j} x_i
     grad_scale = a·kept + (a + c)·Σ_i ⟨x_i, y_target(i)⟩        grad_bias = a·kept + Σ_i (a + c)
 
-Whether a + c is 0, as it is in every loss, is known to the device alone: targets are looked at
-where it is not. Loop order: a program takes some rows of x, and as many of y. A column that several
-rows name looks through all targets. Precision: float32, sums float64.
+a and c are the upstream gradients of total and positive. In every loss a + c is 0, but only the
+device knows. The kernel reads x and y only if it is not.
+
+Never stored: the logits and G, which this kernel does not compute.
+Loop order: a program takes ROWS rows of x and as many of y, and walks their columns. For a column
+that several rows name, it reads all targets.
+Precision: float32; the gradients of scale and bias are float64 sums.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
     index_i = argmax_{j counted} ⟨x_i, y_j⟩, −1 where nothing is counted
 
-Never stored: the products. A program has a strip of rows, or of columns, to itself, walks the other
-side and keeps the largest so far in registers: two launches, and no sums between programs. Products
-are float32; of equal ones the lowest index wins.
+Never stored: the products.
+Loop order: one launch for the rows, one for the columns. A program has a block of rows, or of
+columns, to itself, walks the other side and keeps the largest so far in registers. Programs share
+nothing.
+Precision: float32 products. Of equal products the lowest index wins. A NaN is never the largest.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
-"""From sums of exponentials to the statistics of both sides, O(N + M) of them.
+"""From sums of exponentials to the statistics of rows and columns: O(N + M).
 
-    lse = log(exp(log Σ E + ln(2)·shift + biases) + exp(that of the targets))
-    pos = the target's logit, or Σ of those that labels name
+    lse = log(exp(log Σ E + ln(2)·(shift + largest) + biases) + exp(lse of the targets))
+    pos = the target's logit, or the sum of the logits of positives by label
 
-Partial sums are added up in one order, float64. A side whose sum is too small for the shared shift
-is flagged, and its lse holds that of its targets alone until running_log_sum_exp_kernel adds the
-rest. Loop order: a program takes BLOCK rows, or BLOCK columns. A column that several rows name
-looks through all targets, twice; one that one row names finds it in its tally
-(norms_and_targets.py).
+`largest` is log2(e) times the largest bias of the other side. Where a sum is too small for the
+shared shift, the row or column is flagged, and its lse is that of its targets only until
+running_log_sum_exp_kernel (exponential_sums.py) adds the rest.
+
+Never stored: anything larger than O(N + M).
+Loop order: a program takes BLOCK rows, or BLOCK columns, and adds up their partial sums in one
+order. A column that one row names finds that row in its tally (norms_and_targets.py). For a column
+that several rows name, the program reads all targets, twice.
+Precision: float64.
 """
 
 from __future__ import annotations

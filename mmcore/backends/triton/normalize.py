@@ -3,8 +3,9 @@
     y = x / norm,  norm = max(‖x‖, eps),  inverse_norm = 1 / norm
     grad_x = (grad_y − y ⟨y, grad_y⟩) · inverse_norm   where ‖x‖ > eps, else grad_y / eps
 
-Never stored: anything but these. Loop order: one program takes ROWS rows and walks their columns
-twice, the second time from cache. Precision: sums in float32; every result is rounded once.
+Never stored: anything of the size of x besides the result.
+Loop order: a program takes ROWS rows and walks their columns twice, the second time from cache.
+Precision: any dtype in and out. Sums are float32; each result is rounded once.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""The largest norms of both sides, and the positives that targets name: O((N + M)·D), float64.
+"""The largest norms of both sides, and the logits that targets name: O((N + M)·D).
 
     norm_x = max_i ‖x_i‖²        norm_y = max_j ‖y_j‖²
     logit_i = scale·⟨x_i, y_target(i)⟩ + biases
     tally_j = Σ_{i: target(i) = j} (2³² + i)
 
-A column that one row alone names finds that row in the lower half of its tally: no column needs to
-look through all targets. A target of −1 names nothing; one outside the matrix reads nothing, and
-its logit is NaN. Never stored: which pairs are positives. Loop order: a program takes some rows of
-x, and as many of y. Sums of the tally are of integers, and largest numbers are compared as the
-integers that their bits are, so that the order in which programs add them changes nothing.
+The upper half of a tally counts the rows that name the column. Where it is 1, the lower half is the
+number of that row, and no program has to search all targets for it. A target of −1 names nothing.
+For a target outside the matrix nothing is read, and its logit is NaN.
+
+Never stored: an N×M mask of the positives.
+Loop order: a program takes ROWS rows of x and as many of y, and walks their columns.
+Precision: float64. The tally is a sum of integers, and the largest norms are compared as the
+integers that have their bits, so that the order of the atomic operations changes nothing.
 """
 
 from __future__ import annotations

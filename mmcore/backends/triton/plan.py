@@ -1,8 +1,14 @@
 """The shared shift of the exponentials, and the logits that targets name: the launches.
 
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
+    shift = ⌈|a|·max_i ‖x_i‖·max_j ‖y_j‖·(1 + 2⁻⁸)⌉ − 80
 
-The shift is that of the largest E there can be, by the norms of both sides.
+By the Cauchy-Schwarz inequality no E exceeds 2⁸⁰. Whether the bound is small enough for a shared
+shift is stored beside it on the device, and the host does not wait for the answer.
+
+Never stored: norms of rows, other than the largest of each side.
+Loop order: norms_and_targets.py reads x and y once. Then one program computes the shift.
+Precision: float64; the kernels read the shift in float32, and a in two float32 parts.
 """
 
 from __future__ import annotations

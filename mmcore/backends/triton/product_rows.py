@@ -1,8 +1,12 @@
-"""Products with G on their way into a gradient: scaled, rounded, and their sum with the features.
+"""Last step of a product with G: scales and rounds its rows, and sums their products with x.
 
-    out_i = factor·p_i rounded        part = Σ_i ⟨p_i, x_i⟩, the scale's gradient where p = G·y
+    out_i = factor·p_i, rounded        part = Σ_i ⟨p_i, x_i⟩
 
-Loop order: a program takes some rows. Precision: float32, sums float64.
+p is G·y or Gᵀ·x. Parts are summed for G·y only, and add up to the gradient of the scale.
+
+Never stored: the elementwise products of p and x.
+Loop order: a program takes ROWS rows and walks their columns.
+Precision: float32 products, float64 sums.
 """
 
 from __future__ import annotations

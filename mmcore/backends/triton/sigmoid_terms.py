@@ -1,10 +1,15 @@
-"""What a sigmoid's pass over the matrix needs beforehand, and what is made of its sums; float64.
+"""What the pass of a sigmoid over the matrix reads, and the totals of the sums that it stores.
 
-    target_i = (a + c) − a·σ(−s_it), t = target(i)        softplus(s_it) and s_it are summed here
+    target_i = (a + c) − a·σ(−s_it), t = target(i)
+    total = Σ_tiles (total + positive) + Σ_i softplus(s_it)
+    positive = Σ_tiles positive + Σ_i s_it
 
-The upstream gradients a of the total and c of the positives are taken over one unit, a power of
-two: G over it keeps its digits in the dtype that is multiplied. Loop order: a program takes BLOCK
-rows; the totals are one program's.
+a and c are the upstream gradients of total and positive. Both are divided by a power of two, the
+unit, so that G keeps its digits in the dtype that is multiplied.
+
+Never stored: anything larger than O(N).
+Loop order: a program takes BLOCK rows; one program adds up the totals.
+Precision: float64. The pass reads float32 numbers: log2(e) times scale and bias in two parts each.
 """
 
 from __future__ import annotations

@@ -4,17 +4,18 @@
     s_ij = scale·⟨x_i, y_j⟩ + bias
     G_ij = a·[counted]·σ(s_ij) + c·[positive]
 
-With z = e^−|s|, the only exponential, softplus(s) = max(s, 0) + log1p(z) and σ(s) is 1 / (1 + z) or
-z / (1 + z). At a positive softplus(−s) is summed, and s apart: the difference of the sums keeps its
-digits. G is (a + c) − a·σ(−s) there, where nothing cancels as σ → 1. What targets name is float64,
-formed beforehand.
+With z = e^−|s|, the only exponential, softplus(s) is max(s, 0) + log1p(z), and σ(s) is 1 / (1 + z)
+or z / (1 + z). At a positive, softplus(−s) and s are summed separately, so that total − positive
+keeps its digits, and G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of
+targets are computed in float64 beforehand (sigmoid_terms.py).
 
-IS_SYMMETRIC, where y is x: G + Gᵀ is stored. What stands both in the chunk's rows and in its
-columns is computed once for (i, j) and (j, i), of which each target is taken out by itself.
+IS_SYMMETRIC, where y is x: G + Gᵀ is stored. Where the columns are also rows of the chunk, one
+entry is computed for (i, j) and (j, i); targets of i and targets of j are replaced separately.
 
-Never stored: the logits, or more of G than a chunk of rows. Loop order: one tile a program, which
-leaves four sums. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
-rounded, in float64 over the rows of a tile.
+Never stored: the logits, and G beyond one chunk of rows.
+Loop order: one tile a program, which stores four sums.
+Precision: float32; G is stored in the dtype that is multiplied. Sums are taken before G is rounded:
+float32 along the rows of a tile, float64 over its rows.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
     row_i = Σ_{j ≠ target(i)} E_ij        col_j = Σ_{i: target(i) ≠ j} E_ij
 
-The formulas, and what becomes of the sums, are ../exponential_sums.py's. Never stored: the logits;
-E of the first `kept_rows` rows is where KEEPS, rounded to bfloat16. Loop order: ring.py's. Rows are
-summed in registers over an item, (2·strips, slab rows), a part for each warpgroup; columns of every
-tile are stored, (blocks of the slab, M). One exponential for each logit, float32; a tile is looked
-through for targets and edges only where it has any.
+These are the sums of ../exponential_sums.py, for calls with targets or without positives.
+
+Never stored: the logits. Where KEEPS, E of the first `kept_rows` rows is stored for the backward,
+rounded to bfloat16.
+Loop order: ring.py. Sums of rows stay in registers over an item; each warpgroup stores its own,
+(2·strips, slab rows). Sums of the columns of every tile are stored, (blocks of the slab, M).
+Precision: float32, one exponential for each logit. Only tiles that may hold a target or reach
+beyond the matrix are masked.
 """
 
 from __future__ import annotations

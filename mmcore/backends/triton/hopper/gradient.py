@@ -1,12 +1,16 @@
-"""G of the softmax family, a chunk of rows at a time, for Hopper.
+"""G of the softmax family, for a chunk of rows at a time, for Hopper.
 
-    G_ij = E_ij·(R_i + C_j), at a target t_i
+    G_ij = E_ij·(R_i + C_j), but t_i where j = target(i)
 
-R, C and t are gradient_terms.py's, E is exponential_sums.py's. A tile with a row or a column that
-the shared shift fails is left at 0 to ../gradient.py's exact launch, whose tiles are the same.
-Never stored: the logits, or more of G than a chunk. Loop order: ring.py's, tile by tile in halves,
-whose 16-bit numbers pass through shared memory. Precision: float32; the sum of G with the products,
-the scale's gradient, is taken before G is rounded, in float64 over tiles, two for each item.
+R, C and t are those of gradient_terms.py, E is that of exponential_sums.py. A tile with a row or a
+column too far below the bound of the shared shift is stored as 0; the exact launch of
+../gradient.py, which has the same tiles, then computes it.
+
+Never stored: the logits, and G beyond one chunk of rows.
+Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through
+shared memory.
+Precision: float32. The sum of G with the products, which is the gradient of the scale, is taken
+before G is rounded, in float64 across the tiles of an item; each warpgroup stores its own.
 """
 
 from __future__ import annotations

@@ -1,14 +1,19 @@
 """Sums over the similarity matrix for sigmoid objectives, with G in the same pass, for Hopper.
 
     total = Σ_{j ≠ target(i)} softplus(s_ij), s_ij = scale·⟨x_i, y_j⟩ + bias
-    G_ij = a·σ(s_ij), at a target t_i
+    G_ij = a·σ(s_ij), but t_i where j = target(i)
 
-The formulas are ../sigmoid_tile.py's, t is sigmoid_terms.py's. Never stored: the logits, or more of
-G than a chunk. Loop order: ring.py's, tile by tile in halves, whose 16-bit numbers pass through
-shared memory. Precision: float32, G in the dtype that is multiplied; sums are taken before it is
-rounded, in float64 over tiles, two of each for an item. One exponential and one reciprocal for each
-logit, and a logarithm for 64 of them: Σ log(1 + z) is that of Π (1 + z), of which 1 less is carried
-along. A tile is looked through for targets and edges only where it has any.
+These are the formulas of ../sigmoid_tile.py for calls with targets or without positives; t is that
+of sigmoid_terms.py. Each logit takes one exponential and one reciprocal, and 64 logits take one
+logarithm together, because Σ log(1 + z) = log Π (1 + z). The product is accumulated minus 1, so
+that small z keep their digits. Only tiles that may hold a target or reach beyond the matrix are
+masked.
+
+Never stored: the logits, and G beyond one chunk of rows.
+Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through
+shared memory.
+Precision: float32; G is stored in the dtype that is multiplied. Sums are taken before G is rounded,
+in float64 across the tiles of an item; each warpgroup stores its own.
 """
 
 from __future__ import annotations
