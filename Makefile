@@ -12,22 +12,32 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 SANITIZE := OFF
 BUILD := build/{wheel_tag}
 # Every family at every instruction set, on random and on extreme inputs; hours would be needed for every test.
-SANITIZED_TESTS := $(addprefix tests/test_,properties.py pairs_page.py extremes.py projection.py projection_dtypes.py clip_loss.py \
+SANITIZED_TESTS := $(addprefix tests/test_,properties.py properties_rows.py pairs_page.py extremes.py projection.py projection_dtypes.py clip_loss.py \
 	matryoshka.py distillation.py hardest_negatives.py)
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu report lint types format clean
+.PHONY: demo test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
-# File by file in two processes: in most tests Triton's interpreter or the compiler keeps one processor busy. Threads of
-# one process that wait for each other leave their processors to the other's.
+# File by file in two processes: in most tests Triton's interpreter or the compiler keeps one processor busy.
 WORKERS ?= 2
 
+PYTEST := $(BIN)/python -m pytest --ignore tests/peers --numprocesses $(WORKERS) --dist loadfile
+
+# The fast tier, ten minutes: covering arrays of the cases (tests/machines.py).
 test: $(VENV)/.test
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# The full tier, an hour: every case of every test, and ten times as many random calls.
+test-all: $(VENV)/.test
+	MMCORE_TEST_TIER=full $(PYTEST) $(ARGS)
+
+# Tests the tests: one fault after another, each of which the fast tier must notice (tests/mutants/README.md).
+mutants: $(VENV)/.test
+	$(BIN)/python tests/mutants/run.py $(ARGS)
 
 # Peak memory of every objective at N = 32,768, five minutes and more; `make test` measures a few.
 test-memory: $(VENV)/.test
@@ -37,7 +47,7 @@ test-memory: $(VENV)/.test
 test-peers: $(VENV)/.peers
 	MMCORE_TEST_PEERS=all $(BIN)/python -m pytest tests/peers $(ARGS)
 
-# With the torch and Triton that are there, from a bare checkout: nothing is built or installed.
+# With the torch and Triton that are there, from a bare checkout: nothing is built or installed. TIER=fast for a part.
 GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
 	softmax_pairs.py joined_positives.py objectives.py info_nce.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py \
 	clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py contracts_objectives.py matryoshka.py distillation.py \
@@ -45,8 +55,9 @@ GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py 
 	scale.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
+TIER ?= full
 test-gpu:
-	MMCORE_TEST_DEVICE=cuda $(BARE) -m pytest -p no:cacheprovider $(GPU_TESTS) $(ARGS)
+	MMCORE_TEST_DEVICE=cuda MMCORE_TEST_TIER=$(TIER) $(BARE) -m pytest -p no:cacheprovider $(GPU_TESTS) $(ARGS)
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the kernel tests, at every instruction set, in a venv of its own.
 sanitize:

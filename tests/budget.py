@@ -87,7 +87,20 @@ def check_against_eager(
             errors[name].add(name, actual[i], [baseline[i] for baseline in baselines], exact[i])
     for name, error in errors.items():
         rounding = (torch.finfo(dtype).eps + APPROXIMATION) * error.largest
-        assert error.kernel <= 2 * error.eager + rounding, (
-            f"{name}: error {error.kernel:.3g}, eager's {error.eager:.3g}, "
-            f"largest value {error.largest:.3g}"
+        budget = 2 * error.eager + rounding
+        assert error.kernel <= budget, (
+            f"{name} at {described(inputs)}: {missed(error.kernel, budget)}: "
+            f"eager's error is {error.eager:.3g}, the largest value {error.largest:.3g}"
         )
+
+
+def described(inputs: Sequence[Tensor]) -> str:
+    """Shapes and dtypes: ``(60, 20) float32, () float32``."""
+    kinds = (f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in inputs)
+    return ", ".join(kinds)
+
+
+def missed(error: float, budget: float) -> str:
+    """By how much an error exceeds its budget."""
+    factor = error / budget if budget else float("inf")
+    return f"error {error:.3g} exceeds the budget {budget:.3g} by a factor of {factor:.3g}"

@@ -1,14 +1,14 @@
 """Compiles Hopper's tile kernels for a GPU that need not be there; prints what the assembly says.
 
-One JSON line for each kernel and call. A process of its own: the tests' has Triton interpreted.
+A script for assembly.py: one JSON line for each kernel that is asked for.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import triton
+from assembly import serve
 from triton.backends.compiler import GPUTarget
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
@@ -24,8 +24,6 @@ KERNELS = {
     "store_gradient": (gradient.hopper_store_gradient_kernel, launch.GRADIENT),
     "sigmoid_tile": (sigmoid_tile.hopper_sigmoid_tile_kernel, launch.SIGMOID),
 }
-# x stays in shared memory as a whole, or in part, or hardly.
-DEPTHS = (96, 512, 1032)
 CALLS: dict[str, dict[str, bool]] = {
     "clip": {},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
@@ -67,24 +65,17 @@ def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
     return triton.compile(source, target=TARGET, options=dict(launch.OPTIONS))
 
 
-def main() -> None:
-    """Every kernel, at every depth and for every call."""
-    for name in KERNELS:
-        for depth in DEPTHS:
-            for call, settings in CALLS.items():
-                kernel = build(name, depth, settings)
-                text = kernel.asm["ptx"]
-                figures = {
-                    "kernel": name,
-                    "depth": depth,
-                    "call": call,
-                    **resources(kernel),
-                    "shared": kernel.metadata.shared,
-                    "matrix_instructions": text.count("wgmma.mma_async"),
-                    "tile_copies": text.count("cp.async.bulk.tensor"),
-                }
-                print(json.dumps(figures), flush=True)
+def of_call(name: str, depth: int, call: str) -> dict[str, Any]:
+    """What one kernel became, for features of a width and one call."""
+    kernel = build(name, depth, CALLS[call])
+    text = kernel.asm["ptx"]
+    return {
+        **resources(kernel),
+        "shared": kernel.metadata.shared,
+        "matrix_instructions": text.count("wgmma.mma_async"),
+        "tile_copies": text.count("cp.async.bulk.tensor"),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    serve({"call": of_call})

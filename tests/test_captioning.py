@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mmcore.functional import coca_loss, linear_cross_entropy_loss
 
+pytestmark = pytest.mark.objective
+
 CLASSES = ROWS + 40
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 NAMES = ["loss", "grad_x", "grad_y", "grad_scale"]
 
 

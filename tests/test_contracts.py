@@ -11,6 +11,8 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 CHECKS = (
     "test_schema",
     "test_autograd_registration",

@@ -10,6 +10,8 @@ import torch
 from test_contracts import CHECKS, layouts
 from torch import Tensor
 
+pytestmark = pytest.mark.op
+
 every_layout = pytest.mark.parametrize("layout", range(3))
 SCALE = torch.tensor(5.0)
 

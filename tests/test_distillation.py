@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mmcore.functional import distill_clip_loss
 
+pytestmark = pytest.mark.op
+
 
 def plain(
     x: Tensor, y: Tensor, scale: Tensor, a: Tensor, b: Tensor, teacher_scale: float

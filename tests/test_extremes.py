@@ -10,6 +10,8 @@ import mmcore
 from mmcore import functional
 from mmcore.backends import kept_memory
 
+pytestmark = pytest.mark.op
+
 
 def test_biases_too_far_apart_to_be_factors(backend: str) -> None:
     x, y, nobody = torch.ones(1, 1), torch.tensor([[-1.0], [1.0]]), torch.tensor([-1])
@@ -28,6 +30,26 @@ def test_an_excluded_column_with_the_largest_bias(backend: str) -> None:
         x, y, target=torch.tensor([-1, -1]), col_bias=col_bias, **vectors
     ).row_lse
     torch.testing.assert_close(row_lse, torch.tensor([0.0, 100.0]).double(), rtol=0, atol=1e-5)
+
+
+def test_sums_that_lose_terms_to_underflow(backend: str) -> None:
+    """Not to 0: with one shift for the whole matrix, half of each sum lies below 2^-126."""
+    cosine = torch.linspace(-0.44, -0.40, 50)
+    y = torch.stack([cosine, (1 - cosine.double().square()).sqrt().float()], 1)
+    x, nobody = torch.tensor([[1.0, 0.0]]), torch.tensor([-1])
+    row_lse = functional.softmax_similarity(x, y, 100.0, target=nobody).row_lse
+    expected = (100 * cosine.double()).logsumexp(0)
+    torch.testing.assert_close(row_lse[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [33.3, 77.7, 100.0])
+def test_exponents_have_more_digits_than_float32(backend: str, scale: float) -> None:
+    """scale·log2(e) comes in two parts; without the low one, sums are off by 1e-6 and more."""
+    x, y = torch.ones(1, 1), torch.ones(200, 1)
+    row_lse = functional.softmax_similarity(x, y, scale, target=torch.tensor([-1])).row_lse
+    expected = scale + torch.tensor(200.0).double().log()
+    rounding = scale * 2**-23 if backend == "reference" else 4e-7
+    torch.testing.assert_close(row_lse[0], expected, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("weight", [1.0, 1e-4, 1e-12])

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mmcore import functional
 
+pytestmark = pytest.mark.objective
+
 
 @every_kind
 @pytest.mark.parametrize("power", [1.0, 2.0, 3.0])

@@ -22,8 +22,12 @@ ALWAYS = {"op", "shape", "dtype", "mode", "run", "date", "machine", "device", "v
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
+# What `make test ARGS=…` gives to its children, and a `make` among them would take for its own.
+OF_MAKE = ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS")
+
+
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MMCORE_")}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MMCORE_") and k not in OF_MAKE}
     return subprocess.run(
         command,
         env=kept | {"PYTHONPATH": str(REPOSITORY), "MMCORE_COMMIT": "0123abc"},
@@ -34,6 +38,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 @pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 def test_every_case_runs_in_the_interpreter(tmp_path: Path) -> None:
     results = tmp_path / "smoke.jsonl"

@@ -1,4 +1,7 @@
-"""The Gram op against plain formulas; what torch expects of it; what it never stores."""
+"""The Gram op against plain formulas; what torch expects of it; what it never stores.
+
+Every backend runs the same torch code (backends/gram.py), so that no test repeats for each.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmcore.backends import gram as slabs
 from mmcore.functional import gram
 
-pytestmark = pytest.mark.usefixtures("several_slabs")
+pytestmark = [pytest.mark.op, pytest.mark.usefixtures("several_slabs")]
 
 
 def both_grams(dtype: torch.dtype, x: Tensor, y: Tensor, centred: bool) -> Tensor:
@@ -29,7 +32,7 @@ def both_grams(dtype: torch.dtype, x: Tensor, y: Tensor, centred: bool) -> Tenso
 @every_batch
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("is_symmetric", [False, True])
-def test_gram(backend: str, kind: str, centred: bool, is_symmetric: bool) -> None:
+def test_gram(kind: str, centred: bool, is_symmetric: bool) -> None:
     def ours(x: Tensor, y: Tensor) -> Tensor:
         weight = torch.linspace(-1, 1, WIDTH * WIDTH, dtype=x.dtype).reshape(WIDTH, WIDTH)
         matrix = gram(x, None if is_symmetric else y, centred=centred)
@@ -60,7 +63,7 @@ def check_in_order(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("centred", [False, True])
-def test_gram_of_16_bits_is_rounded_once(backend: str, dtype: torch.dtype, centred: bool) -> None:
+def test_gram_of_16_bits_is_rounded_once(dtype: torch.dtype, centred: bool) -> None:
     x, y = (z.to(dtype).requires_grad_() for z in features("random"))
     found = gram(x, y[:, :9], centred=centred)
     exact = both_grams(torch.float64, x, y[:, :9], centred)
@@ -87,14 +90,14 @@ def test_gradients_in_float64(centred: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: gram(x, centred=centred), (x,))
 
 
-def test_strided_inputs(backend: str) -> None:
+def test_strided_inputs() -> None:
     x, y = torch.randn(2 * WIDTH, BATCH).T, torch.randn(2 * BATCH, 3 * WIDTH)[::2, ::3]
     found = gram(x, y, centred=True)
     torch.testing.assert_close(found, gram(x.contiguous(), y.contiguous(), centred=True))
     torch.testing.assert_close(found, both_grams(torch.float32, x, y, True), rtol=1e-4, atol=1e-4)
 
 
-def test_only_the_gradient_that_is_wanted(backend: str) -> None:
+def test_only_the_gradient_that_is_wanted() -> None:
     x, y = features("random")
     gram(x.requires_grad_(), y).sum().backward()
     assert x.grad is not None

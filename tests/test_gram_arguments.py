@@ -37,7 +37,7 @@ def test_gradients_of_losses_in_float64(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_16_bit_inputs(backend: str, name: str) -> None:
+def test_16_bit_inputs(name: str) -> None:
     x, y = (z.bfloat16().requires_grad_() for z in features("random"))
     wide = [z.detach().double().requires_grad_() for z in (x, y)]
     found = LOSSES[name](x, y)
@@ -53,7 +53,7 @@ def test_16_bit_inputs(backend: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_constant_columns_have_finite_gradients(backend: str, name: str) -> None:
+def test_constant_columns_have_finite_gradients(name: str) -> None:
     x, y = (torch.ones(BATCH, WIDTH).requires_grad_() for _ in range(2))
     loss = LOSSES[name](x, y)
     assert loss.isfinite()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcore import functional, metrics
 
-pytestmark = pytest.mark.usefixtures("several_slabs")
+pytestmark = [pytest.mark.objective, pytest.mark.usefixtures("several_slabs")]
 
 # Redundancy
 
@@ -25,7 +25,7 @@ def without_diagonal(matrix: Tensor) -> Tensor:
 
 
 @every_batch
-def test_barlow_twins(backend: str, kind: str) -> None:
+def test_barlow_twins(kind: str) -> None:
     def plain(first: Tensor, second: Tensor) -> Tensor:
         correlation = standardised(first).T @ standardised(second) / len(first)
         on = (1 - correlation.diagonal()).square().sum()
@@ -40,7 +40,7 @@ def test_barlow_twins(backend: str, kind: str) -> None:
 
 @every_batch
 @pytest.mark.parametrize("weights", [(25.0, 25.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 3.0)])
-def test_vicreg(backend: str, kind: str, weights: tuple[float, float, float]) -> None:
+def test_vicreg(kind: str, weights: tuple[float, float, float]) -> None:
     def plain(first: Tensor, second: Tensor) -> Tensor:
         total = weights[0] * (first - second).square().mean()
         for z in (first, second):
@@ -63,7 +63,7 @@ def test_vicreg(backend: str, kind: str, weights: tuple[float, float, float]) ->
 
 @every_batch
 @pytest.mark.parametrize("weight", [0.0, 0.1])
-def test_soft_cca(backend: str, kind: str, weight: float) -> None:
+def test_soft_cca(kind: str, weight: float) -> None:
     def plain(x: Tensor, y: Tensor) -> Tensor:
         x, y = standardised(x), standardised(y)
         total = (x - y).square().sum(1).mean() / 2
@@ -83,7 +83,7 @@ def test_soft_cca(backend: str, kind: str, weight: float) -> None:
 
 @every_batch
 @pytest.mark.parametrize("components", [None, 3])
-def test_cca(backend: str, kind: str, components: int | None) -> None:
+def test_cca(kind: str, components: int | None) -> None:
     def inverse_root(covariance: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(covariance + 1e-2 * torch.eye(WIDTH).to(covariance))
         return vectors @ torch.diag(values.rsqrt()) @ vectors.T
@@ -116,7 +116,7 @@ def test_cca_refuses_what_has_no_root() -> None:
 
 
 @every_batch
-def test_coral(backend: str, kind: str) -> None:
+def test_coral(kind: str) -> None:
     def plain(x: Tensor, y: Tensor) -> Tensor:
         covariances = []
         for z in (x, y[:100]):
@@ -128,7 +128,7 @@ def test_coral(backend: str, kind: str) -> None:
 
 
 @every_batch
-def test_cka(backend: str, kind: str) -> None:
+def test_cka(kind: str) -> None:
     def plain(x: Tensor, y: Tensor) -> Tensor:
         x, y = x - x.mean(0), y - y.mean(0)
         norms = [(side.T @ side).norm() for side in (x, y)]
@@ -143,7 +143,7 @@ def test_cka_is_that_of_the_metrics() -> None:
     torch.testing.assert_close(functional.cka_loss(x, y[:, :5]), expected.float())
 
 
-def test_cka_of_equal_rows_has_no_gradient(backend: str) -> None:
+def test_cka_of_equal_rows_has_no_gradient() -> None:
     x, y = features("random")
     same = x[:1].expand(BATCH, -1).clone().requires_grad_()
     loss = functional.cka_loss(same, y.requires_grad_())
@@ -157,7 +157,7 @@ def test_cka_of_equal_rows_has_no_gradient(backend: str) -> None:
 
 @every_kind
 @pytest.mark.parametrize("weights", [(0.25, 0.25), (1.0, 0.0), (0.0, 1.0)])
-def test_cyclip(backend: str, kind: str, weights: tuple[float, float]) -> None:
+def test_cyclip(kind: str, weights: tuple[float, float]) -> None:
     def plain(x: Tensor, y: Tensor) -> Tensor:
         cross = (x @ y.T - y @ x.T).square().sum() / len(x)
         within = (x @ x.T - y @ y.T).square().sum() / len(x)

@@ -5,17 +5,15 @@ All that without a GPU; results are compared on one (machines.py), of Hopper.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from machines import IS_GPU
+from assembly import Figures, compiler
+from machines import IS_GPU, by_tier
 from torch import Tensor
 
 import mmcore
@@ -31,33 +29,29 @@ from mmcore.backends.triton.kept_rows import kept_tiles
 from mmcore.backends.triton.matrix import Matrix
 
 SHARED_MEMORY = 227 * 1024
-KERNELS = ["sum_exponentials", "sum_exponentials_kept", "store_gradient", "sigmoid_tile"]
+# x stays in shared memory as a whole, or in part, or hardly.
 DEPTHS, CALLS = [96, 512, 1032], ["clip", "one side"]
+KERNELS = ["sum_exponentials", "sum_exponentials_kept", "store_gradient", "sigmoid_tile"]
+COMPILED = by_tier(
+    list(zip(KERNELS, [512, 1032, 96, 512], [*CALLS, *CALLS], strict=True)),
+    list(itertools.product(KERNELS, DEPTHS, CALLS)),
+)
 # What a thread may leave to the stack: sums of rows wait there while others are formed.
 SPILLED_BYTES = {"store_gradient": 160, "sigmoid_tile": 400}
-Figures = dict[tuple[Any, ...], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def assembly() -> Figures:
-    """The figures of every kernel."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("hopper_assembly.py")
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {(line["kernel"], line["depth"], line["call"]): line for line in lines}
+def assembly() -> Iterator[Figures]:
+    """What a kernel becomes."""
+    with compiler("hopper_assembly.py") as figures:
+        yield figures
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("depth", DEPTHS)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(("kernel", "depth", "call"), COMPILED)
 def test_matrix_units_and_the_copy_engine_within_a_multiprocessor(
     assembly: Figures, kernel: str, depth: int, call: str
 ) -> None:
-    found = assembly[kernel, depth, call]
+    found = assembly("call", kernel, depth, call)
     assert found["matrix_instructions"] > 0
     assert found["tile_copies"] > 0
     assert found["shared"] <= SHARED_MEMORY

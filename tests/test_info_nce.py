@@ -9,6 +9,8 @@ from torch import Tensor
 
 from mmcore import functional
 
+pytestmark = pytest.mark.objective
+
 
 @every_kind
 def test_info_nce_with_more_keys_and_targets(backend: str, kind: str) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 
 @pytest.mark.parametrize(("scale", "length"), [(100.0, 1.0), (10.0, 30.0)])
 def test_positives_far_below_the_others(compiled: str, scale: float, length: float) -> None:

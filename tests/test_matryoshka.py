@@ -15,6 +15,8 @@ from torch import Tensor
 import mmcore
 from mmcore.functional import clip_loss, matryoshka_loss, siglip_loss
 
+pytestmark = pytest.mark.op
+
 DIMS = (3, 8, 17, 24)
 WEIGHTS = (1.0, 0.5, 0.0, 2.0)
 

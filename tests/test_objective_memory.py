@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from machines import by_tier
 from objective_memory import OBJECTIVES
 
 MIB = 2**20
 LIMIT_MIB = 128
-FEW = ("info_nce_loss", "sup_con_loss", "dcl_loss")
+FEW = by_tier(("info_nce_loss",), ("info_nce_loss", "sup_con_loss", "dcl_loss"))
 MEASURED = tuple(OBJECTIVES) if os.environ.get("MMCORE_TEST_MEMORY") == "all" else FEW
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from mmcore import functional
 from mmcore.functional.ranking import DIRECTIONS
 
+pytestmark = pytest.mark.objective
+
 # CLIP
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 PAGE = (Path(__file__).parents[1] / "docs" / "pairs.md").read_text(encoding="utf-8")
 EXAMPLE = re.compile(r"^### ([^\n]+)\n[^#]*?```python\n(.*?)```\n\n```text\n(.*?)```", re.M | re.S)
 SCALE, BIAS = 3.0, -0.5

@@ -19,6 +19,8 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 HALVES = [torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1), (7, 64, 100), (193, 131, 50), (50, 300, 512)]
 

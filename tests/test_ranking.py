@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmcore import functional
 
+pytestmark = pytest.mark.objective
+
 WAYS = [
     ("query_to_doc",),
     ("query_to_doc", "doc_to_query"),

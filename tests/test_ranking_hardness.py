@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mmcore.functional import multiple_negatives_ranking_loss
 
+pytestmark = pytest.mark.objective
+
 MODES = ["in_batch_negatives", "hard_negatives", "all_negatives"]
 WAYS = [
     (("query_to_doc",), "joint"),

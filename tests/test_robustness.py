@@ -19,6 +19,8 @@ import mmcore
 from mmcore import functional
 from mmcore.backends import cpu
 
+pytestmark = pytest.mark.op
+
 NAMES = ["row_lse", "col_lse", "row_pos", "col_pos", "grad_x", "grad_y", "grad_scale"]
 DENOMINATORS = ["all", "negatives", "positives"]
 

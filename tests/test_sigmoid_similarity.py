@@ -14,6 +14,8 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 SUMS = ["total", "positive"]
 GRADIENTS = ["grad_x", "grad_y", "grad_scale", "grad_bias"]
 LOSS = ["loss", *GRADIENTS]
@@ -62,7 +64,7 @@ def scalars(scale: float, bias: float, dtype: torch.dtype = torch.float32) -> li
 
 @pytest.mark.parametrize("size", [0, 2**30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "width"), [(1, 8), (7, 64), (100, 100), (401, 96)])
+@pytest.mark.parametrize(("rows", "width"), [(1, 8), (7, 64), (100, 100), (140, 96), (401, 96)])
 @pytest.mark.parametrize(("scale", "bias"), [(1.0, 0.0), (10.0, -10.0), (100.0, -50.0)])
 def test_siglip_loss(
     backend: str, rows: int, width: int, scale: float, bias: float, dtype: torch.dtype, size: int
@@ -97,7 +99,7 @@ def test_near_convergence(backend: str, dtype: torch.dtype, size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 2**30])
 @pytest.mark.parametrize("pairs", PAIRS)
-@pytest.mark.parametrize("shape", [(60, 50, 20), (250, 300, 64)])
+@pytest.mark.parametrize("shape", [(60, 50, 20), (140, 200, 64), (250, 300, 64)])
 def test_pairs(
     backend: str,
     shape: tuple[int, int, int],
@@ -116,7 +118,7 @@ def test_pairs(
 
 @pytest.mark.parametrize("size", [0, 2**30])
 @pytest.mark.parametrize("pairs", SYMMETRIC_PAIRS)
-@pytest.mark.parametrize("rows", [1, 20, 500])
+@pytest.mark.parametrize("rows", [1, 20, 200, 500])
 def test_where_y_is_x(
     backend: str, rows: int, pairs: Callable[[int, int], Vectors], size: int
 ) -> None:

@@ -25,11 +25,13 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 
+pytestmark = pytest.mark.op
+
 
 @pytest.mark.parametrize("has_biases", [False, True])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
 @pytest.mark.parametrize(("pairs", "positives"), PAIRS_AND_POSITIVES)
-@pytest.mark.parametrize("shape", [(60, 50, 20), (250, 300, 64)])
+@pytest.mark.parametrize("shape", [(60, 50, 20), (140, 200, 64), (250, 300, 64)])
 def test_pairs(
     backend: str,
     shape: tuple[int, int, int],
@@ -56,7 +58,7 @@ def test_pairs(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
 @pytest.mark.parametrize(("pairs", "positives"), SYMMETRIC_PAIRS_AND_POSITIVES)
-@pytest.mark.parametrize("rows", [1, 20, 500])
+@pytest.mark.parametrize("rows", [1, 20, 200, 500])
 def test_where_y_is_x(
     backend: str,
     rows: int,
@@ -79,7 +81,7 @@ def test_where_y_is_x(
 @pytest.mark.parametrize("has_columns", [False, True])
 @pytest.mark.parametrize("denominator", DENOMINATORS)
 @pytest.mark.parametrize(("pairs", "positives"), SYMMETRIC_PAIRS_AND_POSITIVES)
-@pytest.mark.parametrize("rows", [20, 400])
+@pytest.mark.parametrize("rows", [20, 140, 400])
 def test_one_bias_where_y_is_x(
     backend: str,
     rows: int,

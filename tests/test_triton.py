@@ -159,14 +159,14 @@ def test_float16_keeps_its_digits_whatever_the_upstream_gradient(upstream: float
     def gradient(backend: str) -> Tensor:
         leaf = x.detach().requires_grad_()
         sums = functional.sigmoid_similarity(
-            leaf, y, 5.0, -10.0, row_label=label, col_label=label + 100, backend=backend
+            leaf, y, 5.0, -18.0, row_label=label, col_label=label + 100, backend=backend
         )
         (found,) = torch.autograd.grad(sums.total * upstream, leaf)
         return found.double() / upstream
 
     expected = gradient("reference")
     error = (gradient("triton") - expected).norm() / expected.norm()
-    assert error < 2e-2
+    assert error < 2e-3
 
 
 def test_torchs_newer_precision_switches_do_not_stop_16_bit_products(

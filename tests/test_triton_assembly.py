@@ -6,26 +6,23 @@ registers, shared memory suffices, and a logit takes one exponential.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import pytest
+from assembly import Figures, compiler
+from machines import ASSEMBLY_TARGETS
 from packaging.version import Version
 
 pytest.importorskip("triton")
 
-MACHINES = ["sm_80", "sm_90", "sm_100", "gfx942"]
 SHARED_MEMORY = {
     "sm_80": 163 * 1024,
     "sm_90": 227 * 1024,
     "sm_100": 227 * 1024,
     "gfx942": 64 * 1024,
 }
+COPY_ENGINES = [machine for machine in ("sm_90", "sm_100") if machine in ASSEMBLY_TARGETS]
 SIMILARITY_KERNELS = [
     "sum_exponentials", "running_log_sum_exp", "store_gradient", "store_gradient_exact",
     "sigmoid_tile", "hardest_negatives",
@@ -51,60 +48,52 @@ FREQUENT = [name for name in VARIANTS if name != "labels"]
 SPILLED_BYTES = 8 if Version(version("triton")) >= Version("3.9") else 16
 # Kernels that have anything to do for unusual features alone.
 RARE = ["store_gradient_exact", "running_log_sum_exp"]
-Figures = dict[tuple[str, ...], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def assembly() -> Figures:
-    """The figures of every kernel on every machine."""
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    script = Path(__file__).with_name("triton_assembly.py")
-    done = subprocess.run(
-        [sys.executable, script], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    keys = ("kernel", "machine", "objective", "variant")
-    return {tuple(line[key] for key in keys if key in line): line for line in lines}
+def assembly() -> Iterator[Figures]:
+    """What a kernel becomes."""
+    with compiler("triton_assembly.py") as figures:
+        yield figures
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", ASSEMBLY_TARGETS)
 @pytest.mark.parametrize(("kernel", "objective"), CALLS)
 def test_a_tile_stays_in_registers_and_shared_memory(
     assembly: Figures, kernel: str, objective: str, machine: str
 ) -> None:
-    found = assembly[kernel, machine, objective]
+    found = assembly("call", kernel, machine, objective)
     # The exact G must be cut as the usual one is, whose tile is too large for it; it runs rarely.
     assert found["spills"] <= SPILLED_BYTES or kernel == "store_gradient_exact"
     assert found["shared"] <= SHARED_MEMORY[machine]
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", ASSEMBLY_TARGETS)
 @pytest.mark.parametrize("kernel", SIMILARITY_KERNELS)
 def test_matrix_units_multiply(assembly: Figures, kernel: str, machine: str) -> None:
-    assert assembly[kernel, machine, "clip"]["matrix_instructions"] > 0
+    assert assembly("call", kernel, machine, "clip")["matrix_instructions"] > 0
 
 
-@pytest.mark.parametrize("machine", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("machine", COPY_ENGINES)
 @pytest.mark.parametrize("kernel", SIMILARITY_KERNELS)
 def test_the_copy_engine_brings_the_operands(assembly: Figures, kernel: str, machine: str) -> None:
-    assert assembly[kernel, machine, "clip"]["tile_copies"] > 0
+    assert assembly("call", kernel, machine, "clip")["tile_copies"] > 0
 
 
-@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("machine", ASSEMBLY_TARGETS)
 @pytest.mark.parametrize("kernel", TILED_BY_OBJECTIVE)
 @pytest.mark.parametrize("objective", ["clip", *OBJECTIVES])
 def test_a_logit_takes_one_exponential(
     assembly: Figures, kernel: str, machine: str, objective: str
 ) -> None:
-    found = assembly[kernel, machine, objective]
+    found = assembly("call", kernel, machine, objective)
     assert found["exponentials"] == found["logits_per_thread"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kernel", SIMILARITY_KERNELS + ROW_KERNELS)
 def test_calls_of_other_kinds_compile(assembly: Figures, kernel: str, variant: str) -> None:
-    found = assembly[kernel, variant]
+    found = assembly("variant", kernel, variant)
     assert found["shared"] <= SHARED_MEMORY["sm_90"]
     is_exempt = variant not in FREQUENT or kernel in RARE
     assert is_exempt or found["spills"] <= 16  # a register or two

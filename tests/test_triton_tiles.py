@@ -22,10 +22,12 @@ from mmcore.backends.triton import hopper, launch, matrix, softmax_gradients
 from mmcore.backends.triton.kept_rows import as_rows, kept_tiles
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
+pytestmark = pytest.mark.op
+
 TILES = {
     "wide": ProductTile(16, 64, 16, 4, 1),
     "high": ProductTile(64, 16, 16, 4, 1),
-    "copied": ProductTile(32, 32, 16, 4, 1, USES_DESCRIPTORS=True),
+    "copied": ProductTile(32, 64, 16, 4, 1, USES_DESCRIPTORS=True),
 }
 LEAN, ROOMY = 0, 2**24
 

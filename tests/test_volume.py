@@ -24,6 +24,8 @@ from torch import Tensor
 from mmcore.functional import gram_loss
 from mmcore.ops import gram_volume
 
+pytestmark = pytest.mark.objective
+
 
 def determinant(matrix: list[list[Tensor]]) -> Tensor:
     """Along the first row."""
@@ -70,10 +72,10 @@ def test_formula(
         *rows, scale = inputs
         return plain_loss(*rows, scale=scale, smoothing=smoothing)
 
-    check(ours, plain, draws_of_several(kind, modalities, 4 * (1.0, 14.0, 100.0)))
+    check(ours, plain, draws_of_several(kind, modalities, (1.0, 14.0, 100.0)))
 
 
-def test_the_anchor_is_the_one_that_is_named(backend: str) -> None:
+def test_the_anchor_is_the_one_that_is_named() -> None:
     a, b, c = (unit_rows() for _ in range(3))
     found = gram_loss({"a": a, "b": b, "c": c}, 9.0, anchor="b")
     torch.testing.assert_close(found, plain_loss(b, a, c, scale=torch.tensor(9.0)))
@@ -81,7 +83,7 @@ def test_the_anchor_is_the_one_that_is_named(backend: str) -> None:
 
 @pytest.mark.parametrize("modalities", [2, 3, 4])
 def test_gradients_in_float64(modalities: int) -> None:
-    (drawn,) = draws_of_several("random", modalities, (14.0,), 7)
+    drawn = draws_of_several("random", modalities, (14.0,), 7)[0]
     inputs = [z.double().requires_grad_() for z in drawn]
 
     def loss(*inputs: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def test_gradients_in_float64(modalities: int) -> None:
 
 
 @pytest.mark.parametrize("learnt", range(4))
-def test_all_but_one_frozen(backend: str, learnt: int) -> None:
+def test_all_but_one_frozen(learnt: int) -> None:
     """The anchor, one of the others, or the scale alone."""
     inputs = [unit_rows(), unit_rows(), unit_rows(), torch.tensor(9.0)]
     inputs[learnt].requires_grad_()
@@ -110,7 +112,7 @@ def test_all_but_one_frozen(backend: str, learnt: int) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("modality", range(3))
-def test_what_is_not_finite_is_seen(backend: str, modality: int, value: float) -> None:
+def test_what_is_not_finite_is_seen(modality: int, value: float) -> None:
     rows = [unit_rows() for _ in range(3)]
     rows[modality][2, 3] = value
     leaves = [z.requires_grad_() for z in rows]

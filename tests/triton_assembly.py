@@ -1,11 +1,10 @@
-"""Compiles every Triton kernel for GPUs that need not be there; prints what the assembly says.
+"""Compiles Triton kernels for GPUs that need not be there; prints what the assembly says.
 
-One JSON line for each kernel and machine. A process of its own: the tests' has Triton interpreted.
+A script for assembly.py: one JSON line for each kernel that is asked for.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
+from assembly import serve
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -156,8 +156,15 @@ def compiled(
         signature[argument] = "i32" if is_stride else types.get(argument, "*fp32")
         if is_stride or signature[argument].startswith("*"):
             attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(kernel, signature, constexprs, attributes)
-    return triton.compile(source, target=machine.target, options=options)
+    # Many calls differ in what a kernel does not take.
+    key = repr((kernel.__name__, machine.tile, signature, constexprs, options))
+    if key not in _compiled:
+        source = ASTSource(kernel, signature, constexprs, attributes)
+        _compiled[key] = triton.compile(source, target=machine.target, options=options)
+    return _compiled[key]
+
+
+_compiled: dict[str, Any] = {}
 
 
 def resources(kernel: Any) -> dict[str, int]:
@@ -255,15 +262,12 @@ def production_tile(name: str, machine: Machine, settings: dict[str, Any]) -> Pr
     return by_pointers(tile) if settings.get("USES_DESCRIPTORS") is False else tile
 
 
-def report(name: str, machine_name: str, objective: str) -> dict[str, Any]:
-    """What one kernel became on one machine."""
+def of_call(name: str, machine_name: str, objective: str) -> dict[str, Any]:
+    """What one kernel became on one machine, for the calls of one objective."""
     machine, settings = MACHINES[machine_name], OBJECTIVES.get(objective, {})
     kernel = build(name, machine, settings)
     text = kernel.asm.get("ptx") or kernel.asm["amdgcn"]
     figures = {
-        "kernel": name,
-        "machine": machine_name,
-        "objective": objective,
         **resources(kernel),
         "shared": kernel.metadata.shared,
         "matrix_instructions": text.count(machine.matrix_instruction),
@@ -277,21 +281,11 @@ def report(name: str, machine_name: str, objective: str) -> dict[str, Any]:
     return figures
 
 
-def main() -> None:
-    """All kernels on all machines, then every variant on one."""
-    names = [*SIMILARITY_KERNELS, *ROW_KERNELS]
-    for machine in MACHINES:
-        for name in names:
-            print(json.dumps(report(name, machine, "clip")), flush=True)
-        for objective in OBJECTIVES:
-            for name in TILED_BY_OBJECTIVE:
-                print(json.dumps(report(name, machine, objective)), flush=True)
-    for variant, settings in VARIANTS.items():
-        for name in names:
-            kernel = build(name, MACHINES["sm_90"], settings)
-            figures = resources(kernel) | {"shared": kernel.metadata.shared}
-            print(json.dumps({"kernel": name, "variant": variant, **figures}), flush=True)
+def of_variant(name: str, variant: str) -> dict[str, Any]:
+    """What one kernel became for calls of another kind."""
+    kernel = build(name, MACHINES["sm_90"], VARIANTS[variant])
+    return resources(kernel) | {"shared": kernel.metadata.shared}
 
 
 if __name__ == "__main__":
-    main()
+    serve({"call": of_call, "variant": of_variant})
