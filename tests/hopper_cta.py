@@ -6,16 +6,15 @@
   a buffer whose load has not landed, or that a product or a store may still read.
 - It is a fault if all roles wait and no load is under way, or if the CTA ends before a load does.
 
-Roles are threads of which one runs at a time. At each synchronising call another one may go on, or
-a load may land; a seed decides.
+Roles are generators, which give way at each synchronising call: another one may go on then, or a
+load may land. A seed decides.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # After about so many steps roles and loads change how fast they are, by up to the factor.
@@ -24,10 +23,6 @@ STEPS, FASTEST = 100, 1e12
 
 class Fault(Exception):
     """What must not happen."""
-
-
-class Stopped(Exception):
-    """Ends a role after a fault of another one."""
 
 
 class Chunk(NamedTuple):
@@ -66,7 +61,7 @@ class Buffer:
     def __init__(self) -> None:
         self.name = "a buffer"
         self.holds: Chunk | None = None
-        self.is_loading, self.is_fenced = False, True
+        self.is_loading = False
         self.readers: list[str] = []
 
     def __str__(self) -> str:
@@ -117,8 +112,7 @@ class Role:
     """A warp, or a warpgroup."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.speed, self.baton = name, 1.0, threading.Lock()
-        self.baton.acquire()
+        self.name, self.speed = name, 1.0
         self.deed = "begins"
         self.barrier: Barrier | None = None  # that it waits for, and the parity
         self.parity = 0
@@ -138,41 +132,35 @@ class Role:
 class Machine:
     """The roles of a CTA and its loads under way."""
 
+    current: Role  # that runs
+
     def __init__(self, seed: str) -> None:
         self.random = random.Random(seed)
         self.live: list[Role] = []
         self.loads: list[Load] = []
         self.steps, self.load_speed = 0, 1.0
-        self.fault: BaseException | None = None
         self.log: deque[str] = deque(maxlen=16)
 
-    def run(self, parts: Mapping[Role, Callable[[], None]]) -> None:
+    def run(self, parts: Mapping[Role, Generator[None, None, None]]) -> None:
         self.live = list(parts)
-        threads = [
-            threading.Thread(target=self._play, args=part, daemon=True) for part in parts.items()
-        ]
-        for thread in threads:
-            thread.start()
-        self.current = self._next()
-        self.current.baton.release()
-        for thread in threads:
-            thread.join()
-        if self.fault is not None:
-            raise self.fault
+        try:
+            while self.live:
+                self.current = self._next()
+                try:
+                    next(parts[self.current])
+                except StopIteration:
+                    self.live.remove(self.current)
+        except Fault as fault:
+            fault.add_note("The last steps:\n  " + "\n  ".join(self.log))
+            raise
         if self.loads:
             raise Fault(f"the CTA ends before the load into {self.loads[0].buffer.name} has landed")
 
-    def pause(self, deed: str, barrier: Barrier | None = None, parity: int = 0) -> None:
+    def pause(self, deed: str, barrier: Barrier | None = None, parity: int = 0) -> Iterator[None]:
         """Before the running role does so, or passes the barrier: others may go first."""
         role = self.current
         role.deed, role.barrier, role.parity = deed, barrier, parity
-        following = self._next()
-        if following is not role:
-            self.current = following
-            following.baton.release()
-            role.baton.acquire()
-            if self.fault is not None:
-                raise Stopped
+        yield
         self.log.append(str(role))
 
     def _next(self) -> Role:
@@ -201,21 +189,3 @@ class Machine:
         self.load_speed = FASTEST ** self.random.random()
         for role in self.live:
             role.speed = FASTEST ** self.random.random()
-
-    def _play(self, role: Role, body: Callable[[], None]) -> None:
-        """A role's thread."""
-        role.baton.acquire()
-        try:
-            if self.fault is None:
-                body()
-                self.live.remove(role)
-                if self.live:
-                    self.current = self._next()
-                    self.current.baton.release()
-        except Stopped:
-            pass
-        except BaseException as fault:
-            fault.add_note("The last steps:\n  " + "\n  ".join(self.log))
-            self.fault = fault
-            for other in self.live:
-                other.baton.release()

@@ -1,21 +1,24 @@
 """Models of what Hopper's tile kernels import of Triton, for hopper_ring.py.
 
-- Numbers are inert: none may decide who waits for what.
+- Numbers are inert: none may decide who waits for what, and what would ask one hears no.
 - A product reads its two buffers from its issue until the wait that completes it. It is a fault if
   one of them does not hold the chunk that the tile needs next, of the same rows or columns.
-- Sums are a fault to read while a product is under way.
-- A store reads its buffer until the wait that completes it, and needs a fence after the writes.
+- It is a fault to read sums while a product is under way.
+- A store reads its buffer until the wait that completes it. It is a fault to store what was written
+  without a fence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from hopper_cta import Barrier, Buffer, Chunk, Fault, Load, Machine, Role
 
 CHUNK = 64  # BK
+
+Steps = Generator[None, None, None]
 
 
 class Inert:
@@ -78,11 +81,11 @@ class Sums(Inert):
         depth = len(self.chunks) * CHUNK
         if buffer.is_loading:
             raise Fault(f"{self.role.name} multiplies {buffer.name}, whose load has not landed")
-        if buffer.holds is None or before is None or buffer.holds != (matrix, before.row, depth):
-            rows = f"its rows from {before.row}" if self.chunks and before else "any rows"
-            needed = f"{matrix} from {depth} on of {rows}"
+        found, row = buffer.holds, before.row if before is not None else "any"
+        if found is None or found != (matrix, row, depth):
+            needed = f"{matrix} at row {row if self.chunks else 'any'}, feature {depth}"
             raise Fault(f"{self.role.name} multiplies {buffer} as {needed}")
-        return buffer.holds
+        return found
 
 
 class Counter(int):
@@ -131,11 +134,12 @@ class Box(Buffer):
 
     def __init__(self, device: Device) -> None:
         super().__init__()
-        self.device, self.unfenced_by = device, None
+        self.device = device
+        self.unfenced_by: Role | None = None
 
-    def store(self, numbers: Inert) -> None:
+    def store(self, numbers: Inert) -> Steps:
         numbers.read()
-        self.device.pause(f"writes {self.name}")
+        yield from self.device.pause(f"writes {self.name}")
         self.overwrite()
         self.unfenced_by = self.device.current
 
@@ -198,21 +202,21 @@ class Device(Machine):
             warpgroup_mma_wait=self.wait_for_products,
         )  # fmt: skip
 
-    def expect(self, barrier: Barrier, bytes: int, pred: bool = True) -> None:
-        self.pause(f"expects {bytes} bytes at {barrier.name}")
+    def expect(self, barrier: Barrier, bytes: int, pred: bool = True) -> Steps:
+        yield from self.pause(f"expects {bytes} bytes at {barrier.name}")
         if pred:
             barrier.arrive(1, bytes)
 
-    def arrive(self, barrier: Barrier, count: int = 1, pred: bool = True) -> None:
-        self.pause(f"arrives at {barrier.name}" if pred else f"does not arrive at {barrier.name}")
+    def arrive(self, barrier: Barrier, count: int = 1, pred: bool = True) -> Steps:
+        yield from self.pause(f"{'arrives' if pred else 'does not arrive'} at {barrier.name}")
         if pred:
             barrier.arrive(count)
 
-    def wait(self, barrier: Barrier, phase: int) -> None:
-        self.pause("waits", barrier, phase)
+    def wait(self, barrier: Barrier, phase: int) -> Steps:
+        yield from self.pause("waits", barrier, phase)
 
-    def load(self, box: Any, at: list[int], barrier: Barrier, buffer: Buffer) -> None:
-        self.pause(f"loads {box.name} at {at} into {buffer.name}")
+    def load(self, box: Any, at: list[int], barrier: Barrier, buffer: Buffer) -> Steps:
+        yield from self.pause(f"loads {box.name} at {at} into {buffer.name}")
         buffer.overwrite()
         buffer.holds, buffer.is_loading = Chunk(box.name, *at), True
         self.loads.append(Load(buffer, box.block_type.nbytes, barrier))
@@ -224,16 +228,18 @@ class Device(Machine):
 
     def multiply(
         self, x: Buffer, y: Buffer, sums: Sums, use_acc: bool = True, is_async: bool = False
-    ) -> Sums:
-        self.pause(f"multiplies {x} and {y}")
+    ) -> Generator[None, None, Sums]:
+        yield from self.pause(f"multiplies {x} and {y}")
         sums.add(x, y, not use_acc)
         self.current.products.begin(x, y)
         if not is_async:
             self.current.products.complete(0)
         return sums
 
-    def wait_for_products(self, num_outstanding: int, deps: tuple[Any, ...]) -> Any:
-        self.pause(f"waits for all products but {num_outstanding}")
+    def wait_for_products(
+        self, num_outstanding: int, deps: tuple[Any, ...]
+    ) -> Generator[None, None, Any]:
+        yield from self.pause(f"waits for all products but {num_outstanding}")
         self.current.products.complete(num_outstanding)
         return deps[0] if len(deps) == 1 else deps
 
@@ -251,12 +257,12 @@ class Device(Machine):
             if box.unfenced_by is self.current:
                 box.unfenced_by = None
 
-    def store_box(self, matrix: object, at: list[int], box: Box) -> None:
-        self.pause(f"stores {box.name}")
+    def store_box(self, matrix: object, at: list[int], box: Box) -> Steps:
+        yield from self.pause(f"stores {box.name}")
         if box.unfenced_by is not None:
             raise Fault(f"{self.current.name} stores {box.name} without a fence")
         self.current.stores.begin(box)
 
-    def wait_for_stores(self, pendings: int) -> None:
-        self.pause(f"waits for all stores but {pendings}")
+    def wait_for_stores(self, pendings: int) -> Steps:
+        yield from self.pause(f"waits for all stores but {pendings}")
         self.current.stores.complete(pendings)

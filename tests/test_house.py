@@ -18,7 +18,6 @@ TOO_LONG = {
     "mmcore/functional/ranking.py:multiple_negatives_ranking_loss": 41,
     "mmcore/functional/similarity.py:softmax_similarity": 42,
     "mmcore/ops/softmax_similarity.py:reference_backward": 46,
-    "tests/test_properties_rows.py:check_project": 45,
 }
 
 # What a layer may import of mmcore besides itself. Every layer may import a module of mmcore/ that

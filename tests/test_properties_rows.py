@@ -68,16 +68,23 @@ def test_project_elsewhere(others: str, threads: None, case: Case) -> None:
     check_project(case)
 
 
-def check_project(case: Case) -> None:
-    drawn, numbers = case.options, Numbers(case)
+def shapes_of(case: Case) -> dict[str, tuple[int, ...]]:
+    """The tensors that `project` is given."""
+    drawn = case.options
     width = max(2 if drawn["norm"] is None else FEWEST, case.width)
     depth = max(FEWEST if drawn["normalize"] else 1, case.columns % 97 + 2)
-    shapes = {"x": (case.rows, width), "weight": (depth, width)}
+    shapes: dict[str, tuple[int, ...]] = {"x": (case.rows, width), "weight": (depth, width)}
     candidates = {"bias": depth, "norm_weight": width, "norm_bias": width}
     takes = {None: 1, "rms": 2, "layer": 3}[drawn["norm"]]
     for name, has in list(zip(candidates, drawn["vectors"], strict=True))[:takes]:
         if has:
             shapes[name] = (candidates[name],)
+    return shapes
+
+
+def check_project(case: Case) -> None:
+    drawn, numbers, shapes = case.options, Numbers(case), shapes_of(case)
+    eps = drawn["eps"] if drawn["normalize"] else None
 
     def draw() -> list[Tensor]:
         x, *parameters = (numbers.normal(*shape) for shape in shapes.values())
@@ -95,10 +102,10 @@ def check_project(case: Case) -> None:
 
     def eager(*tensors: Tensor) -> Tensor:
         named = dict(zip(shapes, tensors, strict=True))
-        return eager_projection(named, drawn["norm"], drawn["eps"] if drawn["normalize"] else None)
+        return eager_projection(named, drawn["norm"], eps)
 
     def reordered(seed: int) -> Any:
-        order_of_x, order_of_output = orders(seed, width, depth)
+        order_of_x, order_of_output = orders(seed, shapes["x"][1], shapes["weight"][0])
 
         def run(*tensors: Tensor) -> Tensor:
             named = dict(zip(shapes, tensors, strict=True))
@@ -107,7 +114,6 @@ def check_project(case: Case) -> None:
                 for name, t in named.items()
             }
             named["weight"] = named["weight"][order_of_output]
-            eps = drawn["eps"] if drawn["normalize"] else None
             return eager_projection(named, drawn["norm"], eps)[:, order_of_output.argsort()]
 
         return run
