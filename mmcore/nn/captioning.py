@@ -22,6 +22,13 @@ class LinearCrossEntropyLoss(Objective):
 
     objective = staticmethod(functional.linear_cross_entropy_loss)
 
+    def __init__(
+        self, *, ignore_index: int = -100, label_smoothing: float = 0.0, backend: str | None = None
+    ) -> None:
+        super().__init__(
+            ignore_index=ignore_index, label_smoothing=label_smoothing, backend=backend
+        )
+
 
 class CoCaLoss(Objective):
     """CLIP of images and texts, and the captions' words.
@@ -39,3 +46,18 @@ class CoCaLoss(Objective):
     """
 
     objective = staticmethod(functional.coca_loss)
+
+    def __init__(
+        self,
+        *,
+        contrastive_weight: float = 1.0,
+        caption_weight: float = 2.0,
+        pad_id: int = 0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            contrastive_weight=contrastive_weight,
+            caption_weight=caption_weight,
+            pad_id=pad_id,
+            backend=backend,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -59,6 +60,11 @@ class ClipLoss(_LossOfPairs):
 
     objective = staticmethod(functional.clip_loss)
 
+    def __init__(
+        self, *, label_smoothing: float = 0.0, direction: str = "both", backend: str | None = None
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, direction=direction, backend=backend)
+
 
 class SigLipLoss(_LossOfPairs):
     """Sigmoid loss of SigLIP, called as open_clip 3.3's ``SigLipLoss`` is.
@@ -78,6 +84,9 @@ class SigLipLoss(_LossOfPairs):
 
     objective = staticmethod(functional.siglip_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class InfoNceLoss(Objective):
     """Every query against all keys, of which one is its positive.
@@ -94,6 +103,9 @@ class InfoNceLoss(Objective):
 
     objective = staticmethod(functional.info_nce_loss)
 
+    def __init__(self, *, margin: float = 0.0, backend: str | None = None) -> None:
+        super().__init__(margin=margin, backend=backend)
+
 
 class HardNegativeLoss(Objective):
     """CLIP whose hard negatives count more.
@@ -109,6 +121,21 @@ class HardNegativeLoss(Objective):
 
     objective = staticmethod(functional.hard_negative_loss)
 
+    def __init__(
+        self,
+        *,
+        hardness: float = 1.0,
+        positive_prior: float = 0.0,
+        positive_weight: float = 1.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            hardness=hardness,
+            positive_prior=positive_prior,
+            positive_weight=positive_weight,
+            backend=backend,
+        )
+
 
 class VseLoss(Objective):
     """VSE++: the hinge of the hardest negative alone.
@@ -123,6 +150,9 @@ class VseLoss(Objective):
     """
 
     objective = staticmethod(functional.vse_loss)
+
+    def __init__(self, *, margin: float = 0.2, backend: str | None = None) -> None:
+        super().__init__(margin=margin, backend=backend)
 
 
 class MultipleNegativesRankingLoss(Objective):
@@ -140,6 +170,23 @@ class MultipleNegativesRankingLoss(Objective):
 
     objective = staticmethod(functional.multiple_negatives_ranking_loss)
 
+    def __init__(
+        self,
+        *,
+        directions: Sequence[str] = ("query_to_doc",),
+        partition: str = "joint",
+        hardness: str | None = None,
+        hardness_strength: float = 0.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            directions=directions,
+            partition=partition,
+            hardness=hardness,
+            hardness_strength=hardness_strength,
+            backend=backend,
+        )
+
 
 class MatryoshkaLoss(Objective):
     """The loss of CLIP, or another, of several prefixes of the features.
@@ -154,3 +201,13 @@ class MatryoshkaLoss(Objective):
     """
 
     objective = staticmethod(functional.matryoshka_loss)
+
+    def __init__(
+        self,
+        *,
+        dims: Sequence[int],
+        weights: Sequence[float] | None = None,
+        objective: Callable[..., Tensor] | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(dims=dims, weights=weights, objective=objective, backend=backend)

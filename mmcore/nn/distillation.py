@@ -28,6 +28,9 @@ class DistillClipLoss(WithOptions):
 
     objective = staticmethod(functional.distill_clip_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
     def forward(
         self,
         image_features: Tensor,

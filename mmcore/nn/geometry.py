@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mmcore import functional
 from mmcore.nn.objective import Objective
 
@@ -20,6 +22,9 @@ class AlignmentLoss(Objective):
 
     objective = staticmethod(functional.alignment_loss)
 
+    def __init__(self, *, power: float = 2.0) -> None:
+        super().__init__(power=power)
+
 
 class UniformityLoss(Objective):
     """Low where rows are spread evenly.
@@ -35,6 +40,9 @@ class UniformityLoss(Objective):
 
     objective = staticmethod(functional.uniformity_loss)
 
+    def __init__(self, *, temperature: float = 2.0, backend: str | None = None) -> None:
+        super().__init__(temperature=temperature, backend=backend)
+
 
 class MmdLoss(Objective):
     """How far apart two sets of rows are distributed.
@@ -49,3 +57,12 @@ class MmdLoss(Objective):
     """
 
     objective = staticmethod(functional.mmd_loss)
+
+    def __init__(
+        self,
+        *,
+        bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
+        unbiased: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(bandwidths=bandwidths, unbiased=unbiased, backend=backend)

@@ -20,6 +20,11 @@ class BarlowTwinsLoss(Objective):
 
     objective = staticmethod(functional.barlow_twins_loss)
 
+    def __init__(
+        self, *, off_diagonal_weight: float = 5e-3, eps: float = 1e-5, backend: str | None = None
+    ) -> None:
+        super().__init__(off_diagonal_weight=off_diagonal_weight, eps=eps, backend=backend)
+
 
 class VicRegLoss(Objective):
     """Views alike, features spread and unlike each other.
@@ -34,6 +39,23 @@ class VicRegLoss(Objective):
     """
 
     objective = staticmethod(functional.vicreg_loss)
+
+    def __init__(
+        self,
+        *,
+        invariance_weight: float = 25.0,
+        variance_weight: float = 25.0,
+        covariance_weight: float = 1.0,
+        eps: float = 1e-4,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            invariance_weight=invariance_weight,
+            variance_weight=variance_weight,
+            covariance_weight=covariance_weight,
+            eps=eps,
+            backend=backend,
+        )
 
 
 class SoftCcaLoss(Objective):
@@ -50,6 +72,15 @@ class SoftCcaLoss(Objective):
 
     objective = staticmethod(functional.soft_cca_loss)
 
+    def __init__(
+        self,
+        *,
+        decorrelation_weight: float,
+        eps: float = 1e-5,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(decorrelation_weight=decorrelation_weight, eps=eps, backend=backend)
+
 
 class CcaLoss(Objective):
     """Minus the sum of the largest canonical correlations.
@@ -64,6 +95,15 @@ class CcaLoss(Objective):
     """
 
     objective = staticmethod(functional.cca_loss)
+
+    def __init__(
+        self,
+        *,
+        components: int | None = None,
+        regularization: float = 1e-4,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(components=components, regularization=regularization, backend=backend)
 
 
 class CoralLoss(Objective):
@@ -80,6 +120,9 @@ class CoralLoss(Objective):
 
     objective = staticmethod(functional.coral_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class CkaLoss(Objective):
     """Whether two sides place the same things alike.
@@ -95,6 +138,9 @@ class CkaLoss(Objective):
 
     objective = staticmethod(functional.cka_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class CyClipLoss(Objective):
     """CyCLIP's two regularisers, to be added to `ClipLoss`.
@@ -109,3 +155,14 @@ class CyClipLoss(Objective):
     """
 
     objective = staticmethod(functional.cyclip_loss)
+
+    def __init__(
+        self,
+        *,
+        cross_modal_weight: float = 0.25,
+        in_modal_weight: float = 0.25,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            cross_modal_weight=cross_modal_weight, in_modal_weight=in_modal_weight, backend=backend
+        )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
 from mmcore import functional
 from mmcore.nn.objective import Objective
 
@@ -20,6 +25,16 @@ class MultimodalLoss(Objective):
 
     objective = staticmethod(functional.multimodal_loss)
 
+    def __init__(
+        self,
+        *,
+        pairs: str | Sequence[tuple[str, str]] = "all",
+        weights: Mapping[tuple[str, str], float] | None = None,
+        objective: str | Callable[..., Tensor] = "clip",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(pairs=pairs, weights=weights, objective=objective, backend=backend)
+
 
 class SymileLoss(Objective):
     """Each modality against the product of all others.
@@ -35,6 +50,15 @@ class SymileLoss(Objective):
 
     objective = staticmethod(functional.symile_loss)
 
+    def __init__(
+        self,
+        *,
+        negatives: str = "tuples",
+        generator: torch.Generator | None = None,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(negatives=negatives, generator=generator, backend=backend)
+
 
 class GramLoss(Objective):
     """Rows that belong together span a small volume.
@@ -49,3 +73,12 @@ class GramLoss(Objective):
     """
 
     objective = staticmethod(functional.gram_loss)
+
+    def __init__(
+        self,
+        *,
+        anchor: str,
+        label_smoothing: float = 0.0,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(anchor=anchor, label_smoothing=label_smoothing, backend=backend)

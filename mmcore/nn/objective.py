@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,35 +12,19 @@ class WithOptions(nn.Module):
     """A function's options. It has no parameters and no buffers: checkpoints do not notice it.
 
     Arguments of the function that are annotated as tensors, the scale among them, belong to the
-    call; all others are options, by name, in the module's signature. Their values are checked by
-    the function.
+    call; all others are options, which the module's own `__init__` names with their types and
+    defaults. Their values are checked by the function.
     """
 
     objective: Callable[..., Any]
-    __signature__: inspect.Signature
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        super().__init_subclass__(**arguments)
-        if hasattr(cls, "objective"):
-            cls.__signature__ = inspect.Signature(
-                [
-                    parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-                    for parameter in inspect.signature(cls.objective).parameters.values()
-                    if "Tensor" not in str(parameter.annotation)
-                ]
-            )
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        try:
-            self.__signature__.bind(**options)
-        except TypeError as error:
-            known = list(self.__signature__.parameters)
-            raise TypeError(f"{type(self).__name__} {error}; its options are {known}") from None
         self.options = options
 
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        given = {name: value for name, value in self.options.items() if value is not None}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
 class Objective(WithOptions):

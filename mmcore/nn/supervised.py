@@ -20,6 +20,9 @@ class SupConLoss(Objective):
 
     objective = staticmethod(functional.sup_con_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class UniClLoss(Objective):
     """CLIP with classes.
@@ -36,6 +39,9 @@ class UniClLoss(Objective):
 
     objective = staticmethod(functional.unicl_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class MilNceLoss(Objective):
     """Of several candidates at least one belongs to the row.
@@ -51,3 +57,6 @@ class MilNceLoss(Objective):
     """
 
     objective = staticmethod(functional.mil_nce_loss)
+
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)

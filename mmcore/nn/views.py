@@ -20,6 +20,9 @@ class NtXentLoss(Objective):
 
     objective = staticmethod(functional.nt_xent_loss)
 
+    def __init__(self, *, backend: str | None = None) -> None:
+        super().__init__(backend=backend)
+
 
 class DclLoss(Objective):
     """NT-Xent whose denominators leave the positive out.
@@ -34,3 +37,6 @@ class DclLoss(Objective):
     """
 
     objective = staticmethod(functional.dcl_loss)
+
+    def __init__(self, *, sigma: float | None = None, backend: str | None = None) -> None:
+        super().__init__(sigma=sigma, backend=backend)
