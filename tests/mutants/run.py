@@ -190,12 +190,18 @@ def judge(scratch: Scratch, mutant: Mutant, workers: int, only_named: bool) -> s
     try:
         scratch.build_module()
         killer = scratch.first_failure(named, workers)
-        if killer is None and not only_named:
+        is_named = killer is not None
+        if not is_named and not only_named:
             others = ["tests", *(f"--ignore={name}" for name in named)]
             killer = scratch.first_failure(others, workers)
-        return killer or ""
     finally:
         scratch.apply(mutant, "-R")
+    # A test that nobody expected to fail may fail for a reason of its own.
+    if killer is not None and not is_named and "::" in killer:
+        scratch.build_module()
+        if scratch.first_failure([killer.split("[")[0]], 1) is not None:
+            raise Mistake(f"{killer} fails without the fault as well")
+    return killer or ""
 
 
 def chosen(names: Sequence[str]) -> list[Mutant]:
