@@ -28,11 +28,11 @@ def layouts() -> list[Tensor]:
 
 @pytest.mark.parametrize("layout", range(3))
 def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
-    x = layouts()[layout].requires_grad_()
+    x = layouts()[layout]
     torch.library.opcheck(
         torch.ops.mmcore.l2_normalize.default, (x, 1e-12, machine), test_utils=CHECKS
     )
-    y, inverse_norm = torch.ops.mmcore.l2_normalize(x.detach(), 1e-12, machine)
+    y, inverse_norm = torch.ops.mmcore.l2_normalize(x, 1e-12, machine)
     torch.library.opcheck(
         torch.ops.mmcore.l2_normalize_backward.default,
         (y, inverse_norm, torch.randn(10, 6), 1e-12, machine),
@@ -43,20 +43,19 @@ def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("norm", ["none", "layer", "rms"])
 def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
-    x, weight = layouts()[layout].requires_grad_(), torch.randn(4, 6, requires_grad=True)
-    bias = None if norm == "rms" else torch.randn(4, requires_grad=True)
-    norm_weight = None if norm == "none" else torch.randn(6, requires_grad=True)
-    norm_bias = torch.randn(6, requires_grad=True) if norm == "layer" else None
+    x, weight = layouts()[layout], torch.randn(4, 6)
+    bias = None if norm == "rms" else torch.randn(4)
+    norm_weight = None if norm == "none" else torch.randn(6)
+    norm_bias = torch.randn(6) if norm == "layer" else None
     arguments = (x, weight, bias, norm, norm_weight, norm_bias, 1e-5, norm != "rms", 1e-12, True)
     torch.library.opcheck(
         torch.ops.mmcore.project.default, (*arguments, machine), test_utils=CHECKS
     )
-    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    outputs = torch.ops.mmcore.project(*detached, machine)
+    outputs = torch.ops.mmcore.project(*arguments, machine)
     torch.library.opcheck(
         torch.ops.mmcore.project_backward.default,
         (
-            *detached,
+            *arguments,
             *outputs,
             torch.randn(10, 4),
             [True, norm != "rms", True, False, True],
@@ -81,22 +80,21 @@ def pair_vectors(name: str) -> list[Tensor | None]:
 def test_opcheck_softmax_similarity(
     machine: str, layout: int, pairs: str, positives: str, has_biases: bool
 ) -> None:
-    x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
-    scale = torch.tensor(2.0, requires_grad=True)
+    x, y = layouts()[layout], torch.randn(8, 6)
+    scale = torch.tensor(2.0)
     biases: list[Tensor | None] = [None, None, None]
     if has_biases:
-        biases = [torch.randn(shape, requires_grad=True) for shape in ((), (10,), (8,))]
+        biases = [torch.randn(shape) for shape in ((), (10,), (8,))]
     vectors = pair_vectors(pairs)
     arguments = (x, y, scale, *biases, *vectors, "negatives", has_biases, True, positives)
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity.default, (*arguments, 0, machine), test_utils=CHECKS
     )
-    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    found = torch.ops.mmcore.softmax_similarity(*detached, 0, machine)
+    found = torch.ops.mmcore.softmax_similarity(*arguments, 0, machine)
     wanted = [True, False, True, has_biases, has_biases, False]
     torch.library.opcheck(
         torch.ops.mmcore.softmax_similarity_backward.default,
-        (*detached, *found, *found[:4], wanted, machine),
+        (*arguments, *found, *found[:4], wanted, machine),
         test_utils=CHECKS,
     )
 
@@ -105,23 +103,22 @@ def test_opcheck_softmax_similarity(
 @pytest.mark.parametrize("pairs", ["target", "labels"])
 @pytest.mark.parametrize("keeps", [True, False])
 def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps: bool) -> None:
-    x, y = layouts()[layout].requires_grad_(), torch.randn(8, 6, requires_grad=True)
-    scalars = [torch.tensor(value, requires_grad=True) for value in (2.0, -1.0)]
+    x, y = layouts()[layout], torch.randn(8, 6)
+    scalars = [torch.tensor(value) for value in (2.0, -1.0)]
     arguments = (x, y, *scalars, *pair_vectors(pairs), False)
     torch.library.opcheck(
         torch.ops.mmcore.sigmoid_similarity.default, (*arguments, keeps, machine), test_utils=CHECKS
     )
-    detached = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
-    total, positive, kept, sums = torch.ops.mmcore.sigmoid_similarity(*detached, keeps, machine)
+    total, positive, kept, sums = torch.ops.mmcore.sigmoid_similarity(*arguments, keeps, machine)
     torch.library.opcheck(
         torch.ops.mmcore.sigmoid_similarity_backward.default,
-        (*detached, kept, sums, total, positive, [True, True, False, True], machine),
+        (*arguments, kept, sums, total, positive, [True, True, False, True], machine),
         test_utils=CHECKS,
     )
 
 
 def test_opcheck_where_y_is_x(machine: str) -> None:
-    x, scale = torch.randn(10, 6, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    x, scale = torch.randn(10, 6), torch.tensor(2.0)
     pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
     softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, "sum", 0, machine)
     sigmoid = (x, None, scale, None, *pairs, False, True, machine)

@@ -17,7 +17,6 @@ TOO_LONG = {
     "tests/test_robustness.py": 305,
     "mmcore/functional/ranking.py:multiple_negatives_ranking_loss": 41,
     "mmcore/functional/similarity.py:softmax_similarity": 42,
-    "mmcore/ops/softmax_similarity.py:reference_backward": 46,
 }
 
 # What a layer may import of mmcore besides itself. Every layer may import a module of mmcore/ that

@@ -90,12 +90,8 @@ def test_gradients_in_float64(modalities: int) -> None:
         return gram_loss(named(*inputs[:-1]), inputs[-1], anchor="text", label_smoothing=0.1)
 
     assert torch.autograd.gradcheck(loss, inputs)
-    torch.library.opcheck(
-        torch.ops.mmcore.gram_volume,
-        (
-            inputs[0], inputs[1:-1], inputs[-1], "reference",
-        ),
-    )  # fmt: skip
+    x, *others, scale = (z.detach() for z in inputs)
+    torch.library.opcheck(torch.ops.mmcore.gram_volume, (x, others, scale, "reference"))
 
 
 @pytest.mark.parametrize("learnt", range(4))

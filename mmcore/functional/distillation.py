@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import selected
 from mmcore.functional import arguments as check
 from mmcore.functional.precision import multiplies_bfloat16
@@ -98,7 +99,7 @@ def distill_clip_loss(
     teacher_scale = check.as_scalar("teacher_scale", teacher_scale, x)
     students, teachers = as_multiplied(x, y), as_multiplied(teacher_x, teacher_y)
     of_bfloat16 = multiplies_bfloat16(students[0]) and multiplies_bfloat16(teachers[0])
-    row_lse, col_lse, positive, row_cross, col_cross, *_ = torch.ops.mmcore.distillation(
+    row_lse, col_lse, positive, row_cross, col_cross, *_ = ops.distillation.call(
         *students, scale, *teachers, teacher_scale, of_bfloat16, selected(backend)
     )
     both = (row_lse + col_lse) / 2

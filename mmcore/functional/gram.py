@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import selected
 from mmcore.functional import arguments as check
 
@@ -84,12 +85,10 @@ def sums_of(
     """Those of checked sides, in one call, so that their gradients are rounded together."""
     backend = selected(backend)
     means = [
-        torch.ops.mmcore.column_mean(side.detach(), backend)
-        if centred and side is not None
-        else None
+        ops.gram.mean(side.detach(), backend) if centred and side is not None else None
         for side in (x, y)
     ]
-    return Sums(*torch.ops.mmcore.gram(x, y, *means, [xx, xy, yy, diagonals], backend))
+    return Sums(*ops.gram.call(x, y, *means, [xx, xy, yy, diagonals], backend))
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

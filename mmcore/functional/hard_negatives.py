@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import selected
 from mmcore.functional import arguments as check
 from mmcore.functional.precision import multiplies_bfloat16
@@ -78,7 +79,7 @@ def hardest_negatives(
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
     queries, keys = as_multiplied(x, y)
-    found = torch.ops.mmcore.hardest_negatives(
+    found = ops.hardest_negatives.call(
         queries, keys, group, group, multiplies_bfloat16(queries), selected(backend)
     )
     return HardestNegatives(*found)

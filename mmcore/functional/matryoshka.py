@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import choose, kept_products, selected
 from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.precision import multiplies_bfloat16
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied, needs_backward
+from mmcore.functional.similarity import as_multiplied
+from mmcore.ops.autograd import wants_gradient
 
 Objective = Callable[..., Tensor]
 EPS = 1e-12
@@ -109,11 +111,11 @@ def _clip_losses(
     backend = selected(backend)
     queries, keys = as_multiplied(x, y)
     kept_size = 0
-    if needs_backward(x, y, scale):
+    if wants_gradient(x, y, scale):
         workspace = current(x.device.type)
         kept_size = kept_products(choose(backend, x), workspace, x.shape[0], y.shape[0], dims)
     target = torch.arange(x.shape[0], device=x.device)
-    row_lse, col_lse, row_pos, *_ = torch.ops.mmcore.prefix_similarity(
+    row_lse, col_lse, row_pos, *_ = ops.prefix_similarity.call(
         queries, keys, scale, list(dims), EPS, target, group, group, multiplies_bfloat16(queries),
         kept_size, backend,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import selected
 from mmcore.functional import arguments as check
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
@@ -43,7 +44,7 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
-    y: Tensor = torch.ops.mmcore.l2_normalize(x.reshape(-1, x.shape[-1]), eps, selected(backend))[0]
+    y: Tensor = ops.l2_normalize.call(x.reshape(-1, x.shape[-1]), eps, selected(backend))[0]
     return y.reshape(x.shape)
 
 
@@ -108,7 +109,7 @@ def project(
     check.check_positive("eps", eps)
     check.check_flag("normalize", normalize)
     dtype = autocast_dtype(x)
-    output: Tensor = torch.ops.mmcore.project(
+    output: Tensor = ops.project.call(
         x.reshape(-1, x.shape[-1]), weight, bias, norm or "none", norm_weight, norm_bias, norm_eps,
         normalize, eps, dtype == torch.bfloat16 or multiplies_bfloat16(x), selected(backend),
     )[0]  # fmt: skip

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import (
     KEEP_GRADIENTS_OF_LABELS,
     KEEP_GRADIENTS_OF_TARGETS,
@@ -18,6 +18,7 @@ from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
+from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
 
 
@@ -168,12 +169,12 @@ def softmax_similarity(
     keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
     queries, keys = as_multiplied(x, keys)
     kept_size = 0
-    if needs_backward(x, y, scale, bias, row_bias, col_bias):
+    if wants_gradient(x, y, scale, bias, row_bias, col_bias):
         kept_size = kept_tiles(
             choose(backend, x), current(x.device.type), x.shape[0], y.shape[0],
             multiplies_bfloat16(queries), keys is None and not columns,
         )  # fmt: skip
-    statistics = torch.ops.mmcore.softmax_similarity(
+    statistics = ops.softmax_similarity.call(
         queries, keys, scale, bias, row_bias, None if keys is None else col_bias, *pairs,
         denominator, columns, multiplies_bfloat16(queries), positives, kept_size, backend,
     )  # fmt: skip
@@ -245,10 +246,10 @@ def sigmoid_similarity(
     keys, pairs = _mirror(y, pairs, y is x)
     numbers = x.numel() + (0 if keys is None else y.numel())
     users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
-    keeps_gradients = needs_backward(x, y, scale, bias) and choose(backend, x) in users
+    keeps_gradients = wants_gradient(x, y, scale, bias) and choose(backend, x) in users
     keeps_gradients = keeps_gradients and bool(4 * numbers <= current(x.device.type))
     queries, keys = as_multiplied(x, keys)
-    sums = torch.ops.mmcore.sigmoid_similarity(
+    sums = ops.sigmoid_similarity.call(
         queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
     )
     return SigmoidSums(*sums[:2])
@@ -267,12 +268,6 @@ def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None,
     """What the ops are given for y: None where the matrix is its own transpose."""
     of_symmetric = mirrored(pairs) if is_symmetric else None
     return (y, pairs) if of_symmetric is None else (None, of_symmetric)
-
-
-def needs_backward(*inputs: Tensor | None) -> bool:
-    """Whether a gradient of any of them is wanted."""
-    is_wanted = any(value is not None and value.requires_grad for value in inputs)
-    return torch.is_grad_enabled() and is_wanted
 
 
 def as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmcore import ops
 from mmcore.backends import choose, kept_tiles, selected
 from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied, needs_backward
+from mmcore.functional.similarity import as_multiplied
+from mmcore.ops.autograd import wants_gradient
 
 NEGATIVES = ("tuples", "shuffled")
 
@@ -89,10 +91,10 @@ def symile_loss(
         )
     is_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0], None)[0])
     kept_size = 0
-    if needs_backward(*towers, scale):
+    if wants_gradient(*towers, scale):
         most = current(first.device.type)
         kept_size = kept_tiles(choose(backend, first), most, rows, rows, is_bfloat16, False)
-    row_lse, row_pos, _ = torch.ops.mmcore.product_similarity(
+    row_lse, row_pos = ops.product_similarity.call(
         towers, scale, order, autocast_dtype(first) or first.dtype, is_bfloat16, kept_size, backend
     )
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)

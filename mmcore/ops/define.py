@@ -1,4 +1,4 @@
-"""The one place where an op is registered with torch."""
+"""The one place where ops are registered with torch."""
 
 from __future__ import annotations
 
@@ -19,16 +19,12 @@ def define(
     *,
     fake: Callable[..., Any],
     implementations: Mapping[str, Callable[..., Any]],
-    save: Callable[..., None] | None = None,
-    backward: Callable[..., Any] | None = None,
 ) -> None:
-    """Registers ``mmcore::<name>`` for every device, for torch.compile and for autograd.
+    """Registers ``mmcore::<name>`` for every device and for torch.compile.
 
     The first argument of the schema is the tensor, or the first of the tensors, that decides which
-    implementation serves a call, the last is the name of the backend asked for. `save` and
-    `backward` are the two halves of the gradient as `torch.library.register_autograd` takes them;
-    without them the op is the end of the line, and differentiating through it is an error instead
-    of a silent zero.
+    implementation serves a call, the last is the name of the backend asked for. The op itself has
+    no gradient, and says so instead of a silent zero; autograd.py gives it one.
     """
 
     def dispatch(*arguments: Any) -> Any:
@@ -39,12 +35,10 @@ def define(
             return implementation(*arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
-        raise NotImplementedError(f"mmcore::{name} cannot be differentiated a second time")
+        raise NotImplementedError(f"mmcore::{name} has no gradient: call mmcore.functional")
 
     dispatch.__name__ = dispatch.__qualname__ = name
     LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
     LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"mmcore::{name}", fake, lib=LIBRARY)
-    torch.library.register_autograd(
-        f"mmcore::{name}", backward or refuse, setup_context=save, lib=LIBRARY
-    )
+    torch.library.register_autograd(f"mmcore::{name}", refuse, lib=LIBRARY)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from mmcore.backends import cpu
 from mmcore.backends import distillation as by_slabs
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 
@@ -69,7 +70,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
 def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     wanted = list(ctx.needs_input_grad[:3])
-    gradients: Sequence[Tensor] = torch.ops.mmcore.distillation_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         *saved[:6], ctx.multiplies_bfloat16, *saved[6:], *upstream[:5], wanted, ctx.backend
     )
     return (*only_wanted(gradients, wanted), *(None for _ in range(5)))
@@ -86,8 +87,6 @@ define(
         "cpu": cpu.distillation,
         "triton": by_slabs.distillation,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "distillation_backward",
@@ -99,3 +98,6 @@ define(
         "triton": by_slabs.distillation_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.distillation_backward.default)
+call = differentiable(torch.ops.mmcore.distillation.default, save=save, backward=backward)

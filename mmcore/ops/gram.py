@@ -27,6 +27,7 @@ from torch import Tensor
 
 # One implementation, of torch's products, is the reference and serves every device.
 from mmcore.backends.gram import column_mean, gram, gram_backward
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -74,11 +75,14 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*tensors)
 
 
+def save_no_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """The means are constants."""
+    ctx.mark_non_differentiable(output)
+
+
 def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:2])
-    grad_x, grad_y = torch.ops.mmcore.gram_backward(
-        *ctx.saved_tensors, ctx.parts, *gradients, wanted, ctx.backend
-    )
+    grad_x, grad_y = _backward_op(*ctx.saved_tensors, ctx.parts, *gradients, wanted, ctx.backend)
     of_sides = (grad_x if wanted[0] else None, grad_y if wanted[1] else None)
     return *of_sides, None, None, None, None
 
@@ -90,8 +94,6 @@ define(
     SCHEMA,
     fake=fake_forward,
     implementations={"reference": gram, "cpu": gram, "triton": gram},
-    save=save,
-    backward=backward,
 )
 define(
     "gram_backward",
@@ -104,4 +106,10 @@ define(
     MEAN_SCHEMA,
     fake=fake_mean,
     implementations={"reference": column_mean, "cpu": column_mean, "triton": column_mean},
+)
+
+_backward_op = once_differentiable(torch.ops.mmcore.gram_backward.default)
+call = differentiable(torch.ops.mmcore.gram.default, save=save, backward=backward)
+mean = differentiable(
+    torch.ops.mmcore.column_mean.default, save=save_no_mean, backward=lambda *_: (None, None)
 )

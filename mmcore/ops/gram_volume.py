@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.gram_schmidt import orthonormalise, orthonormalise_backward
@@ -215,19 +216,19 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    anchor, others, scale, ctx.backend = inputs
+    anchor, scale, ctx.backend, *others = inputs
     ctx.save_for_backward(anchor, scale, *output[:2], *others)
 
 
 def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     anchor, scale, row_lse, col_lse, *others = ctx.saved_tensors
-    wants_anchor, wants_others, wants_scale, _ = ctx.needs_input_grad
+    wants_anchor, wants_scale, _, *wants_others = ctx.needs_input_grad
     wanted = [wants_anchor, *wants_others]
-    grad_anchor, grad_others, grad_scale = torch.ops.mmcore.gram_volume_backward(
+    grad_anchor, *grad_others, grad_scale = _backward_op(
         anchor, others, scale, row_lse, col_lse, *upstream, wanted, ctx.backend
     )
     of_features = only_wanted((grad_anchor, *grad_others), wanted)
-    return of_features[0], list(of_features[1:]), grad_scale if wants_scale else None, None
+    return of_features[0], grad_scale if wants_scale else None, None, *of_features[1:]
 
 
 # Backends
@@ -237,8 +238,6 @@ define(
     SCHEMA,
     fake=fake_forward,
     implementations=dict.fromkeys(("reference", "cpu", "triton"), forward),
-    save=save,
-    backward=backward,
 )
 define(
     "gram_volume_backward",
@@ -246,3 +245,23 @@ define(
     fake=fake_backward,
     implementations=dict.fromkeys(("reference", "cpu", "triton"), backward_of),
 )
+
+
+_backward_op = once_differentiable(torch.ops.mmcore.gram_volume_backward.default)
+
+
+def _call_flat(anchor: Tensor, scale: Tensor, backend: str, *others: Tensor) -> tuple[Tensor, ...]:
+    """As autograd wants it: without a list of tensors."""
+    outputs: tuple[Tensor, ...] = torch.ops.mmcore.gram_volume(anchor, others, scale, backend)
+    return outputs
+
+
+_call = differentiable(_call_flat, save=save, backward=backward)
+
+
+def call(
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, backend: str
+) -> tuple[Tensor, ...]:
+    """row_lse, col_lse, own and total, differentiable."""
+    outputs: tuple[Tensor, ...] = _call(anchor, scale, backend, *others)
+    return outputs

@@ -21,25 +21,33 @@ from torch import Tensor
 from mmcore.backends import cpu, triton
 from mmcore.backends import hardest_negatives as products
 from mmcore.backends.hardest_negatives import SearchedNegatives
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs, counted
 from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.slabs import slabs
 
 # Reference
 
 
 def reference_search(x: Tensor, y: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-    vectors, denominator = arguments[4:9], arguments[9]
-    dtype = arithmetic_dtype(x.dtype)
-    matrix = x.to(dtype) @ y.to(dtype).T
-    keep = counted(denominator, *Pairs(*vectors).masks(matrix))
-    matrix = matrix.masked_fill(~keep | matrix.isnan(), -torch.inf)
-    rows, columns = (
-        torch.where(values == -torch.inf, -1, index)
-        for values, index in (matrix.max(1), matrix.max(0))
-    )
-    return rows, columns
+    pairs, denominator = Pairs(*arguments[4:9]), arguments[9]
+    x, y = (z.to(arithmetic_dtype(x.dtype)) for z in (x, y))
+    row_index = x.new_empty(x.shape[0], dtype=torch.int64)
+    col_largest = y.new_full((y.shape[0],), -torch.inf)
+    col_index = torch.full_like(col_largest, -1, dtype=torch.int64)
+    for rows in slabs(x.shape[0], y.shape[0], x.device):
+        matrix = x[rows] @ y.T
+        keep = counted(denominator, *pairs.of_rows(rows).masks(matrix))
+        matrix = matrix.masked_fill(~keep | matrix.isnan(), -torch.inf)
+        largest, index = matrix.max(1)
+        row_index[rows] = torch.where(largest == -torch.inf, -1, index)
+        largest, index = matrix.max(0)
+        is_larger = largest > col_largest  # of equal ones the first stays
+        col_largest = torch.where(is_larger, largest, col_largest)
+        col_index = torch.where(is_larger, index + rows.start, col_index)
+    return row_index, col_index
 
 
 # Contract
@@ -76,7 +84,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
 
 def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
     wanted = list(ctx.needs_input_grad[:2])
-    gradients: Sequence[Tensor] = torch.ops.mmcore.hardest_negatives_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         *ctx.saved_tensors, *upstream[:3], wanted, ctx.backend
     )
     of_x, of_y = only_wanted(gradients, wanted)
@@ -94,8 +102,6 @@ define(
         "cpu": SearchedNegatives(cpu.hardest_negatives).forward,
         "triton": SearchedNegatives(triton.hardest_negatives).forward,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "hardest_negatives_backward",
@@ -103,3 +109,6 @@ define(
     fake=fake_backward,
     implementations=dict.fromkeys(("reference", "cpu", "triton"), products.backward),
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.hardest_negatives_backward.default)
+call = differentiable(torch.ops.mmcore.hardest_negatives.default, save=save, backward=backward)

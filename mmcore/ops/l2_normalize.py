@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import cpu, triton
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.precision import arithmetic_dtype
 
@@ -65,7 +66,7 @@ def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> No
 
 def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     y, inverse_norm = ctx.saved_tensors
-    grad_x = torch.ops.mmcore.l2_normalize_backward(y, inverse_norm, grad_y, ctx.eps, ctx.backend)
+    (grad_x,) = _backward_op(y, inverse_norm, grad_y, ctx.eps, ctx.backend)
     return grad_x, None, None
 
 
@@ -80,8 +81,6 @@ define(
         "cpu": cpu.l2_normalize,
         "triton": triton.l2_normalize,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "l2_normalize_backward",
@@ -93,3 +92,6 @@ define(
         "triton": triton.l2_normalize_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.l2_normalize_backward.default)
+call = differentiable(torch.ops.mmcore.l2_normalize.default, save=save, backward=backward)

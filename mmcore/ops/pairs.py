@@ -45,6 +45,18 @@ class Pairs(NamedTuple):
             outside = lowest if lowest < -1 else highest
             raise ValueError(f"target must be in [-1, {columns}), got {outside}")
 
+    def of_rows(self, rows: slice) -> Pairs:
+        """Those of a slab of rows and all columns, whose vectors are there then."""
+
+        def part(vector: Tensor | None) -> Tensor | None:
+            return None if vector is None else vector[rows]
+
+        col_label = self.row_label if self.col_label is None else self.col_label
+        col_group = self.row_group if self.col_group is None else self.col_group
+        return Pairs(
+            part(self.target), part(self.row_label), col_label, part(self.row_group), col_group
+        )
+
     def masks(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """(N, M) booleans: the positives P, and what is left out of every denominator."""
         excluded = _matches(self.row_group, self.col_group, logits)

@@ -24,6 +24,7 @@ from torch import Tensor
 from mmcore.backends import cpu, triton
 from mmcore.backends.prefixes import PrefixLoop
 from mmcore.ops import l2_normalize, softmax_similarity
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 
@@ -88,7 +89,7 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         for like, gradient in zip(output[:3], upstream[:3], strict=True)
     )
     wanted = list(ctx.needs_input_grad[:3])
-    gradients: Sequence[Tensor] = torch.ops.mmcore.prefix_similarity_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         x, y, scale, ctx.ends, ctx.eps, target, row_group, col_group, ctx.multiplies_bfloat16,
         *output, *grad_statistics, wanted, ctx.backend,
     )  # fmt: skip
@@ -106,8 +107,6 @@ define(
         "cpu": cpu.prefix_similarity,
         "triton": triton.prefix_similarity,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "prefix_similarity_backward",
@@ -119,3 +118,6 @@ define(
         "triton": triton.prefix_similarity_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.prefix_similarity_backward.default)
+call = differentiable(torch.ops.mmcore.prefix_similarity.default, save=save, backward=backward)

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from mmcore.backends import cpu, triton
 from mmcore.ops import softmax_similarity
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
@@ -207,27 +208,28 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    features, scale, order, *ctx.settings, _, ctx.backend = inputs
-    row_lse, _, kept = output
+    ctx.count, *rest = inputs
+    features, (scale, order, *ctx.settings, _, ctx.backend) = rest[: ctx.count], rest[ctx.count :]
+    row_lse, _, *kept = output
     ctx.mark_non_differentiable(*kept)
     ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
-    ctx.count = len(features)
     ctx.save_for_backward(scale, order, row_lse, *features, *kept)
 
 
 def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
     scale, order, row_lse, *rest = ctx.saved_tensors
     features, kept = rest[: ctx.count], rest[ctx.count :]
-    wants_features, wants_scale, *_ = ctx.needs_input_grad
+    wants_features = ctx.needs_input_grad[1 : 1 + ctx.count]
+    wants_scale = ctx.needs_input_grad[1 + ctx.count]
     grad_statistics = (
         torch.zeros_like(row_lse) if gradient is None else gradient for gradient in upstream[:2]
     )
-    grad_features, grad_scale = torch.ops.mmcore.product_similarity_backward(
+    *grad_features, grad_scale = _backward_op(
         features, scale, order, *ctx.settings, row_lse, kept, *grad_statistics,
         [wants_scale, *wants_features], ctx.backend,
     )  # fmt: skip
     of_features = only_wanted(grad_features, wants_features)
-    return list(of_features), grad_scale if wants_scale else None, None, None, None, None, None
+    return None, *of_features, grad_scale if wants_scale else None, *(None for _ in range(5))
 
 
 # Backends
@@ -241,8 +243,6 @@ define(
         "cpu": partial(forward, cpu.softmax_similarity),
         "triton": partial(forward, triton.softmax_similarity),
     },
-    save=save,
-    backward=backward,
 )
 define(
     "product_similarity_backward",
@@ -254,3 +254,23 @@ define(
         "triton": partial(backward_of, triton.softmax_similarity_backward),
     },
 )
+
+
+_backward_op = once_differentiable(torch.ops.mmcore.product_similarity_backward.default)
+
+
+def _call_flat(count: int, *inputs: Any) -> tuple[Tensor, ...]:
+    """As autograd wants it: no lists of tensors, neither in nor out."""
+    row_lse, row_pos, kept = torch.ops.mmcore.product_similarity(
+        list(inputs[:count]), *inputs[count:]
+    )
+    return row_lse, row_pos, *kept
+
+
+_call = differentiable(_call_flat, save=save, backward=backward)
+
+
+def call(features: Sequence[Tensor], scale: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
+    """row_lse and row_pos, differentiable."""
+    row_lse, row_pos, *_ = _call(len(features), *features, scale, *settings)
+    return row_lse, row_pos

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmcore.backends import cpu, triton
 from mmcore.ops import l2_normalize
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.precision import arithmetic_dtype
@@ -156,7 +157,7 @@ def backward(ctx: Any, grad_output: Tensor, *_: Tensor) -> tuple[Tensor | None, 
     x, weight, bias, norm_weight, norm_bias, *outputs = ctx.saved_tensors
     needed = ctx.needs_input_grad
     wanted = [*needed[:3], *needed[4:6]]
-    gradients: Sequence[Tensor] = torch.ops.mmcore.project_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         x, weight, bias, ctx.norm, norm_weight, norm_bias, *ctx.settings, *outputs, grad_output,
         wanted, ctx.backend,
     )  # fmt: skip
@@ -175,8 +176,6 @@ define(
         "cpu": cpu.project,
         "triton": triton.project,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "project_backward",
@@ -188,3 +187,6 @@ define(
         "triton": triton.project_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.project_backward.default)
+call = differentiable(torch.ops.mmcore.project.default, save=save, backward=backward)

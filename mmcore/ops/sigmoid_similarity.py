@@ -23,85 +23,115 @@ scale and bias, float64. Otherwise both are empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.backends import cpu, triton
+from mmcore.backends.calls import as_inputs
 from mmcore.ops import pairs
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.slabs import slabs
 
 # Reference
 
 
-def reference_forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *vectors, _, keeps_gradients = arguments
-    products, logits = _products_and_logits(x, y, scale, bias)
-    positive, excluded = _masks(Pairs(*vectors), logits)
-    # In float64: where training has converged, total − positive is the difference of near equals.
-    wide = logits.double()
-    total = (-F.logsigmoid(-wide)).masked_fill_(excluded, 0).sum()
-    of_positive = wide.masked_fill(~positive, 0).sum()
-    one = total.new_ones(())
-    if not keeps_gradients:
-        return total, of_positive, x.new_empty(0, dtype=torch.float32), total.new_empty(0)
-    gradient = _gradient(logits, positive, excluded, one, -one)
-    grad_x, grad_y = _products_of(scale.to(logits.dtype) * gradient, x, y)
-    kept = grad_x.flatten() if y is None else torch.cat([grad_x.flatten(), grad_y.flatten()])
-    sums = torch.stack([(gradient.double() * products).sum(), gradient.double().sum()])
-    return total, of_positive, kept.float(), sums
+class Slab(NamedTuple):
+    """Some rows of the matrix."""
+
+    rows: slice
+    products: Tensor
+    logits: Tensor
+    positive: Tensor
+    excluded: Tensor
 
 
-def reference_backward(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *arguments: Any
-) -> tuple[Tensor, ...]:
-    *vectors, _, _, _, grad_total, grad_positive, wanted = arguments
-    products, logits = _products_and_logits(x, y, scale, bias)
-    gradient = _gradient(logits, *_masks(Pairs(*vectors), logits), grad_total, grad_positive)
-    grad_x, grad_y = _products_of(scale.to(logits.dtype) * gradient, x, y)
-    gradients = (grad_x, grad_y, (gradient * products).sum(), gradient.sum())
-    return tuple(
-        x.new_empty(0) if like is None or not is_wanted else value.to(like.dtype)
-        for value, like, is_wanted in zip(gradients, (x, y, scale, bias), wanted, strict=True)
+class Matrix(NamedTuple):
+    """The similarity matrix; where y is x, y and the vectors of the columns are those of x."""
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    pairs: Pairs
+
+    @staticmethod
+    def of(
+        x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, *vectors: Tensor | None
+    ) -> Matrix:
+        """In the dtype of the arithmetic."""
+        dtype = arithmetic_dtype(x.dtype)
+        x, y = x.to(dtype), None if y is None else y.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        matrix = Matrix(x, x if y is None else y, scale.to(dtype), bias, Pairs(*vectors))
+        matrix.pairs.check_target(matrix.y.shape[0])
+        return matrix
+
+    def slabs(self) -> Iterator[Slab]:
+        for rows in slabs(self.x.shape[0], self.y.shape[0], self.x.device):
+            products = self.x[rows] @ self.y.T
+            logits = self.scale * products
+            logits = logits if self.bias is None else logits + self.bias
+            yield Slab(rows, products, logits, *self.pairs.of_rows(rows).masks(logits))
+
+
+def reference_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    matrix, is_symmetric, keeps_gradients = (
+        Matrix.of(*arguments[:9]),
+        arguments[1] is None,
+        arguments[-1],
     )
+    total, of_positive = (matrix.x.new_zeros((), dtype=torch.float64) for _ in range(2))
+    for slab in matrix.slabs():
+        # In float64: where training has converged, total − positive is a difference of near equals.
+        wide = slab.logits.double()
+        total += (-F.logsigmoid(-wide)).masked_fill_(slab.excluded, 0).sum()
+        of_positive += wide.masked_fill(~slab.positive, 0).sum()
+    if not keeps_gradients:
+        return total, of_positive, total.new_empty(0, dtype=torch.float32), total.new_empty(0)
+    one = total.new_ones(())
+    grad_x, grad_y, *sums = _gradients(matrix, is_symmetric, one, -one)
+    kept = grad_x.flatten() if is_symmetric else torch.cat([grad_x.flatten(), grad_y.flatten()])
+    return total, of_positive, kept.float(), torch.stack(sums)
 
 
-def _products_and_logits(
-    x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    dtype = arithmetic_dtype(x.dtype)
-    products = x.to(dtype) @ (x if y is None else y).to(dtype).T
-    logits = scale.to(dtype) * products
-    return products, logits if bias is None else logits + bias.to(dtype)
+def reference_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    grad_total, grad_positive, wanted = arguments[-3:]
+    matrix, is_symmetric = Matrix.of(*arguments[:9]), arguments[1] is None
+    gradients = _gradients(matrix, is_symmetric, grad_total, grad_positive)
+    return as_inputs(gradients, arguments[:4], wanted)
 
 
-def _masks(which: Pairs, logits: Tensor) -> tuple[Tensor, Tensor]:
-    which.check_target(logits.shape[1])
-    return which.masks(logits)
+def _gradients(
+    matrix: Matrix, is_symmetric: bool, of_total: Tensor, of_positive: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of x, y, scale and bias."""
+    x, y = matrix.x, matrix.y
+    grad_x, grad_y = (z.new_zeros(z.shape) for z in (x, y))
+    of_scale, of_bias = (x.new_zeros((), dtype=torch.float64) for _ in range(2))
+    for slab in matrix.slabs():
+        gradient = _gradient(slab, of_total, of_positive)
+        grad_products = matrix.scale * gradient
+        grad_x[slab.rows] = grad_products @ y
+        grad_y += grad_products.T @ x[slab.rows]
+        of_scale += (gradient.double() * slab.products).sum()
+        of_bias += gradient.double().sum()
+    return (grad_x + grad_y if is_symmetric else grad_x), grad_y, of_scale, of_bias
 
 
-def _gradient(
-    logits: Tensor, positive: Tensor, excluded: Tensor, of_total: Tensor, of_positive: Tensor
-) -> Tensor:
+def _gradient(slab: Slab, of_total: Tensor, of_positive: Tensor) -> Tensor:
     # a·σ(s) + c = (a + c) − a·σ(−s): nothing cancels where a = −c and σ(s) → 1.
-    both = (of_total + of_positive).to(logits.dtype)
-    of_total = of_total.to(logits.dtype)
-    everywhere = (of_total * logits.sigmoid()).masked_fill_(excluded, 0)
-    return torch.where(positive, both - of_total * (-logits).sigmoid(), everywhere)
-
-
-def _products_of(gradient: Tensor, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-    grad_x = gradient @ (x if y is None else y).to(gradient.dtype)
-    grad_y = gradient.T @ x.to(gradient.dtype)
-    return (grad_x + grad_y if y is None else grad_x), grad_y
+    both = (of_total + of_positive).to(slab.logits.dtype)
+    of_total = of_total.to(slab.logits.dtype)
+    everywhere = (of_total * slab.logits.sigmoid()).masked_fill_(slab.excluded, 0)
+    return torch.where(slab.positive, both - of_total * (-slab.logits).sigmoid(), everywhere)
 
 
 # Contract
@@ -153,7 +183,7 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         for gradient in upstream[:2]
     )
     wanted = list(ctx.needs_input_grad[:4])
-    gradients: Sequence[Tensor] = torch.ops.mmcore.sigmoid_similarity_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         *tensors,
         ctx.multiplies_bfloat16,
         kept,
@@ -177,8 +207,6 @@ define(
         "cpu": cpu.sigmoid_similarity,
         "triton": triton.sigmoid_similarity,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "sigmoid_similarity_backward",
@@ -190,3 +218,6 @@ define(
         "triton": triton.sigmoid_similarity_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.sigmoid_similarity_backward.default)
+call = differentiable(torch.ops.mmcore.sigmoid_similarity.default, save=save, backward=backward)

@@ -31,116 +31,153 @@ gradients are: x, y, scale, bias, row_bias, col_bias; the others come back empty
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmcore.backends import cpu, triton
+from mmcore.backends.calls import as_inputs
 from mmcore.ops import pairs
+from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.log_sum_exp import log_sum_exp, weighted_softmax
 from mmcore.ops.pairs import Pairs
 from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.slabs import slabs
 
 # Reference
 
 
-def reference_forward(
-    x: Tensor,
-    y: Tensor | None,
-    scale: Tensor,
-    bias: Tensor | None,
-    row_bias: Tensor | None,
-    col_bias: Tensor | None,
-    *arguments: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    *vectors, denominator, has_columns, _, positives, kept_size = arguments
-    logits = _logits(_products(x, y), scale, bias, row_bias, row_bias if y is None else col_bias)
-    positive, counted = _masks(Pairs(*vectors), denominator, logits)
-    at_counted = logits.masked_fill(~counted, -torch.inf)
+class Slab(NamedTuple):
+    """Some rows of the matrix."""
 
-    def of_positives(dim: int) -> Tensor:
+    rows: slice
+    products: Tensor
+    logits: Tensor
+    positive: Tensor
+    counted: Tensor
+
+    def at_counted(self) -> Tensor:
+        return self.logits.masked_fill(~self.counted, -torch.inf)
+
+    def of_positives(self, dim: int, positives: str) -> Tensor:
+        """Log-sum-exp or sum of the logits of positives."""
         if positives == "log_sum_exp":
-            return log_sum_exp(logits.masked_fill(~positive, -torch.inf), dim)
-        return logits.double().masked_fill(~positive, 0).sum(dim)
-
-    return (
-        log_sum_exp(at_counted, 1),
-        log_sum_exp(at_counted, 0) if has_columns else x.new_empty(0, dtype=torch.float64),
-        of_positives(1),
-        of_positives(0) if has_columns else x.new_empty(0, dtype=torch.float64),
-        x.new_empty(kept_size, dtype=torch.float32),
-    )
+            return log_sum_exp(self.logits.masked_fill(~self.positive, -torch.inf), dim)
+        return self.logits.double().masked_fill(~self.positive, 0).sum(dim)
 
 
-def reference_backward(
-    x: Tensor,
-    y: Tensor | None,
-    scale: Tensor,
-    bias: Tensor | None,
-    row_bias: Tensor | None,
-    col_bias: Tensor | None,
-    *arguments: Any,
-) -> tuple[Tensor, ...]:
-    *vectors, denominator, has_columns, _, positives = arguments[:9]
-    row_lse, col_lse, row_pos, col_pos, _, *upstream, wanted = arguments[9:]
-    products = _products(x, y)
-    logits = _logits(products, scale, bias, row_bias, row_bias if y is None else col_bias)
-    positive, counted = _masks(Pairs(*vectors), denominator, logits)
-    grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = upstream
-    gradient = weighted_softmax(logits, row_lse[:, None], grad_row_lse[:, None])
+class Matrix(NamedTuple):
+    """The similarity matrix; where y is x, y and the vectors of the columns are those of x."""
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    row_bias: Tensor | None
+    col_bias: Tensor | None
+    pairs: Pairs
+    denominator: str
+
+    @staticmethod
+    def of(
+        x: Tensor, y: Tensor | None, scale: Tensor, bias: Tensor | None, row_bias: Tensor | None,
+        col_bias: Tensor | None, *arguments: Any,
+    ) -> Matrix:  # fmt: skip
+        """In the dtype of the arithmetic."""
+        dtype = arithmetic_dtype(x.dtype)
+        col_bias = row_bias if y is None else col_bias
+        bias, row_bias, col_bias = (
+            None if each is None else each.to(dtype) for each in (bias, row_bias, col_bias)
+        )
+        x, y = x.to(dtype), None if y is None else y.to(dtype)
+        matrix = Matrix(
+            x, x if y is None else y, scale.to(dtype), bias, row_bias, col_bias,
+            Pairs(*arguments[:5]), arguments[5],
+        )  # fmt: skip
+        matrix.pairs.check_target(matrix.y.shape[0])
+        return matrix
+
+    def slabs(self) -> Iterator[Slab]:
+        for rows in slabs(self.x.shape[0], self.y.shape[0], self.x.device):
+            products = self.x[rows] @ self.y.T
+            logits = self.scale * products
+            logits = logits if self.bias is None else logits + self.bias
+            logits = logits if self.row_bias is None else logits + self.row_bias[rows, None]
+            logits = logits if self.col_bias is None else logits + self.col_bias
+            positive, excluded = self.pairs.of_rows(rows).masks(logits)
+            counted = pairs.counted(self.denominator, positive, excluded)
+            yield Slab(rows, products, logits, positive, counted)
+
+
+def reference_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *_, has_columns, _, positives, kept_size = arguments
+    matrix = Matrix.of(*arguments[:12])
+    x, columns = matrix.x, matrix.y.shape[0] if has_columns else 0
+    row_lse, row_pos = (x.new_empty(x.shape[0], dtype=torch.float64) for _ in range(2))
+    nothing, add = (-torch.inf, torch.logaddexp) if positives == "log_sum_exp" else (0.0, torch.add)
+    col_lse = x.new_full((columns,), -torch.inf, dtype=torch.float64)
+    col_pos = torch.full_like(col_lse, nothing)
+    for slab in matrix.slabs():
+        row_lse[slab.rows] = log_sum_exp(slab.at_counted(), 1)
+        row_pos[slab.rows] = slab.of_positives(1, positives)
+        if has_columns:
+            col_lse = torch.logaddexp(col_lse, log_sum_exp(slab.at_counted(), 0))
+            col_pos = add(col_pos, slab.of_positives(0, positives))
+    return row_lse, col_lse, row_pos, col_pos, x.new_empty(kept_size, dtype=torch.float32)
+
+
+def reference_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    likes, has_columns, wanted = arguments[:6], arguments[12], arguments[-1]
+    matrix, is_symmetric = Matrix.of(*arguments[:12]), arguments[1] is None
+    x, y = matrix.x, matrix.y
+    grad_x, grad_y = (z.new_zeros(z.shape) for z in (x, y))
+    per_row, per_column = (z.new_zeros(z.shape[0], dtype=torch.float64) for z in (x, y))
+    of_scale = per_row.new_zeros(())
+    for slab in matrix.slabs():
+        gradient = _gradient(slab, matrix.denominator, has_columns, *arguments[14:-1])
+        grad_products = matrix.scale * gradient
+        grad_x[slab.rows] = grad_products @ y
+        grad_y += grad_products.T @ x[slab.rows]
+        of_scale += (gradient * slab.products).sum()
+        per_row[slab.rows] = gradient.double().sum(1)
+        per_column += gradient.double().sum(0)
+    of_bias = per_row.sum()
+    if is_symmetric:
+        grad_x, per_row = grad_x + grad_y, per_row + per_column
+    return as_inputs((grad_x, grad_y, of_scale, of_bias, per_row, per_column), likes, wanted)
+
+
+def _gradient(
+    slab: Slab, denominator: str, has_columns: bool, positives: str, *statistics: Tensor
+) -> Tensor:
+    """G of a slab; `statistics` are those of the forward, what it kept, and their gradients."""
+    row_lse, col_lse, row_pos, col_pos, _, *upstream = statistics
+    row_lse, row_pos = row_lse[slab.rows], row_pos[slab.rows]
+    of_row_lse, of_row_pos = upstream[0][slab.rows], upstream[2][slab.rows]
+    logits = slab.logits
+    gradient = weighted_softmax(logits, row_lse[:, None], of_row_lse[:, None])
     if has_columns:
-        gradient += weighted_softmax(logits, col_lse[None], grad_col_lse[None])
-    gradient.masked_fill_(~counted, 0)
+        gradient += weighted_softmax(logits, col_lse[None], upstream[1][None])
+    gradient.masked_fill_(~slab.counted, 0)
     # At a positive, softmax − 1 may be the difference of equal numbers: formed in float64.
-    row, column = torch.nonzero(positive, as_tuple=True)
+    row, column = torch.nonzero(slab.positive, as_tuple=True)
     logit = logits[row, column].double()
     at_positive = torch.zeros_like(logit)
-    sides = [(row, row_lse, grad_row_lse, row_pos, grad_row_pos)]
-    sides += [(column, col_lse, grad_col_lse, col_pos, grad_col_pos)] if has_columns else []
-    for place, lse, grad_lse, pos, grad_pos in sides:
+    sides = [(row, row_lse, of_row_lse, row_pos, of_row_pos)]
+    sides += [(column, col_lse, upstream[1], col_pos, upstream[3])] if has_columns else []
+    for place, lse, of_lse, pos, of_pos in sides:
         if denominator != "negatives":
-            at_positive += _softmax(logit, lse[place], grad_lse[place])
+            at_positive += _softmax(logit, lse[place], of_lse[place])
         if positives == "log_sum_exp":
-            at_positive += _softmax(logit, pos[place], grad_pos[place])
+            at_positive += _softmax(logit, pos[place], of_pos[place])
         else:
-            at_positive += grad_pos[place]
+            at_positive += of_pos[place]
     gradient[row, column] = at_positive.to(gradient.dtype)
-    grad_products = scale.to(logits.dtype) * gradient
-    grad_x = grad_products @ (x if y is None else y).to(logits.dtype)
-    grad_y = grad_products.T @ x.to(logits.dtype)
-    per_row, per_column = gradient.double().sum(1), gradient.double().sum(0)
-    of_bias = per_row.sum()
-    if y is None:
-        grad_x, per_row = grad_x + grad_y, per_row + per_column
-    gradients = (grad_x, grad_y, (gradient * products).sum(), of_bias, per_row, per_column)
-    likes = (x, y, scale, bias, row_bias, col_bias)
-    return tuple(
-        x.new_empty(0) if like is None or not is_wanted else value.to(like.dtype)
-        for value, like, is_wanted in zip(gradients, likes, wanted, strict=True)
-    )
-
-
-def _products(x: Tensor, y: Tensor | None) -> Tensor:
-    dtype = arithmetic_dtype(x.dtype)
-    return x.to(dtype) @ (x if y is None else y).to(dtype).T
-
-
-def _logits(products: Tensor, scale: Tensor, *biases: Tensor | None) -> Tensor:
-    bias, row_bias, col_bias = (None if b is None else b.to(products.dtype) for b in biases)
-    logits = scale.to(products.dtype) * products
-    logits = logits if bias is None else logits + bias
-    logits = logits if row_bias is None else logits + row_bias[:, None]
-    return logits if col_bias is None else logits + col_bias
-
-
-def _masks(which: Pairs, denominator: str, logits: Tensor) -> tuple[Tensor, Tensor]:
-    which.check_target(logits.shape[1])
-    positive, excluded = which.masks(logits)
-    return positive, pairs.counted(denominator, positive, excluded)
+    return gradient
 
 
 def _softmax(logit: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
@@ -198,7 +235,7 @@ def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         for like, gradient in zip(statistics, upstream[:4], strict=True)
     )
     wanted = list(ctx.needs_input_grad[:6])
-    gradients: Sequence[Tensor] = torch.ops.mmcore.softmax_similarity_backward(
+    gradients: Sequence[Tensor] = _backward_op(
         *tensors, *ctx.settings, *statistics, kept, *grad_statistics, wanted, ctx.backend,
     )  # fmt: skip
     return (*only_wanted(gradients, wanted), *(None for _ in range(11)))
@@ -215,8 +252,6 @@ define(
         "cpu": cpu.softmax_similarity,
         "triton": triton.softmax_similarity,
     },
-    save=save,
-    backward=backward,
 )
 define(
     "softmax_similarity_backward",
@@ -228,3 +263,6 @@ define(
         "triton": triton.softmax_similarity_backward,
     },
 )
+
+_backward_op = once_differentiable(torch.ops.mmcore.softmax_similarity_backward.default)
+call = differentiable(torch.ops.mmcore.softmax_similarity.default, save=save, backward=backward)

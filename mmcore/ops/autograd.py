@@ -1,0 +1,128 @@
+"""Gradients of ops: an autograd Function around each, which torch.func and torch.compile see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def differentiable(
+    forward: Callable[..., Any], *, save: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`forward`, an op or a function that calls one, with a gradient.
+
+    `save` and `backward` are the two halves of the gradient as `torch.autograd.Function` takes
+    them. The Function stands outside the op, because an op's own autograd fills in the defaults of
+    its schema at every call, in quadratic time.
+
+    Under `torch.func.vmap` the calls are made one by one. Forward mode (`torch.func.jvp`) is an
+    error.
+    """
+
+    class Call(torch.autograd.Function):
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            return forward(*inputs)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            save(ctx, inputs, output)
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+            return backward(ctx, *upstream)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
+            return one_by_one(Call.apply, info.batch_size, in_dims, inputs)
+
+    def call(*inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            # torch.compile traces no Function whose gradient is not wanted, or with equal inputs.
+            return Call.apply(*_distinct(inputs)) if wants_gradient(*inputs) else forward(*inputs)
+        return Call.apply(*inputs)
+
+    return call
+
+
+def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
+    """A backward op whose own derivative is an error and not a silent zero; its results flat.
+
+    The Function is in use only where the backward is itself recorded: for a second derivative, and
+    under `torch.func`.
+    """
+
+    class Gradients(torch.autograd.Function):
+        @staticmethod
+        def forward(sizes: Sequence[int | None], *flat: Any) -> tuple[Tensor, ...]:
+            return tuple(_flat(op(*_nested(flat, sizes))))
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+            raise NotImplementedError(f"{op} cannot be differentiated a second time")
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
+            return one_by_one(Gradients.apply, info.batch_size, in_dims, inputs)
+
+    def call(*arguments: Any) -> list[Tensor]:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return _flat(op(*arguments))
+        sizes = tuple(len(value) if isinstance(value, list) else None for value in arguments)
+        return list(Gradients.apply(sizes, *_flat(arguments)))
+
+    return call
+
+
+def wants_gradient(*inputs: Any) -> bool:
+    """Whether autograd would record a call with these inputs."""
+    is_wanted = any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+    return torch.is_grad_enabled() and is_wanted
+
+
+def one_by_one(
+    call: Callable[..., Any], count: int, in_dims: Sequence[Any], inputs: Sequence[Any]
+) -> tuple[Any, Any]:
+    """A rule of `torch.func.vmap`: the results of `count` calls, stacked."""
+
+    def of(i: int) -> list[Any]:
+        return [
+            value.select(dim, i) if isinstance(value, Tensor) and dim is not None else value
+            for value, dim in zip(inputs, in_dims, strict=True)
+        ]
+
+    results = [call(*of(i)) for i in range(count)]
+    if isinstance(results[0], Tensor):
+        return torch.stack(results), 0
+    stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    """Views of tensors that come again."""
+    found: list[Any] = []
+    for value in values:
+        is_repeated = isinstance(value, Tensor) and any(value is other for other in found)
+        found.append(value.view_as(value) if is_repeated else value)
+    return found
+
+
+def _flat(values: Any) -> list[Any]:
+    """Without lists, into which autograd does not look."""
+    flat: list[Any] = []
+    for value in (values,) if isinstance(values, Tensor) else values:
+        flat += value if isinstance(value, list) else [value]
+    return flat
+
+
+def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
+    """The reverse; of a list `sizes` has the length."""
+    rest = iter(flat)
+    return [next(rest) if size is None else [next(rest) for _ in range(size)] for size in sizes]
