@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def differentiable(
     class Call(torch.autograd.Function):
         @staticmethod
         def forward(*inputs: Any) -> Any:
-            return forward(*inputs)
+            return _below_autograd(forward, inputs)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -38,6 +39,9 @@ def differentiable(
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
             return one_by_one(Call.apply, info.batch_size, in_dims, inputs)
+
+    # torch asks for it at every call, and building it takes as long as the rest of a Function.
+    Call.forward.__signature__ = inspect.signature(Call.forward)  # type: ignore[attr-defined]
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -58,7 +62,7 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
     class Gradients(torch.autograd.Function):
         @staticmethod
         def forward(sizes: Sequence[int | None], *flat: Any) -> tuple[Tensor, ...]:
-            return tuple(_flat(op(*_nested(flat, sizes))))
+            return tuple(_flat(_below_autograd(op, _nested(flat, sizes))))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -74,11 +78,19 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
 
     def call(*arguments: Any) -> list[Tensor]:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return _flat(op(*arguments))
+            return _flat(_below_autograd(op, arguments))
         sizes = tuple(len(value) if isinstance(value, list) else None for value in arguments)
         return list(Gradients.apply(sizes, *_flat(arguments)))
 
     return call
+
+
+def _below_autograd(op: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    """The call of an op without the op's own autograd, which only refuses, and costs time."""
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
 
 
 def wants_gradient(*inputs: Any) -> bool:

@@ -30,6 +30,8 @@ def define(
     def dispatch(*arguments: Any) -> Any:
         first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
         implementation = implementations[backends.choose(arguments[-1], first)]
+        if not torch.is_autocast_enabled(first.device.type):
+            return implementation(*arguments[:-1])
         # The dtypes were settled above the op; autocast must not round inside the reference.
         with torch.autocast(first.device.type, enabled=False):
             return implementation(*arguments[:-1])
