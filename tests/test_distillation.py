@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
+from machines import HALVES
 from objective_cases import ROWS, WIDTH, draws, every_kind, near, unit_rows
 from torch import Tensor
 
@@ -78,7 +79,7 @@ def test_rows_far_below_the_bound(backend: str, scale: float) -> None:
     check(inputs, lambda x, y: (x.detach(), -y.detach(), 20.0))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("rows", [1, 13, 200])
 def test_sizes_and_dtypes(backend: str, dtype: torch.dtype, rows: int) -> None:
     """Half precision, strided; the teacher is float32."""

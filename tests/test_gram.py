@@ -12,6 +12,7 @@ import torch
 from budget import check_against_eager
 from gram_cases import BATCH, every_batch, features, several
 from largest import Largest
+from machines import HALVES
 from objective_cases import WIDTH
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def check_in_order(
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("centred", [False, True])
 def test_gram_of_16_bits_is_rounded_once(dtype: torch.dtype, centred: bool) -> None:
     x, y = (z.to(dtype).requires_grad_() for z in features("random"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from machines import DTYPES
 from objective_cases import ROWS, check, draws, unit_rows
 from torch import Tensor
 
@@ -84,7 +85,7 @@ def test_of_equal_negatives_one_has_the_gradient(backend: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 2, 13, 140, 500])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_and_dtypes(backend: str, rows: int, dtype: torch.dtype) -> None:
     x, y = (torch.randn(rows, 70)[:, ::2].to(dtype).requires_grad_() for _ in range(2))
     keep = ~torch.eye(rows, dtype=torch.bool)

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from assembly import Figures, compiler
-from machines import IS_GPU, by_tier
+from machines import HALVES, IS_GPU, by_tier
 from torch import Tensor
 
 import mmcore
@@ -157,7 +157,7 @@ def results(
 
 
 @needs_hopper
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("family", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_results(size: tuple[int, int, int], family: str, dtype: torch.dtype) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
+from machines import HALVES
 from pair_cases import labels
 from softmax_cases import STATISTICS, eager, kernel, unit_rows
 from torch import Tensor
@@ -48,7 +49,7 @@ def test_a_row_without_positives(backend: str) -> None:
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALVES)
 def test_short_numbers(backend: str, dtype: torch.dtype) -> None:
     vectors = labels(90, 70)
     x, y = (unit_rows(rows, 32).to(dtype).requires_grad_() for rows in (90, 70))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from machines import DTYPES
 from objective_cases import ROWS, WIDTH, check, draws, every_kind, masked, unit_rows
 from torch import Tensor
 
@@ -114,7 +115,7 @@ def test_an_objective_of_ones_own(backend: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 13, 200])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_sizes_and_dtypes(backend: str, rows: int, dtype: torch.dtype) -> None:
     """Beside one call a prefix, whose arithmetic is tested elsewhere."""
     x, y = (torch.randn(rows, 70)[:, ::2].to(dtype).requires_grad_() for _ in range(2))

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
-from machines import DEVICE
+from machines import DEVICE, HALVES
 from test_projection import (
     NAMES,
     eager_projection,
@@ -21,7 +21,6 @@ from mmcore import functional
 
 pytestmark = pytest.mark.op
 
-HALVES = [torch.bfloat16, torch.float16]
 SHAPES = [(1, 1, 1), (7, 64, 100), (193, 131, 50), (50, 300, 512)]
 
 

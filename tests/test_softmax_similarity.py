@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
-from machines import IS_GPU, SMALL_DRAWS
+from machines import HALVES, IS_GPU, SMALL_DRAWS
 from torch import Tensor
 
 from mmcore import backends, functional
@@ -165,7 +165,7 @@ def test_every_target_in_one_column(backend: str) -> None:
     check(random_rows(130, 70, 32), target=torch.full((130,), -1))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", HALVES)
 def test_16_bit_inputs(backend: str, dtype: torch.dtype) -> None:
     check(lambda: (unit_rows(130, 64).to(dtype), unit_rows(120, 64).to(dtype)), 50.0)
     x = unit_rows(5, 64).to(dtype)
