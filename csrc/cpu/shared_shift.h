@@ -51,7 +51,7 @@ struct SharedShift {
         shift(std::ceil(bound) - 80) {}
 
   bool is_usable() const { return bound <= kLargestSharedBound; }
-  // What stands in for kRounder in `exponential`.
+  // kRounder with the shift folded in, for `exponential`.
   float shifted_rounder() const { return kRounder - static_cast<float>(shift); }
 
   // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.

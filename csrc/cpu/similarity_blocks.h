@@ -195,8 +195,8 @@ class BlockScratch {
                                   *columns_of_g_ = nullptr;
 };
 
-// Whole blocks of exponentials that a forward leaves for its backward, spread evenly over the matrix, so that every
-// thread has its share. They are of use only to a backward that cuts the matrix alike: the first number says how.
+// Whole blocks of exponentials that the forward keeps for the backward, spread evenly over the matrix, so that every
+// thread has its share. They are valid for the same grid of blocks only: the first number is the grid's fingerprint.
 template <class A>
 class KeptBlocks {
  public:

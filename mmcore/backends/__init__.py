@@ -15,8 +15,9 @@ from mmcore.backends import cpu, triton
 
 NAMES = ("auto", "reference", "cpu", "triton")
 COMPILED = {"cpu": cpu, "triton": triton}
-# Which of them keep finished gradients of a sigmoid. On a GPU the host does not know whether those
-# fit the upstream ones; with targets, mending them is O(N·D).
+# Backends that may compute the gradients of a sigmoid in the forward and keep them. Kept gradients
+# are right for upstream gradients (a, −a) only, which the host of a GPU cannot check; with targets
+# the backward corrects them in O(N·D).
 KEEP_GRADIENTS_OF_LABELS = ("cpu",)
 KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
 

@@ -20,7 +20,8 @@ from torch import Tensor
 PATIENCE = 16  # requests
 
 _lock = threading.Lock()
-# Buffers come back by garbage collection as well, maybe to a thread that is in here already.
+# A buffer may come back inside garbage collection, while this very thread holds the lock: appending
+# here does not block.
 _returned: deque[Any] = deque()
 _waiting: list[_Buffer] = []  # the largest first
 _most_bytes = 0

@@ -46,7 +46,7 @@ class Similarity(SimilarityCall):
         return (self.x if self.y is None else self.y).shape[0]
 
     def computable(self) -> Similarity:
-        """The matrix itself, or with y spelled out where it is x but half of it says too little."""
+        """The matrix itself, or with y filled in where y is x but half the matrix is not enough."""
         if self.y is not None or self._is_half_enough():
             return self
         return self._replace(
@@ -54,7 +54,7 @@ class Similarity(SimilarityCall):
         )
 
     def _is_half_enough(self) -> bool:
-        """Whether rows alone are asked about, or (j, i) is counted where (i, j) is."""
+        """True if only rows are wanted, or (j, i) counts whenever (i, j) does."""
         if not self.has_columns or self.target is None:
             return True
         if self.denominator != "all":

@@ -110,7 +110,7 @@ def by_pointers(tile: ProductTile) -> ProductTile:
 
 @cache
 def has_tensor_float_32(device: torch.device) -> bool:
-    """Whether Triton multiplies float32 by matrix units of this GPU: on AMD's, of one alone."""
+    """Whether Triton multiplies float32 on matrix units of this GPU. On AMD: gfx942 only."""
     if torch.version.hip is None or device.type == "cpu":
         return True
     return torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx942")

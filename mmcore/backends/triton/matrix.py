@@ -53,7 +53,7 @@ class Matrix(SimilarityCall):
 
     @property
     def is_half_enough(self) -> bool:
-        """Whether rows alone are asked about, of a matrix that is its own transpose."""
+        """True if y is x and only rows are wanted, so that half the matrix suffices."""
         return self.y is None and not self.has_columns
 
     @property
@@ -91,7 +91,7 @@ class Matrix(SimilarityCall):
         return tile
 
     def ids(self) -> tuple[Tensor, ...]:
-        """target, labels and groups; x stands in for what there is not."""
+        """target, labels and groups; x, a dummy pointer, replaces missing ones."""
         vectors = (self.target, self.row_label, self.col_label, self.row_group, self.col_group)
         return tuple(self.x if ids is None else ids.contiguous() for ids in vectors)
 
@@ -136,7 +136,7 @@ class Matrix(SimilarityCall):
         }
 
     def biases(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The scalar, of rows and of columns; x stands in for what there is not."""
+        """The scalar, of rows and of columns; x, a dummy pointer, replaces missing ones."""
         every = (self.bias, self.row_bias, self.col_bias)
         bias, row_bias, col_bias = (self.x if it is None else it.contiguous() for it in every)
         return bias, row_bias, col_bias

@@ -42,7 +42,7 @@ LARGEST_ROUNDING = tl.constexpr(1.00390625)
 
 @triton.jit
 def plan_kernel(tally, scale, numbers, shared, HAS_Y: tl.constexpr):
-    """One program, of one number each."""
+    """Runs as one program, on scalars."""
     a = in_bits(tl.load(scale).to(tl.float64))
     of_x = tl.sqrt(tl.load(tally + NORM_OF_X).to(tl.float64, bitcast=True))
     of_y = of_x

@@ -61,7 +61,7 @@ class Terms(NamedTuple):
 
     @staticmethod
     def of(matrix: Matrix, upstream: tuple[Tensor, Tensor] | None) -> Terms:
-        """For gradients of both sums, or for those of the sum of the losses."""
+        """With upstream gradients: for the backward. Without: for gradients kept by the forward."""
         x, rows, has_target = matrix.x, matrix.shape[0], matrix.target is not None
         logits = x
         if has_target:

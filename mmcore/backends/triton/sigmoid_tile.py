@@ -91,7 +91,7 @@ def sigmoid_tile_kernel(
         load_ids(col_group, j, columns, HAS_GROUPS), HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
     )  # fmt: skip
     inside, is_right = own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC)
-    # How often a pair is counted, and in how many orders its number is meant.
+    # times: the weight of an entry in sums. orders: 2 if it stands for (i, j) and for (j, i).
     times, orders = 1.0, 1.0
     if IS_SYMMETRIC:
         times, orders = tl.where(is_right, 1.0, 0.5), 2.0

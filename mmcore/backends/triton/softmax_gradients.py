@@ -31,7 +31,7 @@ from mmcore.backends.triton.plan import Plan
 from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
-# Of the launch that looks for tiles which take exponentials of their own: there seldom are any.
+# Grid size of the exact launch, for tiles that the shared shift cannot serve: there seldom are any.
 EXACT_PROGRAMS = 1024
 
 
