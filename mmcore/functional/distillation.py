@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import selected
 from mmcore.functional import arguments as check
-from mmcore.functional.precision import multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied
 
 
 class DistillClipLosses(NamedTuple):
@@ -97,10 +94,8 @@ def distill_clip_loss(
     check.check_scale("teacher_scale", teacher_scale)
     scale = check.as_scalar("scale", scale, x)
     teacher_scale = check.as_scalar("teacher_scale", teacher_scale, x)
-    students, teachers = as_multiplied(x, y), as_multiplied(teacher_x, teacher_y)
-    of_bfloat16 = multiplies_bfloat16(students[0]) and multiplies_bfloat16(teachers[0])
-    row_lse, col_lse, positive, row_cross, col_cross, *_ = ops.distillation.call(
-        *students, scale, *teachers, teacher_scale, of_bfloat16, selected(backend)
+    row_lse, col_lse, positive, row_cross, col_cross = ops.distillation.call(
+        x, y, scale, teacher_x, teacher_y, teacher_scale, backend=backend
     )
     both = (row_lse + col_lse) / 2
     contrastive = (both - positive).mean()

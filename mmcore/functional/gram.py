@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import selected
 from mmcore.functional import arguments as check
 
 
@@ -83,12 +82,8 @@ def sums_of(
     diagonals: bool = False,
 ) -> Sums:
     """Those of checked sides, in one call, so that their gradients are rounded together."""
-    backend = selected(backend)
-    means = [
-        ops.gram.mean(side.detach(), backend) if centred and side is not None else None
-        for side in (x, y)
-    ]
-    return Sums(*ops.gram.call(x, y, *means, [xx, xy, yy, diagonals], backend))
+    parts = (xx, xy, yy, diagonals)
+    return Sums(*ops.gram.call(x, y, centred=centred, parts=parts, backend=backend))
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import selected
 from mmcore.functional import arguments as check
-from mmcore.functional.precision import multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied, softmax_similarity
+from mmcore.functional.similarity import softmax_similarity
 
 
 class HardestNegatives(NamedTuple):
@@ -78,11 +76,7 @@ def hardest_negatives(
     check.check_same_rows("y", y, x)
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
-    queries, keys = as_multiplied(x, y)
-    found = ops.hardest_negatives.call(
-        queries, keys, group, group, multiplies_bfloat16(queries), selected(backend)
-    )
-    return HardestNegatives(*found)
+    return HardestNegatives(*ops.hardest_negatives.call(x, y, group, backend=backend))
 
 
 def hard_negative_loss(

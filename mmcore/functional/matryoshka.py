@@ -8,14 +8,9 @@ import torch
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import choose, kept_products, selected
-from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
-from mmcore.functional.precision import multiplies_bfloat16
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied
-from mmcore.ops.autograd import wants_gradient
 
 Objective = Callable[..., Tensor]
 EPS = 1e-12
@@ -108,17 +103,10 @@ def _clip_losses(
     scale = check.as_scalar("scale", scale, x)
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
-    backend = selected(backend)
-    queries, keys = as_multiplied(x, y)
-    kept_size = 0
-    if wants_gradient(x, y, scale):
-        workspace = current(x.device.type)
-        kept_size = kept_products(choose(backend, x), workspace, x.shape[0], y.shape[0], dims)
     target = torch.arange(x.shape[0], device=x.device)
-    row_lse, col_lse, row_pos, *_ = ops.prefix_similarity.call(
-        queries, keys, scale, list(dims), EPS, target, group, group, multiplies_bfloat16(queries),
-        kept_size, backend,
-    )  # fmt: skip
+    row_lse, col_lse, row_pos = ops.prefix_similarity.call(
+        x, y, scale, dims, EPS, target, group, backend=backend
+    )
     losses: list[Tensor] = list(((row_lse + col_lse) / 2 - row_pos).mean(1))
     return losses
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import selected
 from mmcore.functional import arguments as check
-from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 
 NORMS = (None, "layer", "rms")
 
@@ -44,8 +41,7 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
-    y: Tensor = ops.l2_normalize.call(x.reshape(-1, x.shape[-1]), eps, selected(backend))[0]
-    return y.reshape(x.shape)
+    return ops.l2_normalize.call(x.reshape(-1, x.shape[-1]), eps, backend=backend).reshape(x.shape)
 
 
 def project(
@@ -108,13 +104,11 @@ def project(
     check.check_positive("norm_eps", norm_eps)
     check.check_positive("eps", eps)
     check.check_flag("normalize", normalize)
-    dtype = autocast_dtype(x)
-    output: Tensor = ops.project.call(
-        x.reshape(-1, x.shape[-1]), weight, bias, norm or "none", norm_weight, norm_bias, norm_eps,
-        normalize, eps, dtype == torch.bfloat16 or multiplies_bfloat16(x), selected(backend),
-    )[0]  # fmt: skip
-    output = output.reshape(*x.shape[:-1], weight.shape[0])
-    return output if dtype is None else output.to(dtype)
+    output = ops.project.call(
+        x.reshape(-1, x.shape[-1]), weight, bias, norm=norm or "none", norm_weight=norm_weight,
+        norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize, eps=eps, backend=backend,
+    )  # fmt: skip
+    return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _check_projection(

@@ -7,18 +7,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import (
-    KEEP_GRADIENTS_OF_LABELS,
-    KEEP_GRADIENTS_OF_TARGETS,
-    choose,
-    kept_tiles,
-    selected,
-)
-from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
-from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
-from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
 
 
@@ -165,20 +155,12 @@ def softmax_similarity(
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     if positives != "sum" and pairs.row_label is None:
         raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
-    backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
-    queries, keys = as_multiplied(x, keys)
-    kept_size = 0
-    if wants_gradient(x, y, scale, bias, row_bias, col_bias):
-        kept_size = kept_tiles(
-            choose(backend, x), current(x.device.type), x.shape[0], y.shape[0],
-            multiplies_bfloat16(queries), keys is None and not columns,
-        )  # fmt: skip
     statistics = ops.softmax_similarity.call(
-        queries, keys, scale, bias, row_bias, None if keys is None else col_bias, *pairs,
-        denominator, columns, multiplies_bfloat16(queries), positives, kept_size, backend,
+        x, keys, scale, bias, row_bias, None if keys is None else col_bias, pairs,
+        denominator=denominator, has_columns=columns, positives=positives, backend=backend,
     )  # fmt: skip
-    return SoftmaxStatistics(*statistics[:4])
+    return SoftmaxStatistics(*statistics)
 
 
 def sigmoid_similarity(
@@ -242,17 +224,8 @@ def sigmoid_similarity(
     check.check_features(x, y)
     scale, bias = _scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
-    backend = selected(backend)
     keys, pairs = _mirror(y, pairs, y is x)
-    numbers = x.numel() + (0 if keys is None else y.numel())
-    users = KEEP_GRADIENTS_OF_LABELS if pairs.target is None else KEEP_GRADIENTS_OF_TARGETS
-    keeps_gradients = wants_gradient(x, y, scale, bias) and choose(backend, x) in users
-    keeps_gradients = keeps_gradients and bool(4 * numbers <= current(x.device.type))
-    queries, keys = as_multiplied(x, keys)
-    sums = ops.sigmoid_similarity.call(
-        queries, keys, scale, bias, *pairs, multiplies_bfloat16(queries), keeps_gradients, backend
-    )
-    return SigmoidSums(*sums[:2])
+    return SigmoidSums(*ops.sigmoid_similarity.call(x, keys, scale, bias, pairs, backend=backend))
 
 
 def _scalars(
@@ -268,11 +241,3 @@ def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None,
     """What the ops are given for y: None where the matrix is its own transpose."""
     of_symmetric = mirrored(pairs) if is_symmetric else None
     return (y, pairs) if of_symmetric is None else (None, of_symmetric)
-
-
-def as_multiplied(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both in autocast's dtype, where it applies."""
-    dtype = autocast_dtype(x)
-    if dtype is None:
-        return x, y
-    return x.to(dtype), None if y is None else y.to(dtype)

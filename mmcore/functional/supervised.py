@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcore.backends.counts import count_equal
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
+from mmcore.ops.pairs import count_equal
 
 
 def sup_con_loss(

@@ -9,13 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore import ops
-from mmcore.backends import choose, kept_tiles, selected
-from mmcore.backends.workspace import current
 from mmcore.functional import arguments as check
-from mmcore.functional.precision import autocast_dtype, multiplies_bfloat16
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import as_multiplied
-from mmcore.ops.autograd import wants_gradient
 
 NEGATIVES = ("tuples", "shuffled")
 
@@ -83,19 +78,12 @@ def symile_loss(
     check.check_rows(f"features[{first_name!r}]", first)
     check.check_scale("scale", scale)
     check.check_choice("negatives", negatives, NEGATIVES)
-    scale, backend = check.as_scalar("scale", scale, first), selected(backend)
+    scale = check.as_scalar("scale", scale, first)
     towers, order, rows = list(features.values()), None, first.shape[0]
     if negatives == "shuffled":
         order = torch.stack(
             [torch.randperm(rows, device=first.device, generator=generator) for _ in towers]
         )
-    is_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0], None)[0])
-    kept_size = 0
-    if wants_gradient(*towers, scale):
-        most = current(first.device.type)
-        kept_size = kept_tiles(choose(backend, first), most, rows, rows, is_bfloat16, False)
-    row_lse, row_pos = ops.product_similarity.call(
-        towers, scale, order, autocast_dtype(first) or first.dtype, is_bfloat16, kept_size, backend
-    )
+    row_lse, row_pos = ops.product_similarity.call(towers, scale, order, backend=backend)
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
     return as_loss(loss.mean(), first)

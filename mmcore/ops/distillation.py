@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu
+from mmcore.backends import cpu, selected
 from mmcore.backends import distillation as by_slabs
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
+from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
 
 # Contract
 
@@ -100,4 +101,24 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.distillation_backward.default)
-call = differentiable(torch.ops.mmcore.distillation.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.distillation.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    teacher_x: Tensor,
+    teacher_y: Tensor,
+    teacher_scale: Tensor,
+    *,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """row_lse, col_lse, positive, row_cross and col_cross, differentiable."""
+    student, teacher = as_multiplied(x), as_multiplied(teacher_x)
+    of_bfloat16 = multiplies_bfloat16(student) and multiplies_bfloat16(teacher)
+    row_lse, col_lse, positive, row_cross, col_cross, *_ = _call(
+        student, as_multiplied(y), scale, teacher, as_multiplied(teacher_y), teacher_scale,
+        of_bfloat16, selected(backend),
+    )  # fmt: skip
+    return row_lse, col_lse, positive, row_cross, col_cross

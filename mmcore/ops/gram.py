@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.backends import selected
+
 # One implementation, of torch's products, is the reference and serves every device.
 from mmcore.backends.gram import column_mean, gram, gram_backward
 from mmcore.ops.autograd import differentiable, once_differentiable
@@ -109,7 +111,19 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.gram_backward.default)
-call = differentiable(torch.ops.mmcore.gram.default, save=save, backward=backward)
-mean = differentiable(
+_call = differentiable(torch.ops.mmcore.gram.default, save=save, backward=backward)
+_mean = differentiable(
     torch.ops.mmcore.column_mean.default, save=save_no_mean, backward=lambda *_: (None, None)
 )
+
+
+def call(
+    x: Tensor, y: Tensor | None, *, centred: bool, parts: Sequence[bool], backend: str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """xx, xy, yy and diagonals, differentiable; of sides less their means where `centred`."""
+    requested = selected(backend)
+    means = (
+        _mean(side.detach(), requested) if centred and side is not None else None for side in (x, y)
+    )
+    xx, xy, yy, diagonals = _call(x, y, *means, list(parts), requested)
+    return xx, xy, yy, diagonals

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore.backends import selected
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
@@ -216,19 +217,19 @@ def fake_backward(
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    anchor, scale, ctx.backend, *others = inputs
+    anchor, scale, *others, ctx.backend = inputs
     ctx.save_for_backward(anchor, scale, *output[:2], *others)
 
 
 def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     anchor, scale, row_lse, col_lse, *others = ctx.saved_tensors
-    wants_anchor, wants_scale, _, *wants_others = ctx.needs_input_grad
+    wants_anchor, wants_scale, *wants_others, _ = ctx.needs_input_grad
     wanted = [wants_anchor, *wants_others]
     grad_anchor, *grad_others, grad_scale = _backward_op(
         anchor, others, scale, row_lse, col_lse, *upstream, wanted, ctx.backend
     )
     of_features = only_wanted((grad_anchor, *grad_others), wanted)
-    return of_features[0], grad_scale if wants_scale else None, None, *of_features[1:]
+    return of_features[0], grad_scale if wants_scale else None, *of_features[1:], None
 
 
 # Backends
@@ -250,8 +251,9 @@ define(
 _backward_op = once_differentiable(torch.ops.mmcore.gram_volume_backward.default)
 
 
-def _call_flat(anchor: Tensor, scale: Tensor, backend: str, *others: Tensor) -> tuple[Tensor, ...]:
+def _call_flat(anchor: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """As autograd wants it: without a list of tensors."""
+    *others, backend = rest
     outputs: tuple[Tensor, ...] = torch.ops.mmcore.gram_volume(anchor, others, scale, backend)
     return outputs
 
@@ -260,8 +262,8 @@ _call = differentiable(_call_flat, save=save, backward=backward)
 
 
 def call(
-    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, backend: str
-) -> tuple[Tensor, ...]:
+    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, *, backend: str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """row_lse, col_lse, own and total, differentiable."""
-    outputs: tuple[Tensor, ...] = _call(anchor, scale, backend, *others)
-    return outputs
+    row_lse, col_lse, own, total = _call(anchor, scale, *others, selected(backend))
+    return row_lse, col_lse, own, total

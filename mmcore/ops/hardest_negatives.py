@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import cpu, selected, triton
 from mmcore.backends import hardest_negatives as products
 from mmcore.backends.hardest_negatives import SearchedNegatives
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs, counted
-from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.precision import arithmetic_dtype, as_multiplied, multiplies_bfloat16
 from mmcore.ops.slabs import slabs
 
 # Reference
@@ -111,4 +111,15 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.hardest_negatives_backward.default)
-call = differentiable(torch.ops.mmcore.hardest_negatives.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.hardest_negatives.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor, y: Tensor, group: Tensor | None, *, backend: str | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """positive, row_hardest, col_hardest, row_index and col_index; the products differentiable."""
+    queries = as_multiplied(x)
+    positive, row_hardest, col_hardest, row_index, col_index = _call(
+        queries, as_multiplied(y), group, group, multiplies_bfloat16(queries), selected(backend)
+    )
+    return positive, row_hardest, col_hardest, row_index, col_index

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import cpu, selected, triton
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.precision import arithmetic_dtype
@@ -94,4 +94,10 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.l2_normalize_backward.default)
-call = differentiable(torch.ops.mmcore.l2_normalize.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.l2_normalize.default, save=save, backward=backward)
+
+
+def call(x: Tensor, eps: float, *, backend: str | None) -> Tensor:
+    """y, differentiable."""
+    y: Tensor = _call(x, eps, selected(backend))[0]
+    return y

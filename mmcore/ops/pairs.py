@@ -19,6 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmcore.backends.counts import count_equal as count_equal
+
 DENOMINATORS = ("all", "negatives", "positives")
 # What becomes of the logits of a row's, or column's, positives.
 POSITIVES = ("sum", "log_sum_exp")

@@ -1,10 +1,44 @@
-"""The dtype of the arithmetic behind a dtype of storage."""
+"""Dtypes: of the arithmetic behind a dtype of storage, and of the operands of a product.
+
+Sums of products are float32 for every 16- and 32-bit input, however the operands are rounded.
+"""
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
+from mmcore.tracing import constant_when_compiled
 
 
 def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, float32 for float32 and every 16-bit dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
+    device = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def as_multiplied(x: Tensor) -> Tensor:
+    """In autocast's dtype, where it applies."""
+    dtype = autocast_dtype(x)
+    return x if dtype is None else x.to(dtype)
+
+
+def multiplies_bfloat16(x: Tensor) -> bool:
+    """bfloat16 numbers are; float32 ones where torch's float32 precision is "medium"."""
+    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
+
+
+@constant_when_compiled
+def _is_precision_medium() -> bool:
+    # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
+    try:
+        return torch.get_float32_matmul_precision() == "medium"
+    except RuntimeError:  # set by torch's newer switches, of which none means "medium"
+        return False

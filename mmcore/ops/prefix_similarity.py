@@ -21,12 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import choose, cpu, kept_products, selected, triton
 from mmcore.backends.prefixes import PrefixLoop
+from mmcore.backends.workspace import current
 from mmcore.ops import l2_normalize, softmax_similarity
-from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
+from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
 
 # Reference
 
@@ -120,4 +122,28 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.prefix_similarity_backward.default)
-call = differentiable(torch.ops.mmcore.prefix_similarity.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.prefix_similarity.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    ends: Sequence[int],
+    eps: float,
+    target: Tensor,
+    group: Tensor | None,
+    *,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """row_lse, col_lse and row_pos of every prefix, differentiable."""
+    requested, kept_size = selected(backend), 0
+    queries = as_multiplied(x)
+    if wants_gradient(x, y, scale):
+        most = current(x.device.type)
+        kept_size = kept_products(choose(requested, x), most, x.shape[0], y.shape[0], ends)
+    row_lse, col_lse, row_pos, *_ = _call(
+        queries, as_multiplied(y), scale, list(ends), eps, target, group, group,
+        multiplies_bfloat16(queries), kept_size, requested,
+    )  # fmt: skip
+    return row_lse, col_lse, row_pos

@@ -30,13 +30,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import choose, cpu, kept_tiles, selected, triton
+from mmcore.backends.workspace import current
 from mmcore.ops import softmax_similarity
-from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
-from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.precision import (
+    arithmetic_dtype,
+    as_multiplied,
+    autocast_dtype,
+    multiplies_bfloat16,
+)
 
 ROWS_AT_A_TIME = 1024
 
@@ -270,7 +276,17 @@ def _call_flat(count: int, *inputs: Any) -> tuple[Tensor, ...]:
 _call = differentiable(_call_flat, save=save, backward=backward)
 
 
-def call(features: Sequence[Tensor], scale: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    """row_lse and row_pos, differentiable."""
-    row_lse, row_pos, *_ = _call(len(features), *features, scale, *settings)
+def call(
+    features: Sequence[Tensor], scale: Tensor, order: Tensor | None, *, backend: str | None
+) -> tuple[Tensor, Tensor]:
+    """row_lse and row_pos of every modality, differentiable."""
+    first, requested, kept_size = features[0], selected(backend), 0
+    dtype, rows = autocast_dtype(first) or first.dtype, first.shape[0]
+    of_bfloat16 = multiplies_bfloat16(as_multiplied(first[:0]))
+    if wants_gradient(*features, scale):
+        most = current(first.device.type)
+        kept_size = kept_tiles(choose(requested, first), most, rows, rows, of_bfloat16, False)
+    row_lse, row_pos, *_ = _call(
+        len(features), *features, scale, order, dtype, of_bfloat16, kept_size, requested
+    )
     return row_lse, row_pos

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import cpu, selected, triton
 from mmcore.ops import l2_normalize
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
-from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.precision import arithmetic_dtype, autocast_dtype, multiplies_bfloat16
 
 # Reference
 
@@ -189,4 +189,26 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.project_backward.default)
-call = differentiable(torch.ops.mmcore.project.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.project.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    norm: str,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    normalize: bool,
+    eps: float,
+    backend: str | None,
+) -> Tensor:
+    """The output, differentiable; under autocast in its dtype."""
+    dtype = autocast_dtype(x)
+    output: Tensor = _call(
+        x, weight, bias, norm, norm_weight, norm_bias, norm_eps, normalize, eps,
+        dtype == torch.bfloat16 or multiplies_bfloat16(x), selected(backend),
+    )[0]  # fmt: skip
+    return output if dtype is None else output.to(dtype)

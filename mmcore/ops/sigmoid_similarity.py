@@ -30,14 +30,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import (
+    KEEP_GRADIENTS_OF_LABELS,
+    KEEP_GRADIENTS_OF_TARGETS,
+    choose,
+    cpu,
+    selected,
+    triton,
+)
 from mmcore.backends.calls import as_inputs
+from mmcore.backends.workspace import current
 from mmcore.ops import pairs
-from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.pairs import Pairs
-from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.precision import arithmetic_dtype, as_multiplied, multiplies_bfloat16
 from mmcore.ops.slabs import slabs
 
 # Reference
@@ -220,4 +228,26 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.sigmoid_similarity_backward.default)
-call = differentiable(torch.ops.mmcore.sigmoid_similarity.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.sigmoid_similarity.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    which: Pairs,
+    *,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """total and positive, differentiable; the tensors are checked."""
+    requested = selected(backend)
+    users = KEEP_GRADIENTS_OF_LABELS if which.target is None else KEEP_GRADIENTS_OF_TARGETS
+    keeps_gradients = wants_gradient(x, y, scale, bias) and choose(requested, x) in users
+    numbers = x.numel() + (0 if y is None else y.numel())
+    keeps_gradients = keeps_gradients and bool(4 * numbers <= current(x.device.type))
+    queries, keys = as_multiplied(x), None if y is None else as_multiplied(y)
+    total, positive, _, _ = _call(
+        queries, keys, scale, bias, *which, multiplies_bfloat16(queries), keeps_gradients, requested
+    )
+    return total, positive

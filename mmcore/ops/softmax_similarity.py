@@ -37,15 +37,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import choose, cpu, kept_tiles, selected, triton
 from mmcore.backends.calls import as_inputs
+from mmcore.backends.workspace import current
 from mmcore.ops import pairs
-from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
 from mmcore.ops.log_sum_exp import log_sum_exp, weighted_softmax
 from mmcore.ops.pairs import Pairs
-from mmcore.ops.precision import arithmetic_dtype
+from mmcore.ops.precision import arithmetic_dtype, as_multiplied, multiplies_bfloat16
 from mmcore.ops.slabs import slabs
 
 # Reference
@@ -265,4 +266,35 @@ define(
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.softmax_similarity_backward.default)
-call = differentiable(torch.ops.mmcore.softmax_similarity.default, save=save, backward=backward)
+_call = differentiable(torch.ops.mmcore.softmax_similarity.default, save=save, backward=backward)
+
+
+def call(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    bias: Tensor | None,
+    row_bias: Tensor | None,
+    col_bias: Tensor | None,
+    which: Pairs,
+    *,
+    denominator: str,
+    has_columns: bool,
+    positives: str,
+    backend: str | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """row_lse, col_lse, row_pos and col_pos, differentiable; the tensors are checked."""
+    requested, kept_size = selected(backend), 0
+    queries, keys = as_multiplied(x), None if y is None else as_multiplied(y)
+    of_bfloat16 = multiplies_bfloat16(queries)
+    if wants_gradient(x, y, scale, bias, row_bias, col_bias):
+        columns = (x if y is None else y).shape[0]
+        kept_size = kept_tiles(
+            choose(requested, x), current(x.device.type), x.shape[0], columns, of_bfloat16,
+            y is None and not has_columns,
+        )  # fmt: skip
+    row_lse, col_lse, row_pos, col_pos, _ = _call(
+        queries, keys, scale, bias, row_bias, col_bias, *which, denominator, has_columns,
+        of_bfloat16, positives, kept_size, requested,
+    )  # fmt: skip
+    return row_lse, col_lse, row_pos, col_pos
