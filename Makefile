@@ -22,10 +22,10 @@ SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -prin
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
 
-# File by file in two processes: in most tests Triton's interpreter or the compiler keeps one processor busy.
+# In two processes: in most tests Triton's interpreter or the compiler keeps one processor busy.
 WORKERS ?= 2
 
-PYTEST := $(BIN)/python -m pytest --ignore tests/peers --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --ignore tests/peers --numprocesses $(WORKERS) --dist worksteal
 
 # The fast tier, ten minutes: covering arrays of the cases (tests/machines.py).
 test: $(VENV)/.test
