@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from machines import IS_GPU, RANDOM_CALLS
 from random_calls import SIZES_OF_TRITON, Case, cases, check, check_bits
-from random_similarity import SIMILARITY, SOFTMAX, similarity_allowances, similarity_call
+from random_similarity import SIMILARITY, SOFTMAX, Roundings, similarity_allowances, similarity_call
 
 from mmcore import functional
 
@@ -23,7 +23,7 @@ def check_softmax(case: Case) -> None:
     call = similarity_call(case, functional.softmax_similarity)
     first, second = (call.run_kernel(case, size) for size in case.options["workspaces"])
     check_bits(first, second)
-    check(call, first, similarity_allowances(case, call))
+    check(call, first, similarity_allowances(case, call, Roundings.of_cpu(case)))
 
 
 @cases(SOFTMAX_CALLS["best"], **SIMILARITY, **SOFTMAX)
@@ -42,7 +42,7 @@ def check_sigmoid(case: Case) -> None:
     size, other = case.options["workspaces"]
     first = call.run_kernel(case, size)
     check_bits(first, call.run_kernel(case, size))
-    allowances = similarity_allowances(case, call)
+    allowances = similarity_allowances(case, call, Roundings.of_cpu(case))
     check(call, first, allowances)
     check(call, call.run_kernel(case, other), allowances)
 
@@ -61,8 +61,9 @@ def check_on_triton(case: Case, function: object) -> None:
     """One workspace a call: the interpreter is slow."""
     pytest.importorskip("triton")
     call = similarity_call(case, function)
-    actual = call.run_kernel(case, case.options["workspaces"][0], "triton")
-    check(call, actual, similarity_allowances(case, call))
+    workspace = case.options["workspaces"][0]
+    actual = call.run_kernel(case, workspace, "triton")
+    check(call, actual, similarity_allowances(case, call, Roundings.of_triton(case, workspace)))
 
 
 interpreted = pytest.mark.skipif(IS_GPU, reason="the cases and their numbers are those of a CPU")
