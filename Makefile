@@ -31,7 +31,7 @@ PYTEST := $(BIN)/python -m pytest --ignore tests/peers --numprocesses $(WORKERS)
 test: $(VENV)/.test
 	$(PYTEST) $(ARGS)
 
-# The full tier, an hour: every case of every test, and ten times as many random calls.
+# The full tier, a few times as long: every case of every test, and more random calls.
 test-all: $(VENV)/.test
 	MMCORE_TEST_TIER=full $(PYTEST) $(ARGS)
 

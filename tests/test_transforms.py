@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.op
 LABEL = torch.arange(6) // 2
 
 
-def first_row(z: Tensor) -> Tensor:
+def weighted_sum(z: Tensor) -> Tensor:
     return (z * torch.linspace(-1, 1, z.numel()).view_as(z)).sum()
 
 
-# By op: a loss of x and y, (6, 8) each.
+# By op: a loss of x and y, (N, 8) each.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l2_normalize": lambda x, y: first_row(functional.l2_normalize(x) * y),
-    "project": lambda x, y: first_row(functional.project(x, y, norm="layer")),
+    "l2_normalize": lambda x, y: weighted_sum(functional.l2_normalize(x) * y),
+    "project": lambda x, y: weighted_sum(functional.project(x, y, norm="layer")),
     "softmax_similarity": lambda x, y: functional.clip_loss(x, y, 5.0),
     "softmax_similarity of x": lambda x, y: functional.sup_con_loss(x, LABEL, 5.0) + 0 * y.sum(),
     "sigmoid_similarity": lambda x, y: functional.siglip_loss(x, y, 5.0, -5.0),
@@ -38,19 +38,20 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "gram": lambda x, y: functional.barlow_twins_loss(x, y),
 }
 TEACHER = F.normalize(torch.linspace(-1, 1, 48).sin().view(6, 8), dim=1)
-# Of labels or a teacher with rows of their own.
+# Their labels or their teacher have 6 rows.
 FIXED = ("softmax_similarity of x", "distillation")
 every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 @pytest.fixture(autouse=True, params=["reference", "cpu"])
-def machine(request: pytest.FixtureRequest):
+def machine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test on plain PyTorch and on compiled kernels."""
     with mmcore.backend(request.param):
         yield request.param
 
 
-def rows(*batch: int) -> Tensor:
-    return F.normalize(torch.randn(*batch, 6, 8), dim=-1)
+def rows(*batch: int, count: int = 6) -> Tensor:
+    return F.normalize(torch.randn(*batch, count, 8), dim=-1)
 
 
 def gradients(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
@@ -97,11 +98,12 @@ def test_a_second_derivative_is_an_error_not_a_zero(machine: str, name: str) -> 
 def test_compiles_for_any_number_of_rows(machine: str, name: str) -> None:
     torch.compiler.reset()
     loss = LOSSES[name]
-    dynamic = not name.startswith(FIXED)
-    compiled = torch.compile(loss, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-    x, y = rows(), rows()
-    torch.testing.assert_close(compiled(x, y), loss(x, y))
-    torch.testing.assert_close(gradients(compiled, x, y), gradients(loss, x, y))
+    is_fixed = name in FIXED
+    compiled = torch.compile(loss, fullgraph=True, dynamic=not is_fixed, backend="aot_eager")
+    for count in (6,) if is_fixed else (6, 9, 4):
+        x, y = rows(count=count), rows(count=count)
+        torch.testing.assert_close(compiled(x, y), loss(x, y))
+        torch.testing.assert_close(gradients(compiled, x, y), gradients(loss, x, y))
 
 
 def test_an_op_by_itself_has_no_gradient_and_says_so(machine: str) -> None:

@@ -40,7 +40,7 @@ def differentiable(
         def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
             return one_by_one(Call.apply, info.batch_size, in_dims, inputs)
 
-    # torch asks for it at every call, and building it takes as long as the rest of a Function.
+    # torch reads the signature at every call, and would build it anew each time.
     Call.forward.__signature__ = inspect.signature(Call.forward)  # type: ignore[attr-defined]
 
     def call(*inputs: Any) -> Any:
@@ -86,7 +86,7 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
 
 
 def _below_autograd(op: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-    """The call of an op without the op's own autograd, which only refuses, and costs time."""
+    """Calls an op without the op's own autograd, which does nothing but refuse and costs time."""
     if torch.compiler.is_compiling():
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
@@ -118,7 +118,7 @@ def one_by_one(
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
-    """Views of tensors that come again."""
+    """The values, with a view in place of a tensor that occurs a second time."""
     found: list[Any] = []
     for value in values:
         is_repeated = isinstance(value, Tensor) and any(value is other for other in found)
@@ -127,7 +127,7 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 
 def _flat(values: Any) -> list[Any]:
-    """Without lists, into which autograd does not look."""
+    """The values with their lists expanded: autograd ignores tensors inside lists."""
     flat: list[Any] = []
     for value in (values,) if isinstance(values, Tensor) else values:
         flat += value if isinstance(value, list) else [value]
@@ -135,6 +135,6 @@ def _flat(values: Any) -> list[Any]:
 
 
 def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
-    """The reverse; of a list `sizes` has the length."""
+    """Undoes `_flat`; `sizes` has the length of every list, and None for what is no list."""
     rest = iter(flat)
     return [next(rest) if size is None else [next(rest) for _ in range(size)] for size in sizes]

@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
             raise ValueError(f"target must be in [-1, {columns}), got {outside}")
 
     def of_rows(self, rows: slice) -> Pairs:
-        """Those of a slab of rows and all columns, whose vectors are there then."""
+        """The vectors of a slab of rows and of all columns, filled in where y is x."""
 
         def part(vector: Tensor | None) -> Tensor | None:
             return None if vector is None else vector[rows]

@@ -91,11 +91,8 @@ class Matrix(NamedTuple):
 
 
 def reference_forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    matrix, is_symmetric, keeps_gradients = (
-        Matrix.of(*arguments[:9]),
-        arguments[1] is None,
-        arguments[-1],
-    )
+    matrix, is_symmetric = Matrix.of(*arguments[:9]), arguments[1] is None
+    keeps_gradients = arguments[-1]
     total, of_positive = (matrix.x.new_zeros((), dtype=torch.float64) for _ in range(2))
     for slab in matrix.slabs():
         # In float64: where training has converged, total − positive is a difference of near equals.
