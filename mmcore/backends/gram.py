@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends.calls import GramCall
+from mmcore.backends.inputs import GramInputs
 
 # Small beside the features of a large batch, and enough for a product to run at full speed. On a
 # CPU what is made of a slab on its way stays in the caches; on a GPU launches cost more.
@@ -30,7 +30,7 @@ def column_mean(x: Tensor) -> Tensor:
 
 
 def gram(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    call = GramCall(*arguments)
+    call = GramInputs(*arguments)
     has_xx, has_xy, has_yy, has_diagonals = call.parts
     x_width = call.x.shape[1]
     y_width = x_width if call.y is None else call.y.shape[1]
@@ -55,7 +55,7 @@ def gram(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def gram_backward(*arguments: Any) -> tuple[Tensor, Tensor]:
     *described, grad_xx, grad_xy, grad_yy, grad_diagonals, wanted = arguments
-    call = GramCall(*described)
+    call = GramInputs(*described)
     y = call.x if call.y is None else call.y
     has_xx, has_xy, has_yy, has_diagonals = call.parts
     by_xx = grad_xx + grad_xx.T if has_xx else None
@@ -99,7 +99,7 @@ def _slabs(x: Tensor, width: int) -> Iterator[slice]:
         yield slice(first, first + size)
 
 
-def _sides(call: GramCall, rows: slice, keeps_16_bits: bool) -> tuple[Tensor, Tensor]:
+def _sides(call: GramInputs, rows: slice, keeps_16_bits: bool) -> tuple[Tensor, Tensor]:
     left = _centred(call.x[rows], call.x_mean, keeps_16_bits)
     if call.y is None:
         return left, left

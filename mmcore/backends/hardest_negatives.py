@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends.calls import as_inputs
+from mmcore.backends.inputs import as_inputs
 
 ROWS_OF_A_SLAB = 4096
 Tensors = tuple[Tensor, ...]

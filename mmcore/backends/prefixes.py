@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore.backends.calls import as_inputs
+from mmcore.backends.inputs import as_inputs
 
 Tensors = tuple[Tensor, ...]
 

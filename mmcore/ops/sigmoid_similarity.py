@@ -38,7 +38,7 @@ from mmcore.backends import (
     selected,
     triton,
 )
-from mmcore.backends.calls import as_inputs
+from mmcore.backends.inputs import as_inputs
 from mmcore.backends.workspace import current
 from mmcore.ops import pairs
 from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient

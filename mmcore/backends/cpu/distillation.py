@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import distillation as by_slabs
-from mmcore.backends.calls import as_inputs
 from mmcore.backends.cpu.arrays import double, new, threads, vector
 from mmcore.backends.cpu.module import _C
 from mmcore.backends.cpu.similarity import Gradients, Similarity
+from mmcore.backends.inputs import as_inputs
 
 
 def distillation(*arguments: Any) -> tuple[Tensor, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends.calls import ProjectionCall, as_inputs
 from mmcore.backends.cpu.arrays import (
     new,
     rows,
@@ -22,6 +21,7 @@ from mmcore.backends.cpu.arrays import (
     zeros,
 )
 from mmcore.backends.cpu.module import _C
+from mmcore.backends.inputs import ProjectionInputs, as_inputs
 
 
 def l2_normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def l2_normalize_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: 
     return grad_x
 
 
-class Projection(ProjectionCall):
+class Projection(ProjectionInputs):
     """One projection as the compiled module takes it."""
 
     __slots__ = ()

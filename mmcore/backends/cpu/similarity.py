@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import kept_memory
-from mmcore.backends.calls import SimilarityCall, as_inputs
 from mmcore.backends.cpu.arrays import (
     double,
     new,
@@ -26,6 +25,7 @@ from mmcore.backends.cpu.arrays import (
     zeros,
 )
 from mmcore.backends.cpu.module import _C
+from mmcore.backends.inputs import SimilarityInputs, as_inputs
 
 
 def kept_tiles(workspace: int, rows: int, columns: int, *_: bool) -> int:
@@ -35,7 +35,7 @@ def kept_tiles(workspace: int, rows: int, columns: int, *_: bool) -> int:
     return size
 
 
-class Similarity(SimilarityCall):
+class Similarity(SimilarityInputs):
     """One similarity matrix as the compiled module takes it."""
 
     __slots__ = ()

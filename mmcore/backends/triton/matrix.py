@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mmcore.backends.calls import SimilarityCall
+from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton.launch import (
     HEAVY,
     by_pointers,
@@ -22,7 +22,7 @@ from mmcore.backends.triton.pair_ids import count_positives, ranks
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
-class Matrix(SimilarityCall):
+class Matrix(SimilarityInputs):
     """One similarity matrix as the kernels take it: the columns' vectors are always spelled out."""
 
     __slots__ = ()

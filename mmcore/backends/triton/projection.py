@@ -14,7 +14,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.calls import ProjectionCall, as_inputs
+from mmcore.backends.inputs import ProjectionInputs, as_inputs
 from mmcore.backends.triton.input_norm import (
     input_norm_backward_kernel,
     input_norm_forward_kernel,
@@ -28,7 +28,7 @@ from mmcore.backends.triton.products import product
 SLAB_ROWS, SUMS_TILE = 1024, (64, 64)
 
 
-class Projection(ProjectionCall):
+class Projection(ProjectionInputs):
     """One projection as the kernels take it."""
 
     __slots__ = ()

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.calls import as_inputs
+from mmcore.backends.inputs import as_inputs
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.kept_sigmoid import NUM_WARPS, from_kept_kernel
 from mmcore.backends.triton.launch import (

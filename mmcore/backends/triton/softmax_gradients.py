@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.calls import SimilarityCall, as_inputs
+from mmcore.backends.inputs import SimilarityInputs, as_inputs
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.gradient import store_gradient_kernel
 from mmcore.backends.triton.gradient_terms import (
@@ -71,7 +71,7 @@ class Needs(NamedTuple):
 def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     *described, row_lse, col_lse, row_pos, col_pos, kept = arguments[:20]
     *upstream, wanted = arguments[20:]
-    call = SimilarityCall(*described)
+    call = SimilarityInputs(*described)
     if call.positives == "sum":
         return _gradients(described, (row_lse, col_lse), kept, kept.nbytes, upstream, wanted)
     # The same rounded E in both, so that it cancels where the positives are nearly everything;
@@ -82,7 +82,7 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     passes = (
         _gradients(described, (row_lse, col_lse), kept, kept.nbytes, of_all, wanted),
         _gradients(
-            call.of_positives(), (row_pos, col_pos), of_second, kept.nbytes, of_positives, wanted
+            call.among_positives(), (row_pos, col_pos), of_second, kept.nbytes, of_positives, wanted
         ),
     )
     return tuple(one.add_(other) for one, other in zip(*passes, strict=True))

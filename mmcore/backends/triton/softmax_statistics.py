@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from mmcore.backends.calls import SimilarityCall
+from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.exponential_sums import (
     running_log_sum_exp_kernel,
@@ -56,12 +56,12 @@ class SideStatistics(NamedTuple):
 
 def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     *described, kept_size = arguments
-    call = SimilarityCall(*described)
+    call = SimilarityInputs(*described)
     statistics = _softmax_similarity(*described, kept_size)
     if call.positives == "sum":
         return statistics
     row_lse, col_lse, _, _, kept = statistics
-    row_pos, col_pos, *_ = _softmax_similarity(*call.of_positives(), 0)
+    row_pos, col_pos, *_ = _softmax_similarity(*call.among_positives(), 0)
     return row_lse, col_lse, row_pos, col_pos, kept
 
 
