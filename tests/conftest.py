@@ -25,7 +25,8 @@ import torch
 from objective_cases import WIDTH
 
 import mmcore
-from mmcore.backends import cpu, gram
+from mmcore.backends import cpu
+from mmcore.backends.reference import gram
 
 if not IS_GPU and find_spec("triton") is not None:
     import interpreter

@@ -5,71 +5,52 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from contracts import check_family, layouts, opcheck
 from machines import values_seen
 from torch import Tensor
 
 import mmcore
 from mmcore import functional
+from mmcore.backends.inputs import (
+    SigmoidWanted,
+    SimilarityInputs,
+    SoftmaxUpstream,
+    SoftmaxWanted,
+)
+from mmcore.backends.reference.project import ProjectionInputs, ProjectionWanted
+from mmcore.ops import project, sigmoid_similarity, softmax_similarity
+from mmcore.ops.pairs import Pairs
 
 pytestmark = pytest.mark.op
-
-CHECKS = (
-    "test_schema",
-    "test_autograd_registration",
-    "test_faketensor",
-    "test_aot_dispatch_dynamic",
-)
-
-
-def layouts() -> list[Tensor]:
-    """One matrix, dense, transposed and strided."""
-    return [torch.randn(10, 6), torch.randn(6, 10).T, torch.randn(20, 12)[::2, ::2]]
 
 
 @pytest.mark.parametrize("layout", range(3))
 def test_opcheck_l2_normalize(machine: str, layout: int) -> None:
-    x = layouts()[layout]
-    torch.library.opcheck(
-        torch.ops.mmcore.l2_normalize.default, (x, 1e-12, machine), test_utils=CHECKS
-    )
-    y, inverse_norm = torch.ops.mmcore.l2_normalize(x, 1e-12, machine)
-    torch.library.opcheck(
-        torch.ops.mmcore.l2_normalize_backward.default,
-        (y, inverse_norm, torch.randn(10, 6), 1e-12, machine),
-        test_utils=CHECKS,
-    )
+    x, ops = layouts()[layout], torch.ops.mmcore
+    opcheck(ops.l2_normalize, x, 1e-12, machine)
+    y, inverse_norm = ops.l2_normalize(x, 1e-12, machine)
+    opcheck(ops.l2_normalize_backward, y, inverse_norm, torch.randn(10, 6), 1e-12, machine)
 
 
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("norm", ["none", "layer", "rms"])
 def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
-    x, weight = layouts()[layout], torch.randn(4, 6)
-    bias = None if norm == "rms" else torch.randn(4)
-    norm_weight = None if norm == "none" else torch.randn(6)
-    norm_bias = torch.randn(6) if norm == "layer" else None
-    arguments = (x, weight, bias, norm, norm_weight, norm_bias, 1e-5, norm != "rms", 1e-12, True)
-    torch.library.opcheck(
-        torch.ops.mmcore.project.default, (*arguments, machine), test_utils=CHECKS
-    )
-    outputs = torch.ops.mmcore.project(*arguments, machine)
-    torch.library.opcheck(
-        torch.ops.mmcore.project_backward.default,
-        (
-            *arguments,
-            *outputs,
-            torch.randn(10, 4),
-            [True, norm != "rms", True, False, True],
-            machine,
-        ),
-        test_utils=CHECKS,
-    )
+    inputs = ProjectionInputs(
+        x=layouts()[layout], weight=torch.randn(4, 6),
+        bias=None if norm == "rms" else torch.randn(4), norm=norm,
+        norm_weight=None if norm == "none" else torch.randn(6),
+        norm_bias=torch.randn(6) if norm == "layer" else None, norm_eps=1e-5,
+        normalize=norm != "rms", eps=1e-12, multiplies_bfloat16=True,
+    )  # fmt: skip
+    wanted = ProjectionWanted(True, norm != "rms", True, False, norm == "layer")
+    check_family(project.family, inputs, wanted, machine)
 
 
-def pair_vectors(name: str) -> list[Tensor | None]:
+def pair_vectors(name: str) -> dict[str, Tensor | None]:
     """Targets, or labels and groups, of a (10, 8) matrix as the ops take them."""
     if name == "target":
-        return [torch.randint(-1, 8, (10,)), None, None, None, None]
-    return [None, *(torch.randint(-1, 4, (size,)) for size in (10, 8, 10, 8))]
+        return Pairs(torch.randint(-1, 8, (10,)), None, None, None, None)._asdict()
+    return Pairs(None, *(torch.randint(-1, 4, (size,)) for size in (10, 8, 10, 8)))._asdict()
 
 
 @pytest.mark.parametrize("layout", range(3))
@@ -77,54 +58,72 @@ def pair_vectors(name: str) -> list[Tensor | None]:
     ("pairs", "positives"), [("target", "sum"), ("labels", "sum"), ("labels", "log_sum_exp")]
 )
 @pytest.mark.parametrize("has_biases", [True, False])
+@pytest.mark.parametrize("rounds", [True, False])
 def test_opcheck_softmax_similarity(
-    machine: str, layout: int, pairs: str, positives: str, has_biases: bool
+    machine: str, layout: int, pairs: str, positives: str, has_biases: bool, rounds: bool
 ) -> None:
-    x, y = layouts()[layout], torch.randn(8, 6)
-    scale = torch.tensor(2.0)
-    biases: list[Tensor | None] = [None, None, None]
-    if has_biases:
-        biases = [torch.randn(shape) for shape in ((), (10,), (8,))]
-    vectors = pair_vectors(pairs)
-    arguments = (x, y, scale, *biases, *vectors, "negatives", has_biases, True, positives)
-    torch.library.opcheck(
-        torch.ops.mmcore.softmax_similarity.default, (*arguments, 0, machine), test_utils=CHECKS
+    bias, row_bias, col_bias = (
+        torch.randn(shape) if has_biases else None for shape in ((), (10,), (8,))
     )
-    found = torch.ops.mmcore.softmax_similarity(*arguments, 0, machine)
-    wanted = [True, False, True, has_biases, has_biases, False]
-    torch.library.opcheck(
-        torch.ops.mmcore.softmax_similarity_backward.default,
-        (*arguments, *found, *found[:4], wanted, machine),
-        test_utils=CHECKS,
-    )
+    inputs = SimilarityInputs(
+        x=layouts()[layout], y=torch.randn(8, 6), scale=torch.tensor(2.0), bias=bias,
+        row_bias=row_bias, col_bias=col_bias, **pair_vectors(pairs), denominator="negatives",
+        has_columns=has_biases, multiplies_bfloat16=True, positives=positives,
+    )  # fmt: skip
+    if not rounds:
+        inputs = inputs._replace(x=inputs.x.bfloat16(), y=torch.randn(8, 6).bfloat16())
+    wanted = SoftmaxWanted(x=True, y=False, scale=True, row_bias=has_biases)
+    check_family(softmax_similarity.family, inputs, wanted, machine, 0, rounds)
 
 
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("pairs", ["target", "labels"])
 @pytest.mark.parametrize("keeps", [True, False])
-def test_opcheck_sigmoid_similarity(machine: str, layout: int, pairs: str, keeps: bool) -> None:
-    x, y = layouts()[layout], torch.randn(8, 6)
-    scalars = [torch.tensor(value) for value in (2.0, -1.0)]
-    arguments = (x, y, *scalars, *pair_vectors(pairs), False)
-    torch.library.opcheck(
-        torch.ops.mmcore.sigmoid_similarity.default, (*arguments, keeps, machine), test_utils=CHECKS
-    )
-    total, positive, kept, sums = torch.ops.mmcore.sigmoid_similarity(*arguments, keeps, machine)
-    torch.library.opcheck(
-        torch.ops.mmcore.sigmoid_similarity_backward.default,
-        (*arguments, kept, sums, total, positive, [True, True, False, True], machine),
-        test_utils=CHECKS,
-    )
+@pytest.mark.parametrize("rounds", [True, False])
+def test_opcheck_sigmoid_similarity(
+    machine: str, layout: int, pairs: str, keeps: bool, rounds: bool
+) -> None:
+    inputs = SimilarityInputs(
+        x=layouts()[layout], y=torch.randn(8, 6), scale=torch.tensor(2.0),
+        bias=torch.tensor(-1.0), row_bias=None, col_bias=None, **pair_vectors(pairs),
+    )  # fmt: skip
+    wanted = SigmoidWanted(x=True, y=True, scale=False, bias=True)
+    size = 18 * 6 if keeps else 0
+    check_family(sigmoid_similarity.family, inputs, wanted, machine, size, rounds)
 
 
 def test_opcheck_where_y_is_x(machine: str) -> None:
-    x, scale = torch.randn(10, 6), torch.tensor(2.0)
-    pairs = [None, torch.randint(-1, 4, (10,)), None, torch.arange(10), None]
-    softmax = (x, None, scale, None, None, None, *pairs, "all", True, False, "sum", 0, machine)
-    sigmoid = (x, None, scale, None, *pairs, False, True, machine)
-    for op, arguments in (("softmax", softmax), ("sigmoid", sigmoid)):
-        call = getattr(torch.ops.mmcore, f"{op}_similarity").default
-        torch.library.opcheck(call, arguments, test_utils=CHECKS)
+    inputs = SimilarityInputs(
+        x=torch.randn(10, 6), y=None, scale=torch.tensor(2.0), bias=None, row_bias=None,
+        col_bias=None, target=None, row_label=torch.randint(-1, 4, (10,)), col_label=None,
+        row_group=torch.arange(10), col_group=None,
+    )  # fmt: skip
+    softmax, sigmoid = softmax_similarity.family, sigmoid_similarity.family
+    check_family(softmax, inputs, SoftmaxWanted(True, False, True), machine)
+    check_family(sigmoid, inputs, SigmoidWanted(True, False, True, False), machine, 60)
+
+
+def test_gradients_that_are_not_rounded_are_float32(machine: str) -> None:
+    """As distribution adds them up over processes."""
+    inputs = SimilarityInputs(
+        x=F.normalize(torch.randn(40, 16)).bfloat16(),
+        y=F.normalize(torch.randn(40, 16)).bfloat16(), scale=torch.tensor(10.0), bias=None,
+        row_bias=None, col_bias=None, target=torch.arange(40), row_label=None, col_label=None,
+        row_group=None, col_group=None, multiplies_bfloat16=True,
+    )  # fmt: skip
+    family = softmax_similarity.family
+    found = family(inputs, backend=machine)
+    upstream = SoftmaxUpstream(*(torch.randn(40, dtype=torch.float64) for _ in range(4)))
+    wanted = SoftmaxWanted(True, True, True)
+    rounded, exact = (
+        family.backward(inputs, found, upstream, wanted, rounds=rounds, backend=machine)
+        for rounds in (True, False)
+    )
+    for one, other in zip(rounded[:2], exact[:2], strict=True):
+        assert isinstance(one, Tensor)
+        assert isinstance(other, Tensor)
+        assert (one.dtype, other.dtype) == (torch.bfloat16, torch.float32)
+        assert torch.equal(one, other.bfloat16())
 
 
 def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def test_sizes_and_dtypes(backend: str, dtype: torch.dtype, rows: int) -> None:
 
 
 def test_several_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmcore.backends import distillation
+    from mmcore.backends.reference import distillation
 
     x, y, a, b = (unit_rows().double().requires_grad_(i < 2) for i in range(4))
     found = []

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 import mmcore
 from mmcore import functional
-from mmcore.backends import kept_memory
+from mmcore.backends import buffer_pool
+from mmcore.backends.buffer_pool import waiting
 
 pytestmark = pytest.mark.op
 
@@ -121,18 +122,14 @@ def test_targets_out_of_range_where_y_is_x(on_host: str) -> None:
         functional.softmax_similarity(x, x, target=target, row_group=group)
 
 
-def waiting() -> list[int]:
-    return [buffer.array.size for buffer in kept_memory._waiting]
-
-
 def test_buffers_wait_for_every_matrix_of_an_objective() -> None:
     """As a batch of keys and a queue ask for them: the small one first, which leaves the large."""
     with mmcore.workspace(4 * 1000):
-        held = [kept_memory.take(size) for size in (100, 600)]
+        held = [buffer_pool.take(size) for size in (100, 600)]
         places = [part.data_ptr() for part in held]
         del held
         assert waiting() == [600, 100]
-        held = [kept_memory.take(size) for size in (90, 590, 400)]
+        held = [buffer_pool.take(size) for size in (90, 590, 400)]
         assert [part.data_ptr() for part in held[:2]] == places
         del held
         assert waiting() == [600, 400]  # no room for 100 numbers more
@@ -144,10 +141,10 @@ def test_buffers_wait_for_every_matrix_of_an_objective() -> None:
 
 def test_a_buffer_that_is_never_asked_for_is_let_go() -> None:
     with mmcore.workspace(4 * 1000):
-        kept_memory.take(900)
-        for _ in range(kept_memory.PATIENCE):
+        buffer_pool.take(900)
+        for _ in range(buffer_pool.PATIENCE):
             assert waiting()[0] == 900
-            kept_memory.take(200)
+            buffer_pool.take(200)
         assert waiting() == [200]
 
 

@@ -1,6 +1,6 @@
 """The Gram op against plain formulas; what torch expects of it; what it never stores.
 
-Every backend runs the same torch code (backends/gram.py), so that no test repeats for each.
+Every backend runs the same torch code, the reference's, so that no test repeats for each.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from budget import check_against_eager
+from contracts import check_family, layouts, opcheck
 from gram_cases import BATCH, every_batch, features, several
 from largest import Largest
 from machines import HALVES
 from objective_cases import WIDTH
 from torch import Tensor
 
-from mmcore.backends import gram as slabs
+from mmcore.backends.reference import gram as slabs
 from mmcore.functional import gram
+from mmcore.ops import gram as gram_op
 
 pytestmark = [pytest.mark.op, pytest.mark.usefixtures("several_slabs")]
 
@@ -107,30 +109,20 @@ def test_only_the_gradient_that_is_wanted() -> None:
 @pytest.mark.parametrize("layout", range(3))
 @pytest.mark.parametrize("is_symmetric", [False, True])
 def test_opcheck(machine: str, layout: int, is_symmetric: bool) -> None:
-    checks = (
-        "test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic",
-    )  # fmt: skip
-    x = [torch.randn(10, 6), torch.randn(6, 10).T, torch.randn(20, 12)[::2, ::2]][layout]
+    x = layouts()[layout]
     y = None if is_symmetric else torch.randn(10, 6)
-    means = (x.mean(0).double(), None)
     parts = [True, not is_symmetric, not is_symmetric, not is_symmetric]
-    inputs = (x, y, *means, parts)
-    ops = torch.ops.mmcore
-    torch.library.opcheck(ops.gram.default, (*inputs, machine), test_utils=checks)
-    outputs = ops.gram(*inputs, machine)
-    torch.library.opcheck(
-        ops.gram_backward.default,
-        (*inputs, *outputs, [True, not is_symmetric], machine),
-        test_utils=checks,
-    )
-    torch.library.opcheck(ops.column_mean.default, (x, machine), test_utils=checks)
+    inputs = slabs.GramInputs(x, y, x.mean(0).double(), None, parts)
+    check_family(gram_op.family, inputs, slabs.GramWanted(True, not is_symmetric), machine)
+    opcheck(torch.ops.mmcore.column_mean, x, machine)
 
 
 def test_16_bit_rows_are_widened_a_slab_at_a_time() -> None:
     x, y = (z.bfloat16() for z in features("random"))
     parts = [True, True, True, True]
     with Largest(torch.float32, torch.float64) as largest:
-        described = (x, y, slabs.column_mean(x), slabs.column_mean(y), parts)
-        sums = slabs.gram(*described)
-        slabs.gram_backward(*described, *sums, [True, True])
+        means = (slabs.column_mean(x), slabs.column_mean(y))
+        inputs = slabs.GramInputs(x, y, *means, parts)
+        sums = slabs.forward(inputs)
+        slabs.backward(inputs, slabs.Nothing(), sums, slabs.GramWanted(True, True), True)
     assert largest.size == 50 * WIDTH < x.numel()

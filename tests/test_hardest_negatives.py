@@ -101,7 +101,7 @@ def test_sizes_and_dtypes(backend: str, rows: int, dtype: torch.dtype) -> None:
 
 
 def test_threads_and_slabs_change_nothing(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmcore.backends import hardest_negatives
+    from mmcore.backends.reference import hardest_negatives
 
     x, y = (unit_rows(500).round(decimals=1).requires_grad_() for _ in range(2))
     results = []

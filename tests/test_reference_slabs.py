@@ -14,7 +14,7 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
-from mmcore.ops.slabs import LEAST_ROWS
+from mmcore.backends.reference.slabs import LEAST_ROWS
 
 pytestmark = pytest.mark.op
 # Three slabs at a workspace of 0, the last a short one.

@@ -34,7 +34,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         functional.distill_clip_loss(x, y, 5.0, TEACHER, TEACHER.flip(0), 9.0), torch.zeros(())
     ),
     "product_similarity": lambda x, y: functional.symile_loss({"a": x, "b": y}, 5.0),
-    "gram_volume": lambda x, y: functional.gram_loss({"a": x, "b": y}, 5.0, anchor="a"),
+    "volume": lambda x, y: functional.gram_loss({"a": x, "b": y}, 5.0, anchor="a"),
     "gram": lambda x, y: functional.barlow_twins_loss(x, y),
 }
 TEACHER = F.normalize(torch.linspace(-1, 1, 48).sin().view(6, 8), dim=1)

@@ -16,9 +16,9 @@ import mmcore
 
 pytest.importorskip("triton")
 from fake_gpu import Launches, Memory, fake_gpu
+from mmcore.backends.hardest_negatives import SearchedNegatives
 
 from mmcore.backends import distillation, hardest_negatives, triton
-from mmcore.backends.hardest_negatives import SearchedNegatives
 
 MIB, GB = 2**20, 10**9
 # float64 statistics, float32 terms, and what is between them, for a row or a column.

@@ -21,8 +21,8 @@ from objective_cases import (
 )
 from torch import Tensor
 
+from mmcore.backends.reference import volume as volumes
 from mmcore.functional import gram_loss
-from mmcore.ops import gram_volume
 
 pytestmark = pytest.mark.objective
 
@@ -61,8 +61,8 @@ def named(*rows: Tensor) -> dict[str, Tensor]:
 def test_formula(
     kind: str, modalities: int, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gram_volume, "CPU_TILE", 17)  # the last tile is a short one
-    monkeypatch.setattr(gram_volume, "GPU_TILE", 17)
+    monkeypatch.setattr(volumes, "CPU_TILE", 17)  # the last tile is a short one
+    monkeypatch.setattr(volumes, "GPU_TILE", 17)
 
     def ours(*inputs: Tensor) -> Tensor:
         *rows, scale = inputs
@@ -91,7 +91,7 @@ def test_gradients_in_float64(modalities: int) -> None:
 
     assert torch.autograd.gradcheck(loss, inputs)
     x, *others, scale = (z.detach() for z in inputs)
-    torch.library.opcheck(torch.ops.mmcore.gram_volume, (x, others, scale, "reference"))
+    torch.library.opcheck(torch.ops.mmcore.volume, (x, others, scale, "reference"))
 
 
 @pytest.mark.parametrize("learnt", range(4))

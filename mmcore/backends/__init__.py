@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, triton
+from mmcore.backends import cpu, triton, workspace
+from mmcore.backends.cpu import kept_size as cpu_kept_size
+from mmcore.backends.triton import kept_size as triton_kept_size
 
 NAMES = ("auto", "reference", "cpu", "triton")
 COMPILED = {"cpu": cpu, "triton": triton}
-# Backends that may compute the gradients of a sigmoid in the forward and keep them. Kept gradients
-# are right for upstream gradients (a, −a) only, which the host of a GPU cannot check; with targets
-# the backward corrects them in O(N·D).
-KEEP_GRADIENTS_OF_LABELS = ("cpu",)
-KEEP_GRADIENTS_OF_TARGETS = ("cpu", "triton")
+KEPT_SIZES: dict[str, ModuleType] = {"cpu": cpu_kept_size, "triton": triton_kept_size}
 
 
 class FallbackWarning(UserWarning):
@@ -93,23 +95,32 @@ def choose(requested: str, x: Tensor) -> str:
     return "reference"
 
 
-def kept_tiles(name: str, *described: Any) -> int:
-    """Float32 numbers that a backend keeps of a similarity matrix for its backward.
+@cache
+def implementation(name: str, family: str) -> ModuleType:
+    """The backend's file of an op family; the reference's where it has none."""
+    module = f"{__name__}.{name}.{family}"
+    if not has_file(name, family):
+        module = f"{__name__}.reference.{family}"
+    return import_module(module)
 
-    `described`: the workspace's bytes, rows, columns, whether products are of bfloat16, and whether
-    half of the matrix is enough because it is its own transpose.
-    """
-    size: int = 0 if name == "reference" else COMPILED[name].kept_tiles(*described)
-    return size
+
+def has_file(name: str, family: str) -> bool:
+    """Whether a backend has a file, or a folder, of an op family."""
+    return find_spec(f"{__name__}.{name}.{family}") is not None
 
 
-def kept_products(name: str, *described: Any) -> int:
-    """Float32 numbers that a backend keeps of the matrices of several prefixes of the width.
+def kept_size(requested: str, family: str, inputs: Any) -> int:
+    """How many float32 numbers the backend that serves a call keeps for its backward."""
+    first = first_tensor(inputs)
+    name = choose(requested, first)
+    size = None if name == "reference" else getattr(KEPT_SIZES[name], family, None)
+    return 0 if size is None else size(workspace.current(first.device.type), inputs)
 
-    `described`: the workspace's bytes, rows, columns, and where the prefixes end.
-    """
-    size: int = cpu.kept_products(*described) if name == "cpu" else 0
-    return size
+
+def first_tensor(values: Sequence[Any]) -> Tensor:
+    """The first value, or the first of the list that it is: it decides which backend serves."""
+    first: Tensor = values[0] if isinstance(values[0], Tensor) else values[0][0]
+    return first
 
 
 def _report_fallback(obstacle: str) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mmcore.backends import kept_memory
+from mmcore.backends import buffer_pool
 
 # On a CPU every block of N = M = 8192 for up to four threads; the README says what this gains. On a
 # GPU both gradients of SigLIP at N = 65,536, D = 1024, with as much to spare, where float32 logits
@@ -42,7 +42,7 @@ _bytes = _from_environment()
 
 
 def _limit_waiting_memory() -> None:
-    kept_memory.limit(current("cpu"))
+    buffer_pool.limit(current("cpu"))
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.ops import distillation as distillation_op
+from mmcore.ops.distillation import DistillationInputs
 
 
 class DistillClipLosses(NamedTuple):
@@ -94,12 +95,14 @@ def distill_clip_loss(
     check.check_scale("teacher_scale", teacher_scale)
     scale = check.as_scalar("scale", scale, x)
     teacher_scale = check.as_scalar("teacher_scale", teacher_scale, x)
-    row_lse, col_lse, positive, row_cross, col_cross = ops.distillation.call(
-        x, y, scale, teacher_x, teacher_y, teacher_scale, backend=backend
-    )
-    both = (row_lse + col_lse) / 2
-    contrastive = (both - positive).mean()
-    distillation = (both - (row_cross + col_cross) / 2).mean()
+    inputs = DistillationInputs(
+        x=x, y=y, scale=scale, teacher_x=teacher_x, teacher_y=teacher_y,
+        teacher_scale=teacher_scale,
+    )  # fmt: skip
+    found = distillation_op.call(inputs, backend=backend)
+    both = (found.row_lse + found.col_lse) / 2
+    contrastive = (both - found.positive).mean()
+    distillation = (both - (found.row_cross + found.col_cross) / 2).mean()
     return DistillClipLosses(as_loss(contrastive, x), as_loss(distillation, x))
 
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
+from mmcore.ops import gram as gram_op
 
 
 class Sums(NamedTuple):
@@ -83,7 +83,7 @@ def sums_of(
 ) -> Sums:
     """Those of checked sides, in one call, so that their gradients are rounded together."""
     parts = (xx, xy, yy, diagonals)
-    return Sums(*ops.gram.call(x, y, centred=centred, parts=parts, backend=backend))
+    return Sums(*gram_op.call(x, y, centred=centred, parts=parts, backend=backend))
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

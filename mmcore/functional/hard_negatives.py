@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.ops import hardest_negatives as negatives_op
+from mmcore.ops.hardest_negatives import NegativesInputs
 
 
 class HardestNegatives(NamedTuple):
@@ -76,7 +77,8 @@ def hardest_negatives(
     check.check_same_rows("y", y, x)
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
-    return HardestNegatives(*ops.hardest_negatives.call(x, y, group, backend=backend))
+    inputs = NegativesInputs(x=x, y=y, row_group=group, col_group=group)
+    return HardestNegatives(*negatives_op.call(inputs, backend=backend))
 
 
 def hard_negative_loss(

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
+from mmcore.ops import prefix_similarity as prefix_op
+from mmcore.ops.prefix_similarity import PrefixInputs
 
 Objective = Callable[..., Tensor]
 EPS = 1e-12
@@ -104,10 +105,12 @@ def _clip_losses(
     if group is not None:
         check.check_indices("group", group, x.shape[0], "x", x)
     target = torch.arange(x.shape[0], device=x.device)
-    row_lse, col_lse, row_pos = ops.prefix_similarity.call(
-        x, y, scale, dims, EPS, target, group, backend=backend
-    )
-    losses: list[Tensor] = list(((row_lse + col_lse) / 2 - row_pos).mean(1))
+    inputs = PrefixInputs(
+        x=x, y=y, scale=scale, ends=list(dims), eps=EPS, target=target, row_group=group,
+        col_group=group,
+    )  # fmt: skip
+    found = prefix_op.call(inputs, backend=backend)
+    losses: list[Tensor] = list(((found.row_lse + found.col_lse) / 2 - found.row_pos).mean(1))
     return losses
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
+from mmcore.ops import l2_normalize as normalize_op
+from mmcore.ops import project as project_op
+from mmcore.ops.project import ProjectionInputs
 
 NORMS = (None, "layer", "rms")
 
@@ -41,7 +43,7 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
-    return ops.l2_normalize.call(x.reshape(-1, x.shape[-1]), eps, backend=backend).reshape(x.shape)
+    return normalize_op.call(x.reshape(-1, x.shape[-1]), eps, backend=backend).reshape(x.shape)
 
 
 def project(
@@ -104,10 +106,12 @@ def project(
     check.check_positive("norm_eps", norm_eps)
     check.check_positive("eps", eps)
     check.check_flag("normalize", normalize)
-    output = ops.project.call(
-        x.reshape(-1, x.shape[-1]), weight, bias, norm=norm or "none", norm_weight=norm_weight,
-        norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize, eps=eps, backend=backend,
+    inputs = ProjectionInputs(
+        x=x.reshape(-1, x.shape[-1]), weight=weight, bias=bias, norm=norm or "none",
+        norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize,
+        eps=eps,
     )  # fmt: skip
+    output = project_op.call(inputs, backend=backend)
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 

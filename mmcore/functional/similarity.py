@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.ops import sigmoid_similarity as sigmoid_op
+from mmcore.ops import softmax_similarity as softmax_op
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
+from mmcore.ops.softmax_similarity import SimilarityInputs
 
 
 class SoftmaxStatistics(NamedTuple):
@@ -156,11 +158,13 @@ def softmax_similarity(
     if positives != "sum" and pairs.row_label is None:
         raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
     keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
-    statistics = ops.softmax_similarity.call(
-        x, keys, scale, bias, row_bias, None if keys is None else col_bias, pairs,
-        denominator=denominator, has_columns=columns, positives=positives, backend=backend,
+    inputs = SimilarityInputs(
+        x=x, y=keys, scale=scale, bias=bias, row_bias=row_bias,
+        col_bias=None if keys is None else col_bias, **pairs._asdict(),
+        denominator=denominator, has_columns=columns, positives=positives,
     )  # fmt: skip
-    return SoftmaxStatistics(*statistics)
+    row_lse, col_lse, row_pos, col_pos, _ = softmax_op.call(inputs, backend=backend)
+    return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos)
 
 
 def sigmoid_similarity(
@@ -225,7 +229,11 @@ def sigmoid_similarity(
     scale, bias = _scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     keys, pairs = _mirror(y, pairs, y is x)
-    return SigmoidSums(*ops.sigmoid_similarity.call(x, keys, scale, bias, pairs, backend=backend))
+    inputs = SimilarityInputs(
+        x=x, y=keys, scale=scale, bias=bias, row_bias=None, col_bias=None, **pairs._asdict()
+    )
+    total, positive, _, _ = sigmoid_op.call(inputs, backend=backend)
+    return SigmoidSums(total, positive)
 
 
 def _scalars(

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
-from mmcore.ops.pairs import count_equal
+from mmcore.ops.pairs import count_equal_ids
 
 
 def sup_con_loss(
@@ -58,7 +58,7 @@ def sup_con_loss(
     statistics = softmax_similarity(
         x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
     )
-    count = count_equal(label, label) - (label != -1).long()
+    count = count_equal_ids(label, label) - (label != -1).long()
     return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
 
 
@@ -123,7 +123,7 @@ def unicl_loss(
         col_group=col_group, denominator="all" if row_group is None else "negatives",
         backend=backend,
     )  # fmt: skip
-    counts = count_equal(row_label, col_label), count_equal(col_label, row_label)
+    counts = count_equal_ids(row_label, col_label), count_equal_ids(col_label, row_label)
     if row_group is not None:
         positives = softmax_similarity(
             x, y, scale, row_label=row_label, col_label=col_label, denominator="positives",
@@ -199,7 +199,7 @@ def mil_nce_loss(
         x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",
         columns=False, backend=backend,
     )  # fmt: skip
-    has_candidate = count_equal(row_label, col_label) > 0
+    has_candidate = count_equal_ids(row_label, col_label) > 0
     # A row without candidates has −inf, whose gradient would be NaN.
     candidates = torch.where(has_candidate, statistics.row_pos, statistics.row_lse)
     return as_loss(mean_of(statistics.row_lse - candidates, has_candidate), x)

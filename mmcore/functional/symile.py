@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.ops import product_similarity as product_op
 
 NEGATIVES = ("tuples", "shuffled")
 
@@ -84,6 +84,6 @@ def symile_loss(
         order = torch.stack(
             [torch.randperm(rows, device=first.device, generator=generator) for _ in towers]
         )
-    row_lse, row_pos = ops.product_similarity.call(towers, scale, order, backend=backend)
+    row_lse, row_pos, _ = product_op.call(towers, scale, order, backend=backend)
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
     return as_loss(loss.mean(), first)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mmcore import ops
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.ops import volume as volume_op
 
 
 def gram_loss(
@@ -75,7 +75,7 @@ def gram_loss(
     # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
-    row_lse, col_lse, own, total = ops.gram_volume.call(first, others, scale, backend=backend)
+    row_lse, col_lse, own, total = volume_op.call(first, others, scale, backend=backend)
     positive = -scale * own
     log_z = (torch.logaddexp(row_lse, positive) + torch.logaddexp(col_lse, positive)) / 2
     mean = (total + positive.sum()) / first.shape[0] ** 2

@@ -1,31 +1,11 @@
 """The contracts: importing this package registers every op with torch.
 
-One file per op family, each in one reading order: mathematics, reference, contract (schema and
-fakes), autograd, backends.
+One file per op family: the mathematics, the fake, the family, and `call`, which chooses the backend
+and settles the dtypes. The named tuples that a family takes and returns are those of the backends.
 """
 
-from mmcore.ops import (
-    distillation,
-    gram,
-    gram_volume,
-    hardest_negatives,
-    l2_normalize,
-    prefix_similarity,
-    product_similarity,
-    project,
-    sigmoid_similarity,
-    softmax_similarity,
-)
+from importlib import import_module
+from pkgutil import iter_modules
 
-__all__ = [
-    "distillation",
-    "gram",
-    "gram_volume",
-    "hardest_negatives",
-    "l2_normalize",
-    "prefix_similarity",
-    "product_similarity",
-    "project",
-    "sigmoid_similarity",
-    "softmax_similarity",
-]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.ops.layout import flat, nested
+
 
 def differentiable(
     forward: Callable[..., Any], *, save: Callable[..., None], backward: Callable[..., Any]
@@ -61,8 +63,8 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
 
     class Gradients(torch.autograd.Function):
         @staticmethod
-        def forward(sizes: Sequence[int | None], *flat: Any) -> tuple[Tensor, ...]:
-            return tuple(_flat(_below_autograd(op, _nested(flat, sizes))))
+        def forward(sizes: Sequence[int | None], *values: Any) -> tuple[Tensor, ...]:
+            return tuple(flat(_below_autograd(op, nested(values, sizes))))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -78,9 +80,11 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
 
     def call(*arguments: Any) -> list[Tensor]:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return _flat(_below_autograd(op, arguments))
-        sizes = tuple(len(value) if isinstance(value, list) else None for value in arguments)
-        return list(Gradients.apply(sizes, *_flat(arguments)))
+            return flat(_below_autograd(op, arguments))
+        sizes = tuple(
+            len(value) if isinstance(value, list | tuple) else None for value in arguments
+        )
+        return list(Gradients.apply(sizes, *flat(arguments)))
 
     return call
 
@@ -124,17 +128,3 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
         is_repeated = isinstance(value, Tensor) and any(value is other for other in found)
         found.append(value.view_as(value) if is_repeated else value)
     return found
-
-
-def _flat(values: Any) -> list[Any]:
-    """The values with their lists expanded: autograd ignores tensors inside lists."""
-    flat: list[Any] = []
-    for value in (values,) if isinstance(values, Tensor) else values:
-        flat += value if isinstance(value, list) else [value]
-    return flat
-
-
-def _nested(flat: Sequence[Any], sizes: Sequence[int | None]) -> list[Any]:
-    """Undoes `_flat`; `sizes` has the length of every list, and None for what is no list."""
-    rest = iter(flat)
-    return [next(rest) if size is None else [next(rest) for _ in range(size)] for size in sizes]

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmcore import backends
 
 LIBRARY = torch.library.Library("mmcore", "DEF")
 
 
-def define(
-    name: str,
-    schema: str,
-    *,
-    fake: Callable[..., Any],
-    implementations: Mapping[str, Callable[..., Any]],
-) -> None:
+def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..., Any]) -> None:
     """Registers ``mmcore::<name>`` for every device and for torch.compile.
 
     The first argument of the schema is the tensor, or the first of the tensors, that decides which
-    implementation serves a call, the last is the name of the backend asked for. The op itself has
-    no gradient, and says so instead of a silent zero; autograd.py gives it one.
+    backend serves a call; the last is the name of the backend asked for. `run` takes the name of
+    the backend that serves, then all arguments but the last. The op itself has no gradient, and
+    says so instead of a silent zero; autograd.py gives it one.
     """
 
     def dispatch(*arguments: Any) -> Any:
-        first = arguments[0] if isinstance(arguments[0], Tensor) else arguments[0][0]
-        implementation = implementations[backends.choose(arguments[-1], first)]
-        if not torch.is_autocast_enabled(first.device.type):
-            return implementation(*arguments[:-1])
-        # The dtypes were settled above the op; autocast must not round inside the reference.
-        with torch.autocast(first.device.type, enabled=False):
-            return implementation(*arguments[:-1])
+        first = backends.first_tensor(arguments)
+        name = backends.choose(arguments[-1], first)
+        with ExitStack() as settings:
+            if torch.is_autocast_enabled(first.device.type):
+                # Dtypes were settled above the op; autocast must not round inside the reference.
+                settings.enter_context(torch.autocast(first.device.type, enabled=False))
+            if first.is_cuda:
+                # Triton launches on torch's current device, which need not be the tensors'.
+                settings.enter_context(torch.cuda.device_of(first))
+            return run(name, *arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
         raise NotImplementedError(f"mmcore::{name} has no gradient: call mmcore.functional")

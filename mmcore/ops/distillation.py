@@ -14,111 +14,42 @@ gradients of row_lse, col_lse, positive, row_cross and col_cross, and none for t
 The softmaxes are subtracted inside G: where the student has learned, they are equal.
 
 x, y: (N, D); teacher_x, teacher_y: (N, E); scales: 0-D. All statistics are float64, (N,). is_apart:
-whether a backend left the call to torch, as it has to in the backward too.
+whether a backend left the call to the reference, as it has to in the backward too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from mmcore.backends import cpu, selected
-from mmcore.backends import distillation as by_slabs
-from mmcore.ops.autograd import differentiable, once_differentiable
-from mmcore.ops.define import define
-from mmcore.ops.gradients import fake_gradients, only_wanted
+from mmcore.backends import selected
+from mmcore.backends.reference.distillation import DistillationInputs as DistillationInputs
+from mmcore.backends.reference.distillation import (
+    DistillationStatistics,
+    DistillationUpstream,
+    DistillationWanted,
+)
+from mmcore.ops.family import Family
 from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
 
-# Contract
 
-_INPUTS = (
-    "Tensor x, Tensor y, Tensor scale, Tensor teacher_x, Tensor teacher_y, Tensor teacher_scale, "
-    "bool multiplies_bfloat16"
-)
-_STATISTICS = (
-    "Tensor row_lse, Tensor col_lse, Tensor positive, Tensor row_cross, Tensor col_cross, "
-    "Tensor teacher_row_lse, Tensor teacher_col_lse, Tensor is_apart"
-)
-SCHEMA = f"({_INPUTS}, str backend) -> ({_STATISTICS})"
-BACKWARD_SCHEMA = (
-    f"({_INPUTS}, {_STATISTICS}, Tensor grad_row_lse, Tensor grad_col_lse, Tensor grad_positive, "
-    "Tensor grad_row_cross, Tensor grad_col_cross, bool[] wanted, str backend) "
-    "-> (Tensor grad_x, Tensor grad_y, Tensor grad_scale)"
-)
+def fake(inputs: DistillationInputs) -> DistillationStatistics:
+    x = inputs.x
+    statistics = [x.new_empty(x.shape[0], dtype=torch.float64) for _ in range(7)]
+    return DistillationStatistics._make([*statistics, x.new_empty((), dtype=torch.bool)])
 
 
-def fake_forward(x: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    statistics = (x.new_empty(x.shape[0], dtype=torch.float64) for _ in range(7))
-    return (*statistics, x.new_empty((), dtype=torch.bool))
+family = Family(
+    "distillation", inputs=DistillationInputs, results=DistillationStatistics,
+    upstream=DistillationUpstream, wanted=DistillationWanted, fake=fake,
+)  # fmt: skip
 
 
-def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return fake_gradients(arguments[:3], arguments[-2])
-
-
-# Autograd
-
-
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.multiplies_bfloat16, ctx.backend = inputs
-    ctx.mark_non_differentiable(*output[5:])
-    ctx.save_for_backward(*tensors, *output)
-
-
-def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-    saved = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:3])
-    gradients: Sequence[Tensor] = _backward_op(
-        *saved[:6], ctx.multiplies_bfloat16, *saved[6:], *upstream[:5], wanted, ctx.backend
-    )
-    return (*only_wanted(gradients, wanted), *(None for _ in range(5)))
-
-
-# Backends: torch itself is the reference, and what serves GPUs.
-
-define(
-    "distillation",
-    SCHEMA,
-    fake=fake_forward,
-    implementations={
-        "reference": by_slabs.distillation,
-        "cpu": cpu.distillation,
-        "triton": by_slabs.distillation,
-    },
-)
-define(
-    "distillation_backward",
-    BACKWARD_SCHEMA,
-    fake=fake_backward,
-    implementations={
-        "reference": by_slabs.distillation_backward,
-        "cpu": cpu.distillation_backward,
-        "triton": by_slabs.distillation_backward,
-    },
-)
-
-_backward_op = once_differentiable(torch.ops.mmcore.distillation_backward.default)
-_call = differentiable(torch.ops.mmcore.distillation.default, save=save, backward=backward)
-
-
-def call(
-    x: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    teacher_x: Tensor,
-    teacher_y: Tensor,
-    teacher_scale: Tensor,
-    *,
-    backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """row_lse, col_lse, positive, row_cross and col_cross, differentiable."""
-    student, teacher = as_multiplied(x), as_multiplied(teacher_x)
-    of_bfloat16 = multiplies_bfloat16(student) and multiplies_bfloat16(teacher)
-    row_lse, col_lse, positive, row_cross, col_cross, *_ = _call(
-        student, as_multiplied(y), scale, teacher, as_multiplied(teacher_y), teacher_scale,
-        of_bfloat16, selected(backend),
+def call(inputs: DistillationInputs, *, backend: str | None) -> DistillationStatistics:
+    """The statistics, differentiable but for the teacher's; the inputs are checked."""
+    student, teacher = as_multiplied(inputs.x), as_multiplied(inputs.teacher_x)
+    inputs = inputs._replace(
+        x=student, y=as_multiplied(inputs.y), teacher_x=teacher,
+        teacher_y=as_multiplied(inputs.teacher_y),
+        multiplies_bfloat16=multiplies_bfloat16(student) and multiplies_bfloat16(teacher),
     )  # fmt: skip
-    return row_lse, col_lse, positive, row_cross, col_cross
+    return family(inputs, backend=selected(backend))

@@ -25,56 +25,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import selected
-
-# One implementation, of torch's products, is the reference and serves every device.
-from mmcore.backends.gram import column_mean, gram, gram_backward
-from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.backends import implementation, selected
+from mmcore.backends.inputs import arithmetic_dtype
+from mmcore.backends.reference.gram import GramInputs, GramSums, GramWanted, Nothing
+from mmcore.ops.autograd import differentiable
 from mmcore.ops.define import define
-from mmcore.ops.precision import arithmetic_dtype
-
-# Contract
-
-_INPUTS = "Tensor x, Tensor? y, Tensor? x_mean, Tensor? y_mean, bool[] parts"
-SCHEMA = f"({_INPUTS}, str backend) -> (Tensor xx, Tensor xy, Tensor yy, Tensor diagonals)"
-BACKWARD_SCHEMA = (
-    f"({_INPUTS}, Tensor grad_xx, Tensor grad_xy, Tensor grad_yy, Tensor grad_diagonals, "
-    "bool[] wanted, str backend) -> (Tensor grad_x, Tensor grad_y)"
-)
-MEAN_SCHEMA = "(Tensor x, str backend) -> Tensor"
+from mmcore.ops.family import Family
 
 
-def fake_forward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
-    parts: Sequence[bool] = arguments[2]
-    dtype, width = arithmetic_dtype(x.dtype), x.shape[1]
-    other = width if y is None else y.shape[1]
+def fake(inputs: GramInputs) -> GramSums:
+    x, dtype = inputs.x, arithmetic_dtype(inputs.x.dtype)
+    width = x.shape[1]
+    other = width if inputs.y is None else inputs.y.shape[1]
     shapes = ((width, width), (width, other), (other, other), (3, width))
     dtypes = (dtype, dtype, dtype, torch.float64)
-    return tuple(
-        x.new_empty(shape if is_wanted else 0, dtype=of)
-        for shape, of, is_wanted in zip(shapes, dtypes, parts, strict=True)
+    return GramSums(
+        *(
+            x.new_empty(shape if is_wanted else 0, dtype=of)
+            for shape, of, is_wanted in zip(shapes, dtypes, inputs.parts, strict=True)
+        )
     )
 
 
-def fake_backward(x: Tensor, y: Tensor | None, *arguments: Any) -> tuple[Tensor, Tensor]:
-    wanted: Sequence[bool] = arguments[-2]
-    other = x if y is None else y
-    return (
-        x.new_empty(x.shape if wanted[0] else 0),
-        other.new_empty(other.shape if wanted[1] else 0),
-    )
+family = Family(
+    "gram", inputs=GramInputs, results=GramSums, upstream=GramSums, wanted=GramWanted, fake=fake,
+    reads=Nothing,
+)  # fmt: skip
+
+
+def run_mean(backend: str, x: Tensor) -> Tensor:
+    mean: Tensor = implementation(backend, "gram").column_mean(x)
+    return mean
 
 
 def fake_mean(x: Tensor, backend: str) -> Tensor:
     return x.new_empty(x.shape[1], dtype=torch.float64)
-
-
-# Autograd
-
-
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.parts, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
 
 
 def save_no_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -82,36 +67,8 @@ def save_no_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.mark_non_differentiable(output)
 
 
-def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:2])
-    grad_x, grad_y = _backward_op(*ctx.saved_tensors, ctx.parts, *gradients, wanted, ctx.backend)
-    of_sides = (grad_x if wanted[0] else None, grad_y if wanted[1] else None)
-    return *of_sides, None, None, None, None
+define("column_mean", "(Tensor x, str backend) -> Tensor", fake=fake_mean, run=run_mean)
 
-
-# Backends
-
-define(
-    "gram",
-    SCHEMA,
-    fake=fake_forward,
-    implementations={"reference": gram, "cpu": gram, "triton": gram},
-)
-define(
-    "gram_backward",
-    BACKWARD_SCHEMA,
-    fake=fake_backward,
-    implementations={"reference": gram_backward, "cpu": gram_backward, "triton": gram_backward},
-)
-define(
-    "column_mean",
-    MEAN_SCHEMA,
-    fake=fake_mean,
-    implementations={"reference": column_mean, "cpu": column_mean, "triton": column_mean},
-)
-
-_backward_op = once_differentiable(torch.ops.mmcore.gram_backward.default)
-_call = differentiable(torch.ops.mmcore.gram.default, save=save, backward=backward)
 _mean = differentiable(
     torch.ops.mmcore.column_mean.default, save=save_no_mean, backward=lambda *_: (None, None)
 )
@@ -119,11 +76,11 @@ _mean = differentiable(
 
 def call(
     x: Tensor, y: Tensor | None, *, centred: bool, parts: Sequence[bool], backend: str | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """xx, xy, yy and diagonals, differentiable; of sides less their means where `centred`."""
+) -> GramSums:
+    """The sums, differentiable; of sides less their means where `centred`."""
     requested = selected(backend)
-    means = (
+    x_mean, y_mean = (
         _mean(side.detach(), requested) if centred and side is not None else None for side in (x, y)
     )
-    xx, xy, yy, diagonals = _call(x, y, *means, list(parts), requested)
-    return xx, xy, yy, diagonals
+    inputs = GramInputs(x=x, y=y, x_mean=x_mean, y_mean=y_mean, parts=list(parts))
+    return family(inputs, backend=requested)

@@ -14,48 +14,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.backends import cpu, selected, triton
+from mmcore.backends import implementation, selected
+from mmcore.backends.families import Normalized
+from mmcore.backends.inputs import arithmetic_dtype
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
-from mmcore.ops.precision import arithmetic_dtype
-
-# Reference
 
 
-def reference_forward(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    wide = x.to(arithmetic_dtype(x.dtype))
-    norm = wide.norm(dim=1).clamp_min(eps)
-    return (wide / norm[:, None]).to(x.dtype).contiguous(), norm.reciprocal()
+def run_forward(backend: str, x: Tensor, eps: float) -> Normalized:
+    found: Normalized = implementation(backend, "l2_normalize").forward(x, eps)
+    return found
 
 
-def reference_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:
-    wide, grad = y.to(inverse_norm.dtype), grad_y.to(inverse_norm.dtype)
-    # A clamped norm does not depend on x, so the projection term vanishes.
-    is_clamped = inverse_norm >= torch.full_like(inverse_norm, eps).reciprocal()
-    along = torch.where(is_clamped, 0, (wide * grad).sum(1))
-    grad_x = (grad - wide * along[:, None]) * inverse_norm[:, None]
-    return grad_x.to(y.dtype).contiguous()
+def run_backward(
+    backend: str, y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float
+) -> Tensor:
+    module = implementation(backend, "l2_normalize")
+    grad_x: Tensor = module.backward(y, inverse_norm, grad_y, eps)
+    return grad_x
 
 
-# Contract
-
-SCHEMA = "(Tensor x, float eps, str backend) -> (Tensor y, Tensor inverse_norm)"
-BACKWARD_SCHEMA = (
-    "(Tensor y, Tensor inverse_norm, Tensor grad_y, float eps, str backend) -> Tensor grad_x"
-)
-
-
-def fake_forward(x: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=arithmetic_dtype(x.dtype))
+def fake_forward(x: Tensor, eps: float, backend: str) -> Normalized:
+    dtype = arithmetic_dtype(x.dtype)
+    return Normalized(x.new_empty(x.shape), x.new_empty(x.shape[0], dtype=dtype))
 
 
 def fake_backward(
     y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float, backend: str
 ) -> Tensor:
     return y.new_empty(y.shape)
-
-
-# Autograd
 
 
 def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -70,27 +57,18 @@ def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, None, None
 
 
-# Backends
-
+# No Family: the backward reads what the forward returned, and not x, whose memory can go.
 define(
     "l2_normalize",
-    SCHEMA,
+    "(Tensor x, float eps, str backend) -> (Tensor y, Tensor inverse_norm)",
     fake=fake_forward,
-    implementations={
-        "reference": reference_forward,
-        "cpu": cpu.l2_normalize,
-        "triton": triton.l2_normalize,
-    },
+    run=run_forward,
 )
 define(
     "l2_normalize_backward",
-    BACKWARD_SCHEMA,
+    "(Tensor y, Tensor inverse_norm, Tensor grad_y, float eps, str backend) -> Tensor grad_x",
     fake=fake_backward,
-    implementations={
-        "reference": reference_backward,
-        "cpu": cpu.l2_normalize_backward,
-        "triton": triton.l2_normalize_backward,
-    },
+    run=run_backward,
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.l2_normalize_backward.default)

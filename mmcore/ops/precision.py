@@ -1,4 +1,4 @@
-"""Dtypes: of the arithmetic behind a dtype of storage, and of the operands of a product.
+"""Dtypes of the operands of a product.
 
 Sums of products are float32 for every 16- and 32-bit input, however the operands are rounded.
 """
@@ -8,12 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mmcore.backends.inputs import SimilarityInputs
 from mmcore.tracing import constant_when_compiled
-
-
-def arithmetic_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float64 for float64, float32 for float32 and every 16-bit dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -42,3 +38,10 @@ def _is_precision_medium() -> bool:
         return torch.get_float32_matmul_precision() == "medium"
     except RuntimeError:  # set by torch's newer switches, of which none means "medium"
         return False
+
+
+def with_operands(inputs: SimilarityInputs) -> SimilarityInputs:
+    """The matrix with its features as they are multiplied."""
+    x = as_multiplied(inputs.x)
+    y = None if inputs.y is None else as_multiplied(inputs.y)
+    return inputs._replace(x=x, y=y, multiplies_bfloat16=multiplies_bfloat16(x))

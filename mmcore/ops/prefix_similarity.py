@@ -8,142 +8,53 @@ Which pairs are counted: those of different groups, and the targets (pairs.py). 
 of softmax_similarity and of l2_normalize, summed over the prefixes that hold a column.
 
 x: (N, D); y: (M, D); scale: 0-D; ends: d_k of the K prefixes, ascending; target: (N,); groups as in
-softmax_similarity. The statistics are float64, (K, N) and (K, M). `multiplies_bfloat16`, `kept` and
-`wanted` (x, y, scale) as in softmax_similarity. is_apart: (K,) booleans, the prefixes whose
-products were computed by themselves, as they have to be in the backward, for the same bits.
+softmax_similarity. The statistics are float64, (K, N) and (K, M). `multiplies_bfloat16`, `kept`,
+`wanted` (x, y, scale) and `rounds` as in softmax_similarity. is_apart: (K,) booleans, the prefixes
+whose products were computed by themselves, as they have to be in the backward, for the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Tensor
 
-from mmcore.backends import choose, cpu, kept_products, selected, triton
-from mmcore.backends.prefixes import PrefixLoop
-from mmcore.backends.workspace import current
-from mmcore.ops import l2_normalize, softmax_similarity
-from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
-from mmcore.ops.define import define
-from mmcore.ops.gradients import fake_gradients, only_wanted
+from mmcore.backends import kept_size, selected
+from mmcore.backends.reference.prefix_similarity import PrefixInputs as PrefixInputs
+from mmcore.backends.reference.prefix_similarity import (
+    PrefixStatistics,
+    PrefixUpstream,
+    PrefixWanted,
+)
+from mmcore.ops.autograd import wants_gradient
+from mmcore.ops.family import Family
 from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
 
-# Reference
 
-reference = PrefixLoop(
-    l2_normalize.reference_forward,
-    l2_normalize.reference_backward,
-    softmax_similarity.reference_forward,
-    softmax_similarity.reference_backward,
-)
-
-# Contract
-
-_INPUTS = (
-    "Tensor x, Tensor y, Tensor scale, int[] ends, float eps, Tensor target, Tensor? row_group, "
-    "Tensor? col_group, bool multiplies_bfloat16"
-)
-SCHEMA = (
-    f"({_INPUTS}, SymInt kept_size, str backend) "
-    "-> (Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor kept, "
-    "Tensor is_apart)"
-)
-BACKWARD_SCHEMA = (
-    f"({_INPUTS}, Tensor row_lse, Tensor col_lse, Tensor row_pos, Tensor kept, "
-    "Tensor is_apart, Tensor grad_row_lse, Tensor grad_col_lse, Tensor grad_row_pos, "
-    "bool[] wanted, str backend) "
-    "-> (Tensor grad_x, Tensor grad_y, Tensor grad_scale)"
-)
-
-
-def fake_forward(
-    x: Tensor, y: Tensor, scale: Tensor, ends: Sequence[int], *arguments: Any
-) -> tuple[Tensor, ...]:
-    sizes = (x.shape[0], y.shape[0], x.shape[0])
-    return (
-        *(x.new_empty(len(ends), size, dtype=torch.float64) for size in sizes),
-        x.new_empty(arguments[-2], dtype=torch.float32),
-        x.new_empty(len(ends), dtype=torch.bool),
+def fake(inputs: PrefixInputs, kept_size: int) -> PrefixStatistics:
+    x, prefixes = inputs.x, len(inputs.ends)
+    row_lse, col_lse, row_pos = (
+        x.new_empty(prefixes, size, dtype=torch.float64)
+        for size in (x.shape[0], inputs.y.shape[0], x.shape[0])
+    )
+    kept = x.new_empty(kept_size, dtype=torch.float32)
+    return PrefixStatistics(
+        row_lse, col_lse, row_pos, kept, x.new_empty(prefixes, dtype=torch.bool)
     )
 
 
-def fake_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return fake_gradients(arguments[:3], arguments[-2])
+family = Family(
+    "prefix_similarity", inputs=PrefixInputs, results=PrefixStatistics, upstream=PrefixUpstream,
+    wanted=PrefixWanted, fake=fake,
+)  # fmt: skip
 
 
-# Autograd
-
-
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, y, scale, ctx.ends, ctx.eps, target, row_group, col_group, *rest = inputs
-    ctx.multiplies_bfloat16, _, ctx.backend = rest
-    ctx.mark_non_differentiable(*output[3:])
-    ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
-    ctx.save_for_backward(x, y, scale, target, row_group, col_group, *output)
-
-
-def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, y, scale, target, row_group, col_group, *output = ctx.saved_tensors
-    grad_statistics = (
-        torch.zeros_like(like) if gradient is None else gradient.contiguous()
-        for like, gradient in zip(output[:3], upstream[:3], strict=True)
+def call(inputs: PrefixInputs, *, backend: str | None) -> PrefixStatistics:
+    """The statistics of every prefix, differentiable; the inputs are checked."""
+    requested, size = selected(backend), 0
+    is_recorded = wants_gradient(inputs.x, inputs.y, inputs.scale)
+    x = as_multiplied(inputs.x)
+    inputs = inputs._replace(
+        x=x, y=as_multiplied(inputs.y), multiplies_bfloat16=multiplies_bfloat16(x)
     )
-    wanted = list(ctx.needs_input_grad[:3])
-    gradients: Sequence[Tensor] = _backward_op(
-        x, y, scale, ctx.ends, ctx.eps, target, row_group, col_group, ctx.multiplies_bfloat16,
-        *output, *grad_statistics, wanted, ctx.backend,
-    )  # fmt: skip
-    return (*only_wanted(gradients, wanted), *(None for _ in range(8)))
-
-
-# Backends
-
-define(
-    "prefix_similarity",
-    SCHEMA,
-    fake=fake_forward,
-    implementations={
-        "reference": reference.forward,
-        "cpu": cpu.prefix_similarity,
-        "triton": triton.prefix_similarity,
-    },
-)
-define(
-    "prefix_similarity_backward",
-    BACKWARD_SCHEMA,
-    fake=fake_backward,
-    implementations={
-        "reference": reference.backward,
-        "cpu": cpu.prefix_similarity_backward,
-        "triton": triton.prefix_similarity_backward,
-    },
-)
-
-_backward_op = once_differentiable(torch.ops.mmcore.prefix_similarity_backward.default)
-_call = differentiable(torch.ops.mmcore.prefix_similarity.default, save=save, backward=backward)
-
-
-def call(
-    x: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    ends: Sequence[int],
-    eps: float,
-    target: Tensor,
-    group: Tensor | None,
-    *,
-    backend: str | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """row_lse, col_lse and row_pos of every prefix, differentiable."""
-    requested, kept_size = selected(backend), 0
-    queries = as_multiplied(x)
-    if wants_gradient(x, y, scale):
-        most = current(x.device.type)
-        kept_size = kept_products(choose(requested, x), most, x.shape[0], y.shape[0], ends)
-    row_lse, col_lse, row_pos, *_ = _call(
-        queries, as_multiplied(y), scale, list(ends), eps, target, group, group,
-        multiplies_bfloat16(queries), kept_size, requested,
-    )  # fmt: skip
-    return row_lse, col_lse, row_pos
+    if is_recorded:
+        size = kept_size(requested, "prefix_similarity", inputs)
+    return family(inputs, kept_size=size, backend=requested)

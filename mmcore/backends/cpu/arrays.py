@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Array = Any
+
 # Dtype and device are always named: torch has settings for what is not.
 
 

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from mmcore.backends import distillation as by_slabs
+from mmcore import _C
 from mmcore.backends.cpu.arrays import double, new, threads, vector
-from mmcore.backends.cpu.module import _C
-from mmcore.backends.cpu.similarity import Gradients, Similarity
-from mmcore.backends.inputs import as_inputs
+from mmcore.backends.cpu.inputs import GradientMemory, as_arrays
+from mmcore.backends.inputs import Gradients, SimilarityInputs
+from mmcore.backends.reference import distillation as reference
+from mmcore.backends.reference.distillation import (
+    DistillationInputs,
+    DistillationStatistics,
+    DistillationUpstream,
+    DistillationWanted,
+)
 
 
-def distillation(*arguments: Any) -> tuple[Tensor, ...]:
-    student, teacher = _matrices(*arguments)
-    statistics = [new(student.x.shape[0], torch.float64) for _ in range(7)]
-    arrays = [part.numpy() for part in statistics]
-    if not _C.distillation_forward(student.arrays(), teacher.arrays(), arrays, threads()):
-        return by_slabs.distillation(*arguments)
-    return (*statistics, torch.zeros((), dtype=torch.bool, device="cpu"))
+def forward(inputs: DistillationInputs) -> DistillationStatistics:
+    student, teacher = _matrices(inputs)
+    statistics = [new(inputs.x.shape[0], torch.float64) for _ in range(7)]
+    arrays = [vector(part) for part in statistics]
+    if not _C.distillation_forward(as_arrays(student), as_arrays(teacher), arrays, threads()):
+        return reference.forward(inputs)
+    is_apart = torch.zeros((), dtype=torch.bool, device="cpu")
+    return DistillationStatistics._make([*statistics, is_apart])
 
 
-def distillation_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    *described, is_apart = arguments[:15]
+def backward(
+    inputs: DistillationInputs, statistics: DistillationStatistics, upstream: DistillationUpstream,
+    wanted: DistillationWanted, rounds: bool,
+) -> Gradients:  # fmt: skip
+    *found, is_apart = statistics
     if is_apart:
-        return by_slabs.distillation_backward(*arguments)
-    *upstream, wanted = arguments[15:]
-    student, teacher = _matrices(*described[:7])
-    gradients = Gradients.of(student, False, wanted)
+        return reference.backward(inputs, statistics, upstream, wanted, rounds)
+    student, teacher = _matrices(inputs)
+    memory = GradientMemory.of(student, False, wanted)
     grad_scale = _C.distillation_backward(
-        student.arrays(), teacher.arrays(), [vector(part) for part in described[7:]],
-        [vector(part) for part in upstream], *gradients.arrays(), threads(),
+        as_arrays(student), as_arrays(teacher), [vector(part) for part in found],
+        [vector(part) for part in upstream], *memory.arrays(), threads(),
     )  # fmt: skip
-    return as_inputs([gradients.x, gradients.y, double(grad_scale)], described[:3], wanted)
+    return memory.x, memory.y, double(grad_scale)
 
 
-def _matrices(*arguments: Any) -> tuple[Similarity, Similarity]:
+def _matrices(inputs: DistillationInputs) -> tuple[SimilarityInputs, SimilarityInputs]:
     """The student's matrix and the teacher's."""
-    diagonal = torch.arange(arguments[0].shape[0], device="cpu")
-    pairs: tuple[Any, ...] = (diagonal, None, None, None, None, "all", True, arguments[6])
-    student, teacher = arguments[:3], arguments[3:6]
-    no_bias: tuple[None, ...] = (None, None, None)
-    return Similarity(*student, *no_bias, *pairs), Similarity(*teacher, *no_bias, *pairs)
+    diagonal = torch.arange(inputs.x.shape[0], device="cpu")
+
+    def matrix(x: Tensor, y: Tensor, scale: Tensor) -> SimilarityInputs:
+        return SimilarityInputs(
+            x=x, y=y, scale=scale, bias=None, row_bias=None, col_bias=None, target=diagonal,
+            row_label=None, col_label=None, row_group=None, col_group=None,
+            multiplies_bfloat16=inputs.multiplies_bfloat16,
+        )  # fmt: skip
+
+    return (
+        matrix(inputs.x, inputs.y, inputs.scale),
+        matrix(inputs.teacher_x, inputs.teacher_y, inputs.teacher_scale),
+    )

@@ -3,33 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmcore.backends.prefixes import PrefixLoop
-from mmcore.backends.triton.kept_rows import kept_tiles
 from mmcore.tracing import constant_when_compiled
-
-__all__ = [
-    "hardest_negatives",
-    "kept_tiles",
-    "l2_normalize",
-    "l2_normalize_backward",
-    "obstacle",
-    "prefix_similarity",
-    "prefix_similarity_backward",
-    "project",
-    "project_backward",
-    "sigmoid_similarity",
-    "sigmoid_similarity_backward",
-    "softmax_similarity",
-    "softmax_similarity_backward",
-]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Established at import: torch.compile traces `obstacle`, but not the search for a package.
@@ -60,31 +39,3 @@ def obstacle(x: Tensor) -> str | None:
 @constant_when_compiled
 def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
-
-
-def _of(module: str, name: str) -> Callable[..., Any]:
-    """The launcher of that name, whose module is imported by its first call."""
-
-    def launch(*arguments: Any) -> Any:
-        launcher = getattr(import_module(f"{__name__}.{module}"), name)
-        # Triton launches on torch's current device, which need not be that of the tensors.
-        with torch.cuda.device_of(arguments[0]):
-            return launcher(*arguments)
-
-    return launch
-
-
-l2_normalize = _of("normalize", "l2_normalize")
-l2_normalize_backward = _of("normalize", "l2_normalize_backward")
-project = _of("projection", "project")
-project_backward = _of("projection", "project_backward")
-softmax_similarity = _of("softmax_statistics", "softmax_similarity")
-softmax_similarity_backward = _of("softmax_gradients", "softmax_similarity_backward")
-sigmoid_similarity = _of("sigmoid_sums", "sigmoid_similarity")
-sigmoid_similarity_backward = _of("sigmoid_sums", "sigmoid_similarity_backward")
-hardest_negatives = _of("largest_products", "hardest_negatives")
-_prefixes = PrefixLoop(
-    l2_normalize, l2_normalize_backward, softmax_similarity, softmax_similarity_backward
-)
-prefix_similarity = _prefixes.forward
-prefix_similarity_backward = _prefixes.backward

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcore.backends.counts import count_equal
+from mmcore.backends.ids import count_equal_ids as count_equal
 
 
 def ranks(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:

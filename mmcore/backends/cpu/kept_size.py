@@ -1,0 +1,40 @@
+"""How many float32 numbers the CPU kernels keep from a forward for its backward."""
+
+from __future__ import annotations
+
+import torch
+
+from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.reference.prefix_similarity import PrefixInputs
+from mmcore.backends.reference.product_similarity import ProductInputs
+
+MARGIN = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
+
+
+def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
+    """Tiles of exponentials: as many as the workspace holds, or the matrix in whole blocks."""
+    return _tiles(workspace, inputs.x.shape[0], inputs.keys.shape[0])
+
+
+def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
+    """The gradients of x and y, if the workspace holds them."""
+    size = inputs.x.numel() + (0 if inputs.y is None else inputs.y.numel())
+    return size if 4 * size <= workspace else 0
+
+
+def product_similarity(workspace: int, inputs: ProductInputs) -> int:
+    """Tiles of each modality's matrix."""
+    rows = inputs.features[0].shape[0]
+    return _tiles(workspace, rows, rows)
+
+
+def prefix_similarity(workspace: int, inputs: PrefixInputs) -> int:
+    """Products of all prefixes, if the workspace holds them."""
+    tiles = _tiles(workspace, inputs.x.shape[0], inputs.y.shape[0])
+    size: int = torch.sym_min(workspace // 4, len(inputs.ends) * tiles)
+    return size
+
+
+def _tiles(workspace: int, rows: int, columns: int) -> int:
+    size: int = torch.sym_min(workspace // 4, (rows + MARGIN) * (columns + MARGIN))
+    return size

@@ -1,0 +1,139 @@
+"""hardest_negatives: the search in plain torch, and the products with what any backend found.
+
+A slab of rows at a time: O(N·D) operations, and nothing but the gradients of that size in memory.
+The formulas: ops/hardest_negatives.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmcore.backends.inputs import Gradients, SimilarityInputs, arithmetic_dtype
+from mmcore.backends.reference.pairs import masks
+from mmcore.backends.reference.slabs import slabs, widened
+
+ROWS_OF_A_SLAB = 4096
+
+
+class NegativesInputs(NamedTuple):
+    """Rows and columns whose hardest negatives are searched; the diagonal is positive."""
+
+    x: Tensor  # (N, D)
+    y: Tensor  # (N, D)
+    row_group: Tensor | None  # (N,)
+    col_group: Tensor | None  # (N,)
+    multiplies_bfloat16: bool = False
+
+    def matrix(self) -> SimilarityInputs:
+        """The similarity matrix, its scale 1."""
+        rows, device = self.x.shape[0], self.x.device
+        return SimilarityInputs(
+            x=self.x, y=self.y, scale=torch.ones((), dtype=torch.float64, device=device),
+            bias=None, row_bias=None, col_bias=None, target=torch.arange(rows, device=device),
+            row_label=None, col_label=None, row_group=self.row_group, col_group=self.col_group,
+            denominator="negatives", multiplies_bfloat16=self.multiplies_bfloat16,
+        )  # fmt: skip
+
+
+class HardestNegatives(NamedTuple):
+    """Products float64, indices int64, −1 where there is no negative; each (N,)."""
+
+    positive: Tensor
+    row_hardest: Tensor
+    col_hardest: Tensor
+    row_index: Tensor
+    col_index: Tensor
+
+
+class NegativesUpstream(NamedTuple):
+    """Gradients of the products."""
+
+    positive: Tensor
+    row_hardest: Tensor
+    col_hardest: Tensor
+
+
+class NegativesWanted(NamedTuple):
+    """Which gradients are."""
+
+    x: bool
+    y: bool
+
+
+def forward(inputs: NegativesInputs) -> HardestNegatives:
+    return with_products(inputs, *search(inputs))
+
+
+def search(inputs: NegativesInputs) -> tuple[Tensor, Tensor]:
+    """Where the rows' and the columns' largest products are."""
+    matrix = widened(inputs.matrix())
+    x, y = matrix.x, matrix.keys
+    row_index = x.new_empty(x.shape[0], dtype=torch.int64)
+    col_largest = y.new_full((y.shape[0],), -torch.inf)
+    col_index = torch.full_like(col_largest, -1, dtype=torch.int64)
+    for rows in slabs(x.shape[0], y.shape[0], x.device):
+        products = x[rows] @ y.T
+        keep = masks(matrix, rows).counted(matrix.denominator)
+        products = products.masked_fill(~keep | products.isnan(), -torch.inf)
+        largest, index = products.max(1)
+        row_index[rows] = torch.where(largest == -torch.inf, -1, index)
+        largest, index = products.max(0)
+        is_larger = largest > col_largest  # of equal ones the first stays
+        col_largest = torch.where(is_larger, largest, col_largest)
+        col_index = torch.where(is_larger, index + rows.start, col_index)
+    return row_index, col_index
+
+
+def with_products(inputs: NegativesInputs, rows: Tensor, columns: Tensor) -> HardestNegatives:
+    """The products at indices that a backend found."""
+    x, y = inputs.x, inputs.y
+    diagonal = torch.arange(x.shape[0], device=x.device)
+    return HardestNegatives(
+        _products(x, y, diagonal), _products(x, y, rows), _products(y, x, columns), rows, columns
+    )
+
+
+def backward(
+    inputs: NegativesInputs, found: HardestNegatives, upstream: NegativesUpstream,
+    wanted: NegativesWanted, rounds: bool,
+) -> Gradients:  # fmt: skip
+    x, y = inputs.x, inputs.y
+    dtype = arithmetic_dtype(x.dtype)
+    grad_x, grad_y = (z.new_zeros(z.shape, dtype=dtype) for z in (x, y))
+    diagonal = torch.arange(x.shape[0], device=x.device)
+    for own, other, index, gradient, grad_own, grad_other in (
+        (x, y, diagonal, upstream.positive, grad_x, grad_y),
+        (x, y, found.row_index, upstream.row_hardest, grad_x, grad_y),
+        (y, x, found.col_index, upstream.col_hardest, grad_y, grad_x),
+    ):
+        weight = torch.where(index < 0, 0.0, gradient).to(dtype)[:, None]
+        for slab in _slabs(own):
+            at = index[slab].clamp(min=0)
+            grad_own[slab] += weight[slab] * other[at].to(dtype)
+            _add_at(grad_other, at, weight[slab] * own[slab].to(dtype))
+    return grad_x, grad_y
+
+
+def _products(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+    """⟨x_i, y_index(i)⟩, float64; −∞ where the index is −1."""
+    out = torch.empty(x.shape[0], dtype=torch.float64, device=x.device)
+    for slab in _slabs(x):
+        out[slab] = (x[slab].double() * y[index[slab].clamp(min=0)].double()).sum(1)
+    return out.masked_fill_(index < 0, -torch.inf)
+
+
+def _add_at(total: Tensor, index: Tensor, rows: Tensor) -> None:
+    """total[index] += rows, where an index may occur several times, added in one order."""
+    if total.is_cuda:  # index_put_ sorts its indices there; index_add_ adds in any order
+        total.index_put_((index,), rows, accumulate=True)
+    else:
+        total.index_add_(0, index, rows)
+
+
+def _slabs(x: Tensor) -> Iterator[slice]:
+    size = x.shape[0]
+    return (slice(i, min(i + ROWS_OF_A_SLAB, size)) for i in range(0, size, ROWS_OF_A_SLAB))

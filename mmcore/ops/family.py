@@ -1,0 +1,231 @@
+"""An op family: schema, fake, autograd and dispatch, derived from the tuples of its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from mmcore import backends
+from mmcore.backends.inputs import arithmetic_dtype
+from mmcore.ops.autograd import differentiable, once_differentiable
+from mmcore.ops.define import define
+from mmcore.ops.layout import Layout, flat, nested, sizes_of
+from mmcore.ops.schema import fields, schema
+
+# All are NamedTuples.
+Inputs = TypeVar("Inputs", bound=tuple[Any, ...])
+Results = TypeVar("Results", bound=tuple[Any, ...])
+Upstream = TypeVar("Upstream", bound=tuple[Any, ...])
+Wanted = TypeVar("Wanted", bound=tuple[Any, ...])
+ClosedForm = Callable[[Inputs, Results, Upstream], Tensor]
+
+
+class Family(Generic[Inputs, Results, Upstream, Wanted]):
+    """``mmcore::<name>`` and ``mmcore::<name>_backward``, registered, and the call of both.
+
+    Args:
+        inputs: what the op takes.
+        results: what it returns. If `kept` is among them, the op also takes ``kept_size``.
+        upstream: the results that have gradients.
+        wanted: the inputs that have gradients from the backward op.
+        fake: shapes and dtypes of the results; takes the inputs, and ``kept_size`` if the op does.
+        reads: the results that the backward reads; by default all of them.
+        closed_forms: gradients of further inputs, which need no backend.
+
+    A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
+    results, and `backward`, which takes the inputs, the results that it reads, their gradients,
+    which gradients are wanted, and whether those are rounded to the dtypes of the inputs. It may
+    leave the rounding to the caller. A family has at most one list of tensors among its inputs.
+    """
+
+    def __init__(
+        self, name: str, *, inputs: type[Inputs], results: type[Results], upstream: type[Upstream],
+        wanted: type[Wanted], fake: Callable[..., Results], reads: type[Any] | None = None,
+        closed_forms: Mapping[str, ClosedForm[Inputs, Results, Upstream]] | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.fake, self.closed_forms = name, fake, dict(closed_forms or {})
+        self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
+        self.reads = results if reads is None else reads
+        self.input_types, self.result_types = fields(inputs), fields(results)
+        self.read_types, self.wanted_types = fields(self.reads), fields(wanted)
+        self.upstream_types = fields(upstream)
+        self.keeps = "kept" in self.result_types
+        types = list(self.input_types.values())
+        self.list_at = types.index("Tensor[]") if "Tensor[]" in types else None
+        self._without_list = self._layout(0)
+        self._define()
+        self._op = getattr(torch.ops.mmcore, name).default
+        backward_op = getattr(torch.ops.mmcore, f"{name}_backward").default
+        self._backward_op = once_differentiable(backward_op)
+        self._call = differentiable(self._flat_call, save=self._save, backward=self._backward)
+
+    def __call__(self, inputs: Inputs, *, kept_size: int = 0, backend: str) -> Results:
+        """The results, differentiable."""
+        kept = (kept_size,) if self.keeps else ()
+        if self.list_at is None:
+            return self.results(*self._call(*inputs, *kept, backend))
+        count = len(inputs[self.list_at])
+        found = self._call(*flat(inputs), *kept, backend, count)
+        return self.results(*nested(found, sizes_of(self.result_types, count)))
+
+    def backward(
+        self, inputs: Inputs, results: tuple[Any, ...], upstream: Upstream, wanted: Wanted, *,
+        rounds: bool, backend: str,
+    ) -> Sequence[Tensor | list[Tensor]]:  # fmt: skip
+        """One gradient for each field of `wanted`, empty where it is not wanted.
+
+        Gradients are in the dtypes of the inputs, or without `rounds` in that of the arithmetic.
+        """
+        op = getattr(torch.ops.mmcore, f"{self.name}_backward")
+        gradients: Sequence[Tensor | list[Tensor]] = op(
+            *inputs, *results, *upstream, flat(wanted), rounds, backend
+        )
+        return gradients
+
+    # The ops
+
+    def _define(self) -> None:
+        kept = {"kept_size": "SymInt"} if self.keeps else {}
+        arguments = {**self.input_types, **kept, "backend": "str"}
+        define(
+            self.name, schema(arguments, self.result_types),
+            fake=self._fake_forward, run=self._run_forward,
+        )  # fmt: skip
+        upstream = {f"grad_{name}": kind for name, kind in self.upstream_types.items()}
+        settings = {"wanted": "bool[]", "rounds": "bool", "backend": "str"}
+        gradients = {
+            f"grad_{name}": "Tensor[]" if self.input_types[name] == "Tensor[]" else "Tensor"
+            for name in self.wanted_types
+        }
+        arguments = {**self.input_types, **self.read_types, **upstream, **settings}
+        define(
+            f"{self.name}_backward", schema(arguments, gradients),
+            fake=self._fake_backward, run=self._run_backward,
+        )  # fmt: skip
+
+    def _run_forward(self, backend: str, *arguments: Any) -> tuple[Any, ...]:
+        count = len(self.input_types)
+        forward = backends.implementation(backend, self.name).forward
+        found: tuple[Any, ...] = forward(self.inputs(*arguments[:count]), *arguments[count:])
+        return tuple(found)
+
+    def _run_backward(self, backend: str, *arguments: Any) -> tuple[Any, ...]:
+        inputs, results, upstream, wanted, rounds = self._parts(arguments)
+        backward = backends.implementation(backend, self.name).backward
+        gradients = backward(inputs, results, upstream, wanted, rounds)
+        first = backends.first_tensor(inputs)
+        rounded = [
+            first.new_empty(0)
+            if gradient is None or like is None or not is_wanted
+            else gradient.to(_gradient_dtype(like, rounds)).reshape(like.shape)
+            for gradient, like, is_wanted in zip(
+                flat(gradients), self._likes(inputs), flat(wanted), strict=True
+            )
+        ]
+        return tuple(nested(rounded, self._wanted_sizes(inputs)))
+
+    def _fake_forward(self, *arguments: Any) -> tuple[Any, ...]:
+        count = len(self.input_types)
+        return tuple(self.fake(self.inputs(*arguments[:count]), *arguments[count:-1]))
+
+    def _fake_backward(self, *arguments: Any) -> tuple[Any, ...]:
+        inputs, _, _, wanted, rounds = self._parts(arguments[:-1])
+        first = backends.first_tensor(inputs)
+        gradients = [
+            first.new_empty(0)
+            if like is None or not is_wanted
+            else like.new_empty(like.shape, dtype=_gradient_dtype(like, rounds))
+            for like, is_wanted in zip(self._likes(inputs), flat(wanted), strict=True)
+        ]
+        return tuple(nested(gradients, self._wanted_sizes(inputs)))
+
+    def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Any, Upstream, Wanted, bool]:
+        """The arguments of the backward op as the tuples of the contract; the backend is left."""
+        *values, flat_wanted, rounds = arguments
+        begin, end = len(self.input_types), len(self.input_types) + len(self.read_types)
+        inputs = self.inputs(*values[:begin])
+        wanted = self.wanted(*nested(flat_wanted, self._wanted_sizes(inputs)))
+        return inputs, self.reads(*values[begin:end]), self.upstream(*values[end:]), wanted, rounds
+
+    def _likes(self, inputs: Inputs) -> list[Tensor | None]:
+        """The inputs that may have gradients."""
+        return flat([getattr(inputs, name) for name in self.wanted_types])
+
+    def _wanted_sizes(self, inputs: Inputs) -> list[int | None]:
+        count = 0 if self.list_at is None else len(inputs[self.list_at])
+        return sizes_of({name: self.input_types[name] for name in self.wanted_types}, count)
+
+    # Autograd: a family with a list passes its tensors one by one, and their number at the end.
+
+    def _layout(self, count: int) -> Layout:
+        return Layout(
+            self.input_types, self.result_types, wanted=tuple(self.wanted_types),
+            upstream=tuple(self.upstream_types), reads=tuple(self.read_types), count=count,
+        )  # fmt: skip
+
+    def _flat_call(self, *values: Any) -> tuple[Tensor, ...]:
+        if self.list_at is None:
+            found: tuple[Tensor, ...] = self._op(*values)
+            return found
+        *flat_values, count = values
+        layout = self._layout(count)
+        inputs = nested(flat_values[: layout.input_count], layout.input_sizes)
+        return tuple(flat(self._op(*inputs, *flat_values[layout.input_count :])))
+
+    def _save(self, ctx: Any, values: Sequence[Any], output: tuple[Tensor, ...]) -> None:
+        layout = self._without_list
+        if self.list_at is not None:
+            *values, count = values
+            layout = self._layout(count)
+        ctx.layout, ctx.backend = layout, values[-1]
+        ctx.settings = [values[i] for i in layout.settings]
+        ctx.mark_non_differentiable(*[output[i] for i in layout.unmarked])
+        if self.keeps:
+            ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
+        ctx.save_for_backward(
+            *[values[i] for i in layout.tensors], *[output[i] for i in layout.reads]
+        )
+
+    def _backward(self, ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        layout: Layout = ctx.layout
+        values, results = self._saved(ctx, layout)
+        upstream: list[Any] = []
+        for i, shape in zip(layout.upstream, layout.shapes, strict=True):
+            gradient = gradients[i]
+            if gradient is None and shape is not None:
+                gradient = torch.zeros_like(results[shape])
+            upstream.append(gradient)
+        wanted = [ctx.needs_input_grad[i] for i in layout.wanted]
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        if any(wanted):
+            arguments = (*values, *results, *upstream, wanted, True, ctx.backend)
+            for i, is_wanted, gradient in zip(
+                layout.wanted, wanted, self._backward_op(*arguments), strict=True
+            ):
+                found[i] = gradient if is_wanted else None
+        for name, closed_form in self.closed_forms.items():
+            (i,) = layout.inputs[name]
+            if ctx.needs_input_grad[i]:
+                inputs = self.inputs(*values)
+                found[i] = closed_form(inputs, self.results(*results), self.upstream(*upstream))
+        return tuple(found)
+
+    def _saved(self, ctx: Any, layout: Layout) -> tuple[list[Any], list[Any]]:
+        """The inputs, and the results that the backward reads; lists are lists again."""
+        saved = ctx.saved_tensors
+        values: list[Any] = [None] * layout.input_count
+        for i, tensor in zip(layout.tensors, saved, strict=False):
+            values[i] = tensor
+        for i, setting in zip(layout.settings, ctx.settings, strict=True):
+            values[i] = setting
+        results = list(saved[len(layout.tensors) :])
+        if self.list_at is None:
+            return values, results
+        return nested(values, layout.input_sizes), nested(results, layout.read_sizes)
+
+
+def _gradient_dtype(like: Tensor, rounds: bool) -> torch.dtype:
+    return like.dtype if rounds else arithmetic_dtype(like.dtype)
