@@ -1,4 +1,4 @@
-"""``python -m mmcore``: what is available here, and why the rest is not.
+"""``python -m mmcore``: what is available here, why the rest is not, and what serves each op.
 
 ``python -m mmcore tune``: look for the fastest tiles of the Triton kernels on this GPU, and keep
 them for every later process.
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import torch
 
 import mmcore
-from mmcore.backends import NAMES, cpu, triton
+from mmcore.backends import COMPILED, NAMES, cpu, has_file, triton
+from mmcore.ops import FAMILIES
 
 VARIABLES = (
     "MMCORE_BACKEND",
@@ -39,6 +40,15 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "gpu", _gpu_state()
     for variable in VARIABLES:
         yield variable, os.environ.get(variable, "not set")
+
+
+def matrix() -> Iterator[str]:
+    """A line for each op family: which backends have kernels for it."""
+    width = max(len(family) for family in FAMILIES)
+    yield " ".join(["op family".ljust(width), *(name.ljust(9) for name in COMPILED)]).rstrip()
+    for family in FAMILIES:
+        states = ("kernels" if has_file(name, family) else "reference" for name in COMPILED)
+        yield " ".join([family.ljust(width), *(state.ljust(9) for state in states)]).rstrip()
 
 
 def _version(package: str) -> str:
@@ -107,6 +117,8 @@ def main() -> None:
         return
     for what, state in lines():
         print(f"{what}: {state}")
+    print("\nBackends serve a family with kernels of their own, or leave it to the reference:")
+    print("\n".join(matrix()))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,14 @@ from __future__ import annotations
 import sys
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PATIENCE = 16  # requests
 
@@ -36,7 +39,7 @@ class Buffer:
         return self.references() == _REFERENCES_OF_A_WAITING_ARRAY
 
 
-_REFERENCES_OF_A_WAITING_ARRAY = Buffer(np.empty(0, np.float32)).references()
+_REFERENCES_OF_A_WAITING_ARRAY = Buffer(torch.empty(0, device="cpu").numpy()).references()
 _lock = threading.Lock()
 _buffers: list[Buffer] = []  # the largest first
 _most_bytes = 0

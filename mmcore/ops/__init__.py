@@ -7,5 +7,7 @@ and settles the dtypes. The named tuples that a family takes and returns are tho
 from importlib import import_module
 from pkgutil import iter_modules
 
-for _module in iter_modules(__path__):
-    import_module(f"{__name__}.{_module.name}")
+_modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
+FAMILIES = [
+    module.__name__.removeprefix(f"{__name__}.") for module in _modules if hasattr(module, "call")
+]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,13 +24,11 @@ def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..
     def dispatch(*arguments: Any) -> Any:
         first = backends.first_tensor(arguments)
         name = backends.choose(arguments[-1], first)
-        with ExitStack() as settings:
-            if torch.is_autocast_enabled(first.device.type):
-                # Dtypes were settled above the op; autocast must not round inside the reference.
-                settings.enter_context(torch.autocast(first.device.type, enabled=False))
-            if first.is_cuda:
-                # Triton launches on torch's current device, which need not be the tensors'.
-                settings.enter_context(torch.cuda.device_of(first))
+        if not first.is_cuda and not torch.is_autocast_enabled(first.device.type):
+            return run(name, *arguments[:-1])
+        # The dtypes were settled above the op; autocast must not round inside the reference.
+        # Triton launches on torch's current device, which need not be that of the tensors.
+        with torch.autocast(first.device.type, enabled=False), torch.cuda.device_of(first):
             return run(name, *arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:

@@ -116,15 +116,18 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         inputs, results, upstream, wanted, rounds = self._parts(arguments)
         backward = backends.implementation(backend, self.name).backward
         gradients = backward(inputs, results, upstream, wanted, rounds)
+        likes = [getattr(inputs, name) for name in self.wanted_types]
+        if self.list_at is not None:
+            gradients, likes, wanted = flat(gradients), flat(likes), flat(wanted)
         first = backends.first_tensor(inputs)
         rounded = [
             first.new_empty(0)
             if gradient is None or like is None or not is_wanted
-            else gradient.to(_gradient_dtype(like, rounds)).reshape(like.shape)
-            for gradient, like, is_wanted in zip(
-                flat(gradients), self._likes(inputs), flat(wanted), strict=True
-            )
+            else _as_input(gradient, like, rounds)
+            for gradient, like, is_wanted in zip(gradients, likes, wanted, strict=True)
         ]
+        if self.list_at is None:
+            return tuple(rounded)
         return tuple(nested(rounded, self._wanted_sizes(inputs)))
 
     def _fake_forward(self, *arguments: Any) -> tuple[Any, ...]:
@@ -138,8 +141,11 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             first.new_empty(0)
             if like is None or not is_wanted
             else like.new_empty(like.shape, dtype=_gradient_dtype(like, rounds))
-            for like, is_wanted in zip(self._likes(inputs), flat(wanted), strict=True)
-        ]
+            for like, is_wanted in zip(
+                flat([getattr(inputs, name) for name in self.wanted_types]), flat(wanted),
+                strict=True,
+            )
+        ]  # fmt: skip
         return tuple(nested(gradients, self._wanted_sizes(inputs)))
 
     def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Any, Upstream, Wanted, bool]:
@@ -147,12 +153,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         *values, flat_wanted, rounds = arguments
         begin, end = len(self.input_types), len(self.input_types) + len(self.read_types)
         inputs = self.inputs(*values[:begin])
-        wanted = self.wanted(*nested(flat_wanted, self._wanted_sizes(inputs)))
+        if self.list_at is not None:
+            flat_wanted = nested(flat_wanted, self._wanted_sizes(inputs))
+        wanted = self.wanted(*flat_wanted)
         return inputs, self.reads(*values[begin:end]), self.upstream(*values[end:]), wanted, rounds
-
-    def _likes(self, inputs: Inputs) -> list[Tensor | None]:
-        """The inputs that may have gradients."""
-        return flat([getattr(inputs, name) for name in self.wanted_types])
 
     def _wanted_sizes(self, inputs: Inputs) -> list[int | None]:
         count = 0 if self.list_at is None else len(inputs[self.list_at])
@@ -225,6 +229,12 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         if self.list_at is None:
             return values, results
         return nested(values, layout.input_sizes), nested(results, layout.read_sizes)
+
+
+def _as_input(gradient: Tensor, like: Tensor, rounds: bool) -> Tensor:
+    dtype = _gradient_dtype(like, rounds)
+    gradient = gradient if gradient.dtype == dtype else gradient.to(dtype)
+    return gradient if gradient.shape == like.shape else gradient.reshape(like.shape)
 
 
 def _gradient_dtype(like: Tensor, rounds: bool) -> torch.dtype:
