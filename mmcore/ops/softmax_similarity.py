@@ -40,7 +40,7 @@ from torch import Tensor
 from mmcore.backends import choose, cpu, kept_tiles, selected, triton
 from mmcore.backends.inputs import as_inputs
 from mmcore.backends.workspace import current
-from mmcore.ops import pairs
+from mmcore.ops import bias_gradient, pairs
 from mmcore.ops.autograd import differentiable, once_differentiable, wants_gradient
 from mmcore.ops.define import define
 from mmcore.ops.gradients import fake_gradients, only_wanted
@@ -260,7 +260,7 @@ define(
     fake=fake_backward,
     implementations={
         "reference": reference_backward,
-        "cpu": cpu.softmax_similarity_backward,
+        "cpu": bias_gradient.with_bias_gradient(cpu.softmax_similarity_backward),
         "triton": triton.softmax_similarity_backward,
     },
 )

@@ -1,4 +1,9 @@
-"""Tensors as the arrays that the compiled module takes, sharing their memory."""
+"""Tensors as what the compiled module takes: DLPack capsules, which share their memory.
+
+The module borrows a capsule during a call. `Tensor.numpy()` would cost more, and would mark the
+storage as one that can never be resized. The ops run below autograd, so a tensor that requires a
+gradient is exported as it is.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
 # Dtype and device are always named: torch has settings for what is not.
 
@@ -26,10 +32,10 @@ def double(value: Any) -> Tensor:
 
 
 def rows(tensor: Tensor) -> Any:
-    """A matrix in its own dtype with unit column stride; bfloat16 as its bits."""
-    tensor = tensor.detach()
-    tensor = tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    """A matrix in its own dtype with unit column stride."""
+    if tensor.is_contiguous() or tensor.stride(-1) == 1:
+        return to_dlpack(tensor)
+    return to_dlpack(tensor.contiguous())
 
 
 def rows_or_none(tensor: Tensor | None) -> Any:
@@ -39,7 +45,9 @@ def rows_or_none(tensor: Tensor | None) -> Any:
 
 def vector(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
     """A dense vector, of its own dtype or of `dtype`."""
-    return tensor.detach().to(dtype or tensor.dtype).contiguous().numpy()
+    if dtype is not None and tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    return to_dlpack(tensor.contiguous())
 
 
 def vector_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Any:

@@ -17,7 +17,7 @@ from mmcore.backends.inputs import as_inputs
 def distillation(*arguments: Any) -> tuple[Tensor, ...]:
     student, teacher = _matrices(*arguments)
     statistics = [new(student.x.shape[0], torch.float64) for _ in range(7)]
-    arrays = [part.numpy() for part in statistics]
+    arrays = [vector(part) for part in statistics]
     if not _C.distillation_forward(student.arrays(), teacher.arrays(), arrays, threads()):
         return by_slabs.distillation(*arguments)
     return (*statistics, torch.zeros((), dtype=torch.bool, device="cpu"))

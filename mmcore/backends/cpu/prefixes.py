@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import kept_memory
-from mmcore.backends.cpu.arrays import double, new, threads, vector
+from mmcore.backends.cpu.arrays import double, new, rows_or_none, threads, vector
 from mmcore.backends.cpu.module import _C
 from mmcore.backends.cpu.projection import l2_normalize, l2_normalize_backward
 from mmcore.backends.cpu.similarity import (
@@ -43,7 +43,7 @@ def prefix_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     kept = kept_memory.take(kept_size)
     untrusted = _C.prefix_similarity_forward(
         _matrix(call).arrays(), list(call.ends), call.eps, vector(row_lse.view(-1)),
-        vector(col_lse.view(-1)), vector(row_pos.view(-1)), kept.numpy(), threads(),
+        vector(col_lse.view(-1)), vector(row_pos.view(-1)), vector(kept), threads(),
     )  # fmt: skip
     is_apart = torch.zeros(prefixes, dtype=torch.bool, device="cpu")
     for k in untrusted:
@@ -81,7 +81,7 @@ def _gradients(
     sums = call.zeros()
     ends = [call.ends[k] for k in prefixes]
     of_x, of_y = (
-        part.numpy() if is_wanted else None
+        rows_or_none(part if is_wanted else None)
         for part, is_wanted in zip(sums[:2], wanted[:2], strict=True)
     )
     grad_scale = _C.prefix_similarity_backward(

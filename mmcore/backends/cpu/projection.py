@@ -46,9 +46,9 @@ class Projection(ProjectionInputs):
     def arrays(self) -> Any:
         """What the compiled module takes."""
         return _C.ProjectionInputs(
-            rows(self.x), self.norm, vector_or_none(self.norm_weight, torch.float32),
-            vector_or_none(self.norm_bias, torch.float32), self.norm_eps, rows(self.weight),
-            vector_or_none(self.bias, torch.float32), self.eps if self.normalize else 0.0,
+            rows(self.x), rows(self.weight), vector_or_none(self.bias, torch.float32), self.norm,
+            vector_or_none(self.norm_weight, torch.float32),
+            vector_or_none(self.norm_bias, torch.float32), self.norm_eps, self.normalize, self.eps,
             self.multiplies_bfloat16,
         )  # fmt: skip
 

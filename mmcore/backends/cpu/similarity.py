@@ -74,12 +74,11 @@ class Similarity(SimilarityInputs):
         row_label, col_label = _dense_ids(self.row_label, self.col_label)
         row_group, col_group = _dense_ids(self.row_group, self.col_group)
         return _C.SimilarityInputs(
-            rows(self.x), rows_or_none(self.y),
-            self.multiplies_bfloat16, number(self.scale), number(self.bias),
+            rows(self.x), rows_or_none(self.y), number(self.scale), number(self.bias),
             vector_or_none(self.row_bias, torch.float64),
             vector_or_none(self.col_bias, torch.float64),
             vector_or_none(self.target), row_label, col_label, row_group, col_group,
-            self.denominator, self.has_columns, self.positives,
+            self.denominator, self.has_columns, self.multiplies_bfloat16, self.positives,
         )  # fmt: skip
 
 
@@ -89,9 +88,9 @@ def softmax_similarity(*arguments: Any) -> tuple[Tensor, ...]:
     sizes = (matrix.x.shape[0], matrix.columns if matrix.has_columns else 0) * 2
     statistics = [new(size, torch.float64) for size in sizes]
     kept = kept_memory.take(kept_size)
-    row_lse, col_lse, row_pos, col_pos = (part.numpy() for part in statistics)
+    row_lse, col_lse, row_pos, col_pos = map(vector, statistics)
     _C.softmax_similarity_forward(
-        matrix.arrays(), row_lse, col_lse, row_pos, col_pos, kept.numpy(), threads()
+        matrix.arrays(), row_lse, col_lse, row_pos, col_pos, vector(kept), threads()
     )
     return (*statistics, kept)
 
@@ -106,15 +105,15 @@ def softmax_similarity_backward(*arguments: Any) -> tuple[Tensor, ...]:
     wants_columns = wanted[5] or (adds_columns and wanted[4])
     grad_col_bias = new(matrix.columns, torch.float64) if wants_columns else None
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = map(vector, upstream)
-    grad_scale, grad_bias = _C.softmax_similarity_backward(
+    grad_scale = _C.softmax_similarity_backward(
         matrix.arrays(), vector(row_lse), vector(col_lse), vector(row_pos), vector(col_pos),
         grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, vector(kept),
-        *gradients.arrays(), wanted[3],
-        vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
+        *gradients.arrays(), vector_or_none(grad_row_bias), vector_or_none(grad_col_bias),
+        threads(),
     )  # fmt: skip
     if adds_columns and grad_row_bias is not None and grad_col_bias is not None:
         grad_row_bias += grad_col_bias
-    values = (*gradients.fold(), grad_scale, grad_bias, grad_row_bias, grad_col_bias)
+    values = (*gradients.fold(), grad_scale, None, grad_row_bias, grad_col_bias)
     return as_inputs(_as_tensors(values), described[:6], wanted)
 
 
@@ -198,8 +197,7 @@ class Gradients(NamedTuple):
 
     def arrays(self) -> tuple[Any, Any]:
         """What the compiled module writes to."""
-        x, y = (None if part is None else part.numpy() for part in (self.x, self.y))
-        return x, y
+        return rows_or_none(self.x), rows_or_none(self.y)
 
     def fold(self) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of the op's inputs; where y is x the one of y is added to that of x."""
