@@ -33,13 +33,14 @@ struct ProjectionStatistics {
   float* inverse_norm = nullptr;  // 1 / max(‖output row‖, eps), where the output is L2-normalised
 };
 
-// output (N, D) = l2_normalize(norm(x) · weightᵀ + bias)
+// output (N, D) = norm(x) · weightᵀ + bias, L2-normalised where `normalize` says so
 struct ProjectionInputs {
-  AnyMatrix x;  // (N, K)
+  AnyMatrix x;                  // (N, K)
+  AnyMatrix weight;             // (D, K), in the dtype of x
+  const float* bias = nullptr;  // (D,); nullptr: none
   InputNorm norm;
-  AnyMatrix weight;                  // (D, K), in the dtype of x
-  const float* bias = nullptr;       // (D,); nullptr: none
-  float output_eps = 0;              // of the L2 normalisation; <= 0: none
+  bool normalize = false;
+  float eps = 0;                     // of the L2 normalisation: shorter rows are divided by it
   bool multiplies_bfloat16 = false;  // operands of products are rounded to bfloat16, products summed in float32
 };
 
@@ -71,18 +72,18 @@ struct Pairs {
 
 // The logit of a pair is scale·⟨x_i, y_j⟩ + bias + row_bias_i + col_bias_j.
 struct SimilarityInputs {
-  AnyMatrix x;                       // (N, D)
-  AnyMatrix y;                       // (M, D)
-  bool is_symmetric = false;         // y is x: (j, i) has the logit of (i, j), and half of the products are computed
-  bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
+  AnyMatrix x;  // (N, D)
+  AnyMatrix y;  // (M, D); x where y is x
   double scale = 1;
   double bias = 0;
   const double* row_bias = nullptr;  // (N,)
   const double* col_bias = nullptr;  // (M,); row_bias where y is x
   Pairs pairs;
   Denominator denominator = Denominator::kAll;
-  bool has_columns = true;  // whether the columns' statistics exist
+  bool has_columns = true;           // whether the columns' statistics exist
+  bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
   Positives positives = Positives::kSum;
+  bool is_symmetric = false;  // y is x: (j, i) has the logit of (i, j), and half of the products are computed
 };
 
 struct SoftmaxStatistics {
@@ -104,8 +105,9 @@ struct SimilarityGradients {
   MutableMatrix y;             // (M, D); where y is x, x holds the gradient of both
   double* row_bias = nullptr;  // (N,)
   double* col_bias = nullptr;  // (M,)
-  bool needs_bias = false;
-  double scale = 0, bias = 0;
+  double scale = 0;
+  bool needs_bias = false;  // `bias` is set by the sigmoid kernels only
+  double bias = 0;
 };
 
 struct SigmoidSums {

@@ -1,14 +1,16 @@
+"""Every array is a DLPack capsule, or an object with the method __dlpack__, in CPU memory.
+
+Capsules are borrowed: nobody may consume them while a call or an inputs object uses them. Vectors
+are contiguous, matrices have unit column stride.
+"""
+
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-_Floats: TypeAlias = NDArray[np.float32]
-_Doubles: TypeAlias = NDArray[np.float64]
-_Indices: TypeAlias = NDArray[np.int64]
-_Ids: TypeAlias = NDArray[np.int32]
-# uint16: the bits of bfloat16
-_Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint16]
+_Floats: TypeAlias = object  # float32
+_Doubles: TypeAlias = object  # float64
+_Indices: TypeAlias = object  # int64
+_Ids: TypeAlias = object  # int32
+_Rows: TypeAlias = object  # a matrix of float32, float16 or bfloat16
 
 def instruction_set() -> str: ...
 def instruction_sets() -> list[str]: ...
@@ -26,13 +28,14 @@ class ProjectionInputs:
     def __init__(
         self,
         x: _Rows,
+        weight: _Rows,
+        bias: _Floats | None,
         norm: str,
         norm_weight: _Floats | None,
         norm_bias: _Floats | None,
         norm_eps: float,
-        weight: _Rows,
-        bias: _Floats | None,
-        output_eps: float,
+        normalize: bool,
+        eps: float,
         multiplies_bfloat16: bool,
     ) -> None: ...
 
@@ -64,7 +67,6 @@ class SimilarityInputs:
         self,
         x: _Rows,
         y: _Rows | None,
-        multiplies_bfloat16: bool,
         scale: float,
         bias: float,
         row_bias: _Doubles | None,
@@ -76,6 +78,7 @@ class SimilarityInputs:
         col_group: _Ids | None,
         denominator: str,
         has_columns: bool,
+        multiplies_bfloat16: bool,
         positives: str,
     ) -> None: ...
 
@@ -101,11 +104,10 @@ def softmax_similarity_backward(
     kept: _Floats,
     grad_x: _Floats | None,
     grad_y: _Floats | None,
-    needs_bias: bool,
     grad_row_bias: _Doubles | None,
     grad_col_bias: _Doubles | None,
     threads: int,
-) -> tuple[float, float]: ...
+) -> float: ...
 def sigmoid_similarity_forward(inputs: SimilarityInputs, threads: int) -> tuple[float, float]: ...
 def sigmoid_similarity_gradients(
     inputs: SimilarityInputs,

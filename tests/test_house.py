@@ -13,7 +13,6 @@ import pytest
 MOST_LINES, MOST_FUNCTION_LINES, MOST_KERNEL_LINES = 300, 40, 120
 # These are longer: their lines when they were listed. The list may only shrink.
 TOO_LONG = {
-    "csrc/cpu/softmax_similarity_backward.h": 303,
     "tests/test_robustness.py": 305,
     "mmcore/functional/ranking.py:multiple_negatives_ranking_loss": 41,
 }

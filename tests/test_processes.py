@@ -132,25 +132,6 @@ def test_report_of_what_is_available(prefix: str) -> None:
     assert ("unavailable" in done.stdout) == bool(prefix)
 
 
-def test_wrong_arrays_never_reach_a_kernel() -> None:
-    import numpy as np
-
-    x, y = np.ones((4, 8), np.float32), np.ones((4, 8), np.float32)
-    with pytest.raises(ValueError, match=r"inverse_norm must have shape \(4,\)"):
-        _C.l2_normalize_forward(x, 1e-12, y, np.ones(3, np.float32), 1)
-    with pytest.raises(TypeError, match=r"x must be of float32, .* got float64"):
-        _C.l2_normalize_forward(x.astype(np.float64), 1e-12, y, np.ones(4, np.float32), 1)
-    with pytest.raises(TypeError, match="y must have the dtype of x"):
-        _C.l2_normalize_forward(x, 1e-12, y.astype(np.float16), np.ones(4, np.float32), 1)
-    with pytest.raises(ValueError, match="threads must be at least 1"):
-        _C.l2_normalize_forward(x, 1e-12, y, np.ones(4, np.float32), 0)
-    with pytest.raises(ValueError, match="unit column stride"):
-        _C.l2_normalize_forward(x.T.copy().T, 1e-12, y, np.ones(4, np.float32), 1)
-    y.flags.writeable = False
-    with pytest.raises(ValueError, match="y must be writeable"):
-        _C.l2_normalize_forward(x, 1e-12, y, np.ones(4, np.float32), 1)
-
-
 def test_the_package_says_that_it_is_typed() -> None:
     import mmcore
 

@@ -1,96 +1,94 @@
-// NumPy arrays as the views that kernels take.
+// Tensors of any library as the views that kernels take.
 //
 // Whatever a kernel relies on is checked here, so that no call from Python can read or write out of bounds.
 #pragma once
 
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <optional>
+#include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "../kernels.h"
+#include "dlpack.h"
 
 namespace mmcore {
 
 namespace py = pybind11;
 
-// `forcecast` is absent on purpose: an array of another dtype is refused, never copied.
-using Floats = py::array_t<float, 0>;
-using Doubles = py::array_t<double, 0>;
-using Indices = py::array_t<Index, 0>;
-using Ids = py::array_t<std::int32_t, 0>;
-
 [[noreturn]] inline void refuse(const std::string& message) { throw py::value_error(message); }
 
-inline std::string size_text(Index size) { return size < 0 ? "any" : std::to_string(size); }
+// A tensor that Python passed, or None.
+//
+// It is a DLPack capsule, or an object whose method __dlpack__ returns one. The capsule is borrowed: it keeps its name,
+// so its own destructor frees it. Nobody else may consume it during the call.
+class Array {
+ public:
+  Array() = default;
+  explicit Array(py::handle source) : capsule_(py::reinterpret_borrow<py::object>(source)) {
+    if (!PyCapsule_CheckExact(source.ptr()) && py::hasattr(source, "__dlpack__")) capsule_ = exported(source);
+    open();
+  }
 
-// Refuses what is no matrix of the wanted size with unit column stride; a negative size is any.
-inline void check_matrix(const char* name, const py::array& array, Index rows, Index columns, bool is_written) {
-  if (array.ndim() != 2) refuse(std::string(name) + " must have 2 dimensions, got " + std::to_string(array.ndim()));
-  if ((rows >= 0 && array.shape(0) != rows) || (columns >= 0 && array.shape(1) != columns))
-    refuse(std::string(name) + " must have shape (" + size_text(rows) + ", " + size_text(columns) + "), got (" +
-           size_text(array.shape(0)) + ", " + size_text(array.shape(1)) + ")");
-  if (is_written && !array.writeable()) refuse(std::string(name) + " must be writeable");
-  if (array.size() == 0) return;
-  if (array.shape(1) > 1 && array.strides(1) != array.itemsize())
-    refuse(std::string(name) + " must have unit column stride");
-  if (array.strides(0) % array.itemsize() != 0) refuse(std::string(name) + " must have a row stride of whole numbers");
-}
+  bool is_none() const { return !capsule_ || capsule_.is_none(); }
+  // False where somebody has consumed the capsule since.
+  bool is_valid() const { return name_ == nullptr || PyCapsule_IsValid(capsule_.ptr(), name_) != 0; }
 
-inline Dtype dtype_of(const char* name, const py::array& array) {
-  if (array.dtype().equal(py::dtype::of<float>())) return Dtype::kFloat32;
-  if (array.dtype().equal(py::dtype("float16"))) return Dtype::kFloat16;
-  if (array.dtype().equal(py::dtype::of<std::uint16_t>())) return Dtype::kBfloat16;
-  throw py::type_error(std::string(name) + " must be of float32, float16 or uint16 (the bits of bfloat16), got " +
-                       std::string(py::str(array.dtype())));
-}
+  // The tensor, whose memory this processor can reach.
+  const dlpack::DLTensor& tensor(const char* name, bool is_written) const;
 
-inline AnyMatrix any_matrix(const char* name, const py::array& array, Index rows, Index columns,
-                            bool is_written = false) {
-  check_matrix(name, array, rows, columns, is_written);
-  return {array.data(), dtype_of(name, array), array.shape(0), array.shape(1), array.strides(0) / array.itemsize()};
-}
+ private:
+  static py::object exported(py::handle source);
+  void open();
+
+  py::object capsule_;
+  const char* name_ = nullptr;  // the capsule's; nullptr where there is none
+  const dlpack::DLTensor* tensor_ = nullptr;
+  bool is_read_only_ = false;
+};
+
+// Inputs of a kernel, and the arrays that they are views of, kept alive.
+template <class Inputs>
+class Held {
+ public:
+  Held(Inputs inputs, std::vector<Array> arrays) : inputs_(std::move(inputs)), arrays_(std::move(arrays)) {}
+
+  const Inputs& inputs() const {
+    for (const Array& array : arrays_)
+      if (!array.is_valid()) refuse("the arrays of inputs must not be consumed by others");
+    return inputs_;
+  }
+
+ private:
+  Inputs inputs_;
+  std::vector<Array> arrays_;
+};
+
+// A matrix of the wanted size with unit column stride; a negative size is any.
+AnyMatrix any_matrix(const char* name, const Array& array, Index rows, Index columns, bool is_written = false);
 
 // A matrix in the dtype of `like`.
-inline AnyMatrix any_matrix_like(const AnyMatrix& like, const char* name, const py::array& array, Index rows,
-                                 Index columns, bool is_written = false) {
-  const AnyMatrix result = any_matrix(name, array, rows, columns, is_written);
-  if (result.dtype != like.dtype) throw py::type_error(std::string(name) + " must have the dtype of x");
-  return result;
-}
+AnyMatrix any_matrix_like(const AnyMatrix& like, const char* name, const Array& array, Index rows, Index columns,
+                          bool is_written = false);
+MutableAnyMatrix any_output_like(const AnyMatrix& like, const char* name, const Array& array, Index rows,
+                                 Index columns);
 
-inline MutableAnyMatrix any_output_like(const AnyMatrix& like, const char* name, const py::array& array, Index rows,
-                                        Index columns) {
-  const AnyMatrix result = any_matrix_like(like, name, array, rows, columns, true);
-  return {const_cast<void*>(result.data), result.dtype, result.rows, result.columns, result.row_stride};
-}
+// A matrix of float32 that is written; no data for None.
+MutableMatrix optional_output(const char* name, const Array& array, Index rows, Index columns);
 
-inline MutableMatrix output(const char* name, const Floats& array, Index rows, Index columns) {
-  check_matrix(name, array, rows, columns, true);
-  return {const_cast<float*>(array.data()), array.shape(0), array.shape(1), array.strides(0) / array.itemsize()};
-}
+// The memory of a contiguous vector of `size` numbers of T. T: float, double, Index, std::int32_t.
+template <class T>
+T* vector(const char* name, const Array& array, Index size, bool is_written = false);
 
 template <class T>
-T* vector(const char* name, const py::array_t<T, 0>& array, Index size, bool is_written = false) {
-  if (array.ndim() != 1 || array.shape(0) != size)
-    refuse(std::string(name) + " must have shape (" + std::to_string(size) + ",)");
-  if (size > 1 && array.strides(0) != static_cast<Index>(sizeof(T))) refuse(std::string(name) + " must be contiguous");
-  if (is_written && !array.writeable()) refuse(std::string(name) + " must be writeable");
-  return const_cast<T*>(array.data());
+T* optional_vector(const char* name, const Array& array, Index size, bool is_written = false) {
+  return array.is_none() ? nullptr : vector<T>(name, array, size, is_written);
 }
 
-template <class T>
-T* output(const char* name, const py::array_t<T, 0>& array, Index size) {
-  return vector(name, array, size, true);
-}
-
-template <class T>
-T* optional_vector(const char* name, const std::optional<py::array_t<T, 0>>& array, Index size,
-                   bool is_written = false) {
-  return array ? vector(name, *array, size, is_written) : nullptr;
-}
+// A vector of float32 of any size.
+Kept kept_view(const Array& kept, bool is_written);
 
 inline int checked_threads(int threads) {
   if (threads < 1) refuse("threads must be at least 1, got " + std::to_string(threads));
@@ -102,3 +100,17 @@ void bind_projection(py::module_& module);
 void bind_similarity(py::module_& module);
 
 }  // namespace mmcore
+
+namespace pybind11::detail {
+
+// Takes every object: what is no array is refused where the name of the argument is known.
+template <>
+struct type_caster<mmcore::Array> {
+  PYBIND11_TYPE_CASTER(mmcore::Array, const_name("Array"));
+  bool load(handle source, bool) {
+    value = mmcore::Array(source);
+    return true;
+  }
+};
+
+}  // namespace pybind11::detail

@@ -1,7 +1,6 @@
-// The module mmcore._C: NumPy arrays in and out of the kernels. The only folder that knows Python.
+// The module mmcore._C: calls the kernels on arrays that Python passes. Only this folder knows Python.
 //
-// Outputs are arrays of the caller's. torch tensors come in through Tensor.numpy(), which shares their memory; NumPy
-// has no bfloat16, whose bits come as uint16.
+// Every array comes by DLPack: as a capsule, or as an object with the method __dlpack__. The caller allocates outputs.
 #include "arrays.h"
 
 namespace mmcore {
@@ -18,7 +17,7 @@ double measure_peak(bool of_bfloat16, int threads) {
 
 PYBIND11_MODULE(_C, module) {
   using namespace pybind11::literals;
-  module.doc() = "Compiled kernels of mmcore over NumPy arrays; shapes and units in csrc/kernels.h.";
+  module.doc() = "Compiled kernels of mmcore over DLPack arrays; shapes and units in csrc/kernels.h.";
   module.def("instruction_set", [] { return mmcore::kernels().instruction_set; });
   module.def("instruction_sets", &mmcore::instruction_sets);
   module.def("select_instruction_set", &mmcore::select_instruction_set, "name"_a);

@@ -96,7 +96,7 @@ void project_rows(const ProjectionInputs& inputs, Matrix<const T> x, Matrix<T> o
           round_row(z.row(r), width, output.row(begin + r));
           continue;
         }
-        const float norm = l2_norm(z.row(r), width, inputs.output_eps);
+        const float norm = l2_norm(z.row(r), width, inputs.eps);
         statistics.inverse_norm[begin + r] = 1.0f / norm;
         divide_row(z.row(r), width, norm, output.row(begin + r));
       }

@@ -130,8 +130,8 @@ class ProjectionBackward {
       for_each_vector(
           width_, [&](Index k, Index count) { store_first(z + k, load_first(grad_output_.row(i) + k, count), count); });
     } else {
-      l2_normalize_row_backward(output_.row(i), grad_output_.row(i), width_, statistics_.inverse_norm[i],
-                                inputs_.output_eps, z);
+      l2_normalize_row_backward(output_.row(i), grad_output_.row(i), width_, statistics_.inverse_norm[i], inputs_.eps,
+                                z);
     }
     for (Index d = 0; grad_bias != nullptr && d < width_; ++d) grad_bias[d] += z[d];
   }

@@ -1,11 +1,11 @@
 // Statistics of the similarity matrix, backward.
 //
 //   G_ij = [counted]·(a_i·exp(s_ij − row_lse_i) + b_j·exp(s_ij − col_lse_j)) + [positive]·(c_i + d_j)
-//   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩     grad_bias = Σ_ij G_ij
+//   grad_x = scale·G·y     grad_y = scale·Gᵀ·x     grad_scale = Σ_i ⟨x_i, (G·y)_i⟩
 //
 // a, b, c, d are the upstream gradients of row_lse, col_lse, row_pos, col_pos. If these are log-sum-exps, c_i is
-// multiplied by exp(s_ij − row_pos_i) and d_j by exp(s_ij − col_pos_j). With targets, grad_bias is
-// Σ a + Σ b + Σ_i (c_i + d_target(i)), because each softmax sums to 1.
+// multiplied by exp(s_ij − row_pos_i) and d_j by exp(s_ij − col_pos_j). The gradient of the bias, Σ_ij G_ij, is left to
+// the caller: each softmax sums to 1, so it follows from the upstream gradients.
 // Never stored: G and the logits. One block of G is in scratch memory and is multiplied into both gradients.
 // Loop order: similarity_blocks.h.
 // Precision: as in the forward, which may have kept E. One exponential is enough for both sides: G = E·(R_i + C_j)
@@ -169,8 +169,7 @@ class SoftmaxBackward {
   }
 
   void run(SimilarityGradients& gradients) {
-    const bool sums_bias = gradients.needs_bias && !masks_.has_targets();
-    GradientSums sums(inputs_.x.rows, inputs_.y.rows, gradients.row_bias != nullptr || sums_bias,
+    GradientSums sums(inputs_.x.rows, inputs_.y.rows, gradients.row_bias != nullptr,
                       (inputs_.is_symmetric ? gradients.row_bias : gradients.col_bias) != nullptr);
     const BlockGrid grid(inputs_, threads_);
     const KeptBlocks<A> kept(kept_, grid, threads_);
@@ -196,7 +195,6 @@ class SoftmaxBackward {
       });
     });
     finish_gradients(inputs_, gradients, threads_);
-    if (gradients.needs_bias) gradients.bias = sums_bias ? sums.total() : bias_gradient();
     if (inputs_.is_symmetric) sums.add_columns_to_rows();
     if (gradients.row_bias != nullptr) std::copy(sums.rows.begin(), sums.rows.end(), gradients.row_bias);
     if (gradients.col_bias != nullptr) std::copy(sums.columns.begin(), sums.columns.end(), gradients.col_bias);
@@ -263,19 +261,6 @@ class SoftmaxBackward {
   bool trusts_positives(const Block& block) const {
     if (!row_positives_ || (row_positives_->trusts(block.rows) && col_positives_->trusts(block.columns))) return true;
     return !masks_.has_positives(block.rows.begin, block.rows.size(), block.columns.begin, block.columns.size());
-  }
-
-  // Σ G without G: each softmax sums to 1.
-  double bias_gradient() const {
-    double total = 0;
-    const Index rows = inputs_.x.rows, columns = inputs_.y.rows;
-    for (Index i = 0; i < rows; ++i) {
-      total += row_terms_.weight[i] + (row_terms_.lse[i] != row_terms_.lse[i] ? row_terms_.lse[i] : 0);
-      if (masks_.target(i) >= 0) total += row_terms_.positive[i] + col_terms_.positive[masks_.target(i)];
-    }
-    // In a symmetric matrix the rows' weights are those of both sides.
-    for (Index j = 0; !inputs_.is_symmetric && j < columns; ++j) total += col_terms_.weight[j];
-    return total;
   }
 
   const SimilarityInputs& inputs_;

@@ -116,15 +116,15 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         inputs, results, upstream, wanted, rounds = self._parts(arguments)
         backward = backends.implementation(backend, self.name).backward
         gradients = backward(inputs, results, upstream, wanted, rounds)
-        likes = [getattr(inputs, name) for name in self.wanted_types]
+        likes, flags = [getattr(inputs, name) for name in self.wanted_types], list(wanted)
         if self.list_at is not None:
-            gradients, likes, wanted = flat(gradients), flat(likes), flat(wanted)
+            gradients, likes, flags = flat(gradients), flat(likes), flat(flags)
         first = backends.first_tensor(inputs)
         rounded = [
             first.new_empty(0)
             if gradient is None or like is None or not is_wanted
             else _as_input(gradient, like, rounds)
-            for gradient, like, is_wanted in zip(gradients, likes, wanted, strict=True)
+            for gradient, like, is_wanted in zip(gradients, likes, flags, strict=True)
         ]
         if self.list_at is None:
             return tuple(rounded)

@@ -1,50 +1,60 @@
-"""Tensors as the arrays that the compiled module takes, sharing their memory."""
+"""Tensors as what the compiled module takes: DLPack capsules, which share their memory.
+
+The module borrows a capsule during a call. `Tensor.numpy()` would cost more, and would mark the
+storage as one that can never be resized. The ops run below autograd, so a tensor that requires a
+gradient is exported as it is.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # type: ignore[attr-defined]
 
-Array = Any
+# A DLPack capsule: Python's types have no name for it.
+Array: TypeAlias = object
 
 # Dtype and device are always named: torch has settings for what is not.
 
 
-def new(shape: Any, dtype: torch.dtype = torch.float32) -> Tensor:
+def new(shape: int | Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Memory for a result of the kernels."""
     return torch.empty(shape, dtype=dtype, device="cpu")
 
 
-def zeros(shape: Any) -> Tensor:
+def zeros(shape: int | Sequence[int]) -> Tensor:
     """Memory for sums, float32."""
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
-def double(value: Any) -> Tensor:
+def double(value: float | Sequence[float]) -> Tensor:
     """A number, or several, as float64."""
     return torch.tensor(value, dtype=torch.float64, device="cpu")
 
 
-def rows(tensor: Tensor) -> Any:
-    """A matrix in its own dtype with unit column stride; bfloat16 as its bits."""
-    tensor = tensor.detach()
-    tensor = tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+def rows(tensor: Tensor) -> Array:
+    """A matrix in its own dtype with unit column stride."""
+    if tensor.is_contiguous() or tensor.stride(-1) == 1:
+        return to_dlpack(tensor)
+    return to_dlpack(tensor.contiguous())
 
 
-def rows_or_none(tensor: Tensor | None) -> Any:
+def rows_or_none(tensor: Tensor | None) -> Array | None:
     """As `rows`; None stays None."""
     return None if tensor is None else rows(tensor)
 
 
-def vector(tensor: Tensor, dtype: torch.dtype | None = None) -> Any:
+def vector(tensor: Tensor, dtype: torch.dtype | None = None) -> Array:
     """A dense vector, of its own dtype or of `dtype`."""
-    return tensor.detach().to(dtype or tensor.dtype).contiguous().numpy()
+    if dtype is not None and tensor.dtype is not dtype:
+        tensor = tensor.to(dtype)
+    return to_dlpack(tensor.contiguous())
 
 
-def vector_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Any:
+def vector_or_none(tensor: Tensor | None, dtype: torch.dtype | None = None) -> Array | None:
     """As `vector`; None stays None."""
     return None if tensor is None else vector(tensor, dtype)
 

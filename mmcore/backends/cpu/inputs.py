@@ -50,12 +50,11 @@ def as_arrays(inputs: SimilarityInputs) -> _C.SimilarityInputs:
     row_label, col_label = _dense_ids(inputs.row_label, inputs.col_label)
     row_group, col_group = _dense_ids(inputs.row_group, inputs.col_group)
     return _C.SimilarityInputs(
-        rows(inputs.x), rows_or_none(inputs.y),
-        inputs.multiplies_bfloat16, number(inputs.scale), number(inputs.bias),
+        rows(inputs.x), rows_or_none(inputs.y), number(inputs.scale), number(inputs.bias),
         vector_or_none(inputs.row_bias, torch.float64),
         vector_or_none(inputs.col_bias, torch.float64),
         vector_or_none(inputs.target), row_label, col_label, row_group, col_group,
-        inputs.denominator, inputs.has_columns, inputs.positives,
+        inputs.denominator, inputs.has_columns, inputs.multiplies_bfloat16, inputs.positives,
     )  # fmt: skip
 
 

@@ -64,10 +64,9 @@ def _together(
     upstream: PrefixUpstream, wanted: PrefixWanted, sums: PrefixSums,
 ) -> PrefixSums:  # fmt: skip
     """Adds what the kernel finds for some prefixes."""
-    row_lse, col_lse, row_pos, kept, _ = statistics
-    parts = (row_lse, col_lse, row_pos, *upstream)
+    *found, kept, _ = statistics
     row_lse, col_lse, row_pos, grad_row_lse, grad_col_lse, grad_row_pos = (
-        vector(part[prefixes].reshape(-1)) for part in parts
+        vector(part[prefixes].reshape(-1)) for part in (*found, *upstream)
     )
     grad_scale = _C.prefix_similarity_backward(
         as_arrays(inputs.matrix(inputs.x, inputs.y)), [inputs.ends[k] for k in prefixes],

@@ -65,8 +65,8 @@ def as_views(found: Projected) -> tuple[Array, Array, Array, Array]:
 def as_arrays(inputs: ProjectionInputs) -> _C.ProjectionInputs:
     """What the compiled module takes."""
     return _C.ProjectionInputs(
-        rows(inputs.x), inputs.norm, vector_or_none(inputs.norm_weight, torch.float32),
-        vector_or_none(inputs.norm_bias, torch.float32), inputs.norm_eps, rows(inputs.weight),
-        vector_or_none(inputs.bias, torch.float32), inputs.eps if inputs.normalize else 0.0,
-        inputs.multiplies_bfloat16,
+        rows(inputs.x), rows(inputs.weight), vector_or_none(inputs.bias, torch.float32),
+        inputs.norm, vector_or_none(inputs.norm_weight, torch.float32),
+        vector_or_none(inputs.norm_bias, torch.float32), inputs.norm_eps, inputs.normalize,
+        inputs.eps, inputs.multiplies_bfloat16,
     )  # fmt: skip

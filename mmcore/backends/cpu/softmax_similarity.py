@@ -48,9 +48,9 @@ def backward(
     grad_col_bias = new(matrix.keys.shape[0], torch.float64) if wants_columns else None
     row_lse, col_lse, row_pos, col_pos, kept = map(vector, statistics)
     grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos = map(vector, upstream)
-    grad_scale, _ = _C.softmax_similarity_backward(
+    grad_scale = _C.softmax_similarity_backward(
         as_arrays(matrix), row_lse, col_lse, row_pos, col_pos, grad_row_lse, grad_col_lse,
-        grad_row_pos, grad_col_pos, kept, *memory.arrays(), False,
+        grad_row_pos, grad_col_pos, kept, *memory.arrays(),
         vector_or_none(grad_row_bias), vector_or_none(grad_col_bias), threads(),
     )  # fmt: skip
     if adds_columns and grad_row_bias is not None and grad_col_bias is not None:
