@@ -97,6 +97,9 @@ def clip_loss(
     )  # fmt: skip
     check.check_weight("weight", weight, x)
     row_lse, col_lse, row_pos, col_pos = statistics
+    if direction == "both" and label_smoothing == 0:
+        # The diagonal is the positives of rows and of columns.
+        return as_loss(weighted_mean((row_lse + col_lse) / 2 - row_pos, weight), x)
     row_loss = row_lse - _smoothed(row_pos, x, y, scale, bias, label_smoothing)
     if direction != "both":
         return as_loss(weighted_mean(row_loss, weight), x)

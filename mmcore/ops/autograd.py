@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,14 +41,24 @@ def differentiable(
         def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
             return one_by_one(Call.apply, info.batch_size, in_dims, inputs)
 
-    # torch reads the signature at every call, and would build it anew each time.
-    Call.forward.__signature__ = inspect.signature(Call.forward)  # type: ignore[attr-defined]
+    class EagerCall(torch.autograd.Function):
+        """What `Call` does, but for `torch.func`; without `setup_context` it costs less."""
+
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Any:
+            output = _below_autograd(forward, inputs)
+            save(ctx, inputs, output)
+            return output
+
+        backward = Call.backward
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
             # torch.compile traces no Function whose gradient is not wanted, or with equal inputs.
             return Call.apply(*_distinct(inputs)) if wants_gradient(*inputs) else forward(*inputs)
-        return Call.apply(*inputs)
+        if torch._C._are_functorch_transforms_active():
+            return Call.apply(*inputs)
+        return EagerCall.apply(*inputs)
 
     return call
 

@@ -30,9 +30,9 @@ def zeros(shape: int | Sequence[int]) -> Tensor:
     return torch.zeros(shape, dtype=torch.float32, device="cpu")
 
 
-def double(value: float | Sequence[float]) -> Tensor:
-    """A number, or several, as float64."""
-    return torch.tensor(value, dtype=torch.float64, device="cpu")
+def double(value: float) -> Tensor:
+    """A number as float64, 0-D."""
+    return torch.scalar_tensor(value, dtype=torch.float64, device="cpu")
 
 
 def rows(tensor: Tensor) -> Array:

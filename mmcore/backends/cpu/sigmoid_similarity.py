@@ -28,7 +28,8 @@ def forward(inputs: SimilarityInputs, kept_size: int) -> SigmoidSums:
         as_arrays(matrix), 1.0, -1.0, *memory.arrays(), True, threads()
     )
     memory.fold()
-    return SigmoidSums(double(total), double(positive), memory.whole, double(sums))
+    kept_sums = torch.stack([double(value) for value in sums])
+    return SigmoidSums(double(total), double(positive), memory.whole, kept_sums)
 
 
 def backward(
