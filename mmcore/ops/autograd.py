@@ -17,11 +17,9 @@ def differentiable(
     """`forward`, an op or a function that calls one, with a gradient.
 
     `save` and `backward` are the two halves of the gradient as `torch.autograd.Function` takes
-    them. The Function stands outside the op, because an op's own autograd fills in the defaults of
-    its schema at every call, in quadratic time.
-
-    Under `torch.func.vmap` the calls are made one by one. Forward mode (`torch.func.jvp`) is an
-    error.
+    them. The Function is outside the op, because an op's own autograd fills in the defaults of its
+    schema at every call, in quadratic time. `torch.func.vmap` calls it for one row after the other.
+    Forward mode (`torch.func.jvp`) is an error.
     """
 
     class Call(torch.autograd.Function):
