@@ -179,3 +179,14 @@ def imports(path: str) -> set[str]:
 
 def includes(path: str) -> list[str]:
     return INCLUDE.findall(text(path))
+
+
+def annotations(function: ast.FunctionDef) -> Iterator[ast.expr]:
+    """Of its arguments but `ctx`, and of its result."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    for argument in named:
+        if argument is not None and argument.arg != "ctx" and argument.annotation is not None:
+            yield argument.annotation
+    if function.returns is not None:
+        yield function.returns

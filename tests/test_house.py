@@ -224,3 +224,20 @@ def test_no_test_hides_another() -> None:
                 twice = (name for name, count in names.items() if count > 1)
                 faults += [f"{path} defines {name} more than once" for name in twice]
     report(faults)
+
+
+# Between torch, which has no types for what it registers, and everything that has.
+PLUMBING = {f"mmcore/ops/{name}.py" for name in ("autograd", "define", "family", "layout")}
+
+
+def test_signatures_of_ops_and_backends_have_no_any() -> None:
+    """Catches an argument that mypy does not see. torch has no type for the context of autograd."""
+    report([
+        f"{path}:{function.lineno} {function.name} has an argument or a result of type Any"
+        for path in house.files((".py",), "mmcore/ops/", "mmcore/backends/")
+        if path not in PLUMBING
+        for function in ast.walk(ast.parse(house.text(path)))
+        if isinstance(function, ast.FunctionDef)
+        for annotation in house.annotations(function)
+        if any(isinstance(node, ast.Name) and node.id == "Any" for node in ast.walk(annotation))
+    ])  # fmt: skip

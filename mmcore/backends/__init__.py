@@ -10,7 +10,6 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +108,7 @@ def has_file(name: str, family: str) -> bool:
     return find_spec(f"{__name__}.{name}.{family}") is not None
 
 
-def kept_size(requested: str, family: str, inputs: Any) -> int:
+def kept_size(requested: str, family: str, inputs: tuple[object, ...]) -> int:
     """How many float32 numbers the backend that serves a call keeps for its backward."""
     first = first_tensor(inputs)
     name = choose(requested, first)
@@ -117,9 +116,10 @@ def kept_size(requested: str, family: str, inputs: Any) -> int:
     return 0 if size is None else size(workspace.current(first.device.type), inputs)
 
 
-def first_tensor(values: Sequence[Any]) -> Tensor:
+def first_tensor(values: Sequence[object]) -> Tensor:
     """The first value, or the first of the list that it is: it decides which backend serves."""
-    first: Tensor = values[0] if isinstance(values[0], Tensor) else values[0][0]
+    first = values[0] if not isinstance(values[0], Sequence) else values[0][0]
+    assert isinstance(first, Tensor)
     return first
 
 

@@ -83,7 +83,7 @@ def sums_of(
 ) -> Sums:
     """Those of checked sides, in one call, so that their gradients are rounded together."""
     parts = (xx, xy, yy, diagonals)
-    return Sums(*gram_op.call(x, y, centred=centred, parts=parts, backend=backend))
+    return Sums(*gram_op.call(x=x, y=y, centred=centred, parts=parts, backend=backend))
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

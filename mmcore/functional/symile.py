@@ -11,6 +11,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.ops import product_similarity as product_op
+from mmcore.ops.product_similarity import ProductInputs
 
 NEGATIVES = ("tuples", "shuffled")
 
@@ -84,6 +85,7 @@ def symile_loss(
         order = torch.stack(
             [torch.randperm(rows, device=first.device, generator=generator) for _ in towers]
         )
-    row_lse, row_pos, _ = product_op.call(towers, scale, order, backend=backend)
+    inputs = ProductInputs(features=towers, scale=scale, order=order, dtype=first.dtype)
+    row_lse, row_pos, _ = product_op.call(inputs, backend=backend)
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
     return as_loss(loss.mean(), first)

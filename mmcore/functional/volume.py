@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.ops import volume as volume_op
+from mmcore.ops.volume import VolumeInputs
 
 
 def gram_loss(
@@ -75,7 +76,8 @@ def gram_loss(
     # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
-    row_lse, col_lse, own, total = volume_op.call(first, others, scale, backend=backend)
+    inputs = VolumeInputs(anchor=first, others=others, scale=scale)
+    row_lse, col_lse, own, total = volume_op.call(inputs, backend=backend)
     positive = -scale * own
     log_z = (torch.logaddexp(row_lse, positive) + torch.logaddexp(col_lse, positive)) / 2
     mean = (total + positive.sum()) / first.shape[0] ** 2

@@ -1,4 +1,7 @@
-"""Gradients of ops: an autograd Function around each, which torch.func and torch.compile see."""
+"""Gradients of ops: an autograd Function around each, which torch.func and torch.compile see.
+
+Forward mode (`torch.func.jvp`) and second derivatives are errors, and never silent zeros.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ def differentiable(
     `save` and `backward` are the two halves of the gradient as `torch.autograd.Function` takes
     them. The Function is outside the op, because an op's own autograd fills in the defaults of its
     schema at every call, in quadratic time. `torch.func.vmap` calls it for one row after the other.
-    Forward mode (`torch.func.jvp`) is an error.
     """
 
     class Call(torch.autograd.Function):
@@ -36,11 +38,11 @@ def differentiable(
             return backward(ctx, *upstream)
 
         @staticmethod
-        def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:
-            return one_by_one(Call.apply, info.batch_size, in_dims, inputs)
+        def vmap(info: Any, in_dims: Sequence[Any], *values: Any) -> tuple[Any, Any]:
+            return one_by_one(Call.apply, info.batch_size, in_dims, values)
 
     class EagerCall(torch.autograd.Function):
-        """What `Call` does, but for `torch.func`; without `setup_context` it costs less."""
+        """As `Call`, at less cost, and not for `torch.func`."""
 
         @staticmethod
         def forward(ctx: Any, *inputs: Any) -> Any:

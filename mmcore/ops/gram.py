@@ -62,7 +62,7 @@ def fake_mean(x: Tensor, backend: str) -> Tensor:
     return x.new_empty(x.shape[1], dtype=torch.float64)
 
 
-def save_no_mean(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def save_no_mean(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
     """The means are constants."""
     ctx.mark_non_differentiable(output)
 
@@ -75,7 +75,7 @@ _mean = differentiable(
 
 
 def call(
-    x: Tensor, y: Tensor | None, *, centred: bool, parts: Sequence[bool], backend: str | None
+    *, x: Tensor, y: Tensor | None, centred: bool, parts: Sequence[bool], backend: str | None
 ) -> GramSums:
     """The sums, differentiable; of sides less their means where `centred`."""
     requested = selected(backend)

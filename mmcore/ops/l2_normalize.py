@@ -45,7 +45,7 @@ def fake_backward(
     return y.new_empty(y.shape)
 
 
-def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def save(ctx: Any, inputs: tuple[Tensor, float, str], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output)
     ctx.mark_non_differentiable(output[1])
     _, ctx.eps, ctx.backend = inputs

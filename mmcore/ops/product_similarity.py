@@ -18,14 +18,11 @@ empty. `rounds` as in softmax_similarity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from mmcore.backends import kept_size, selected
+from mmcore.backends.reference.product_similarity import ProductInputs as ProductInputs
 from mmcore.backends.reference.product_similarity import (
-    ProductInputs,
     ProductStatistics,
     ProductUpstream,
     ProductWanted,
@@ -48,16 +45,13 @@ family = Family(
 )  # fmt: skip
 
 
-def call(
-    features: Sequence[Tensor], scale: Tensor, order: Tensor | None, *, backend: str | None
-) -> ProductStatistics:
-    """The statistics of every modality, differentiable."""
-    first, requested, size = features[0], selected(backend), 0
-    inputs = ProductInputs(
-        features=list(features), scale=scale, order=order,
+def call(inputs: ProductInputs, *, backend: str | None) -> ProductStatistics:
+    """The statistics of every modality, differentiable; the inputs are checked."""
+    first, requested, size = inputs.features[0], selected(backend), 0
+    inputs = inputs._replace(
         dtype=autocast_dtype(first) or first.dtype,
         multiplies_bfloat16=multiplies_bfloat16(as_multiplied(first[:0])),
-    )  # fmt: skip
-    if wants_gradient(*features, scale):
+    )
+    if wants_gradient(*inputs.features, inputs.scale):
         size = kept_size(requested, "product_similarity", inputs)
     return family(inputs, kept_size=size, backend=requested)

@@ -25,13 +25,11 @@ each of the others and of the scale are; otherwise they come back empty.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-from torch import Tensor
 
 from mmcore.backends import selected
-from mmcore.backends.reference.volume import VolumeInputs, VolumeStatistics, VolumeWanted
+from mmcore.backends.reference.volume import VolumeInputs as VolumeInputs
+from mmcore.backends.reference.volume import VolumeStatistics, VolumeWanted
 from mmcore.ops.family import Family
 
 
@@ -49,9 +47,6 @@ family = Family(
 )  # fmt: skip
 
 
-def call(
-    anchor: Tensor, others: Sequence[Tensor], scale: Tensor, *, backend: str | None
-) -> VolumeStatistics:
-    """The statistics, differentiable; the tensors are checked."""
-    inputs = VolumeInputs(anchor=anchor, others=list(others), scale=scale)
+def call(inputs: VolumeInputs, *, backend: str | None) -> VolumeStatistics:
+    """The statistics, differentiable; the inputs are checked."""
     return family(inputs, backend=selected(backend))
