@@ -56,9 +56,8 @@ def differentiable(
         if torch.compiler.is_compiling():
             # torch.compile traces no Function whose gradient is not wanted, or with equal inputs.
             return Call.apply(*_distinct(inputs)) if wants_gradient(*inputs) else forward(*inputs)
-        if torch._C._are_functorch_transforms_active():
-            return Call.apply(*inputs)
-        return EagerCall.apply(*inputs)
+        kind = Call if torch._C._are_functorch_transforms_active() else EagerCall
+        return kind.apply(*inputs)
 
     return call
 
