@@ -129,7 +129,7 @@ class DistillationForward {
   // One side's statistics, in which the diagonal joins.
   bool finish(const DistillationSums& sums, double* lse, double* cross, double* teacher_lse) const {
     const Index count = inputs_.student.x.rows;
-    const double smallest_trusted = std::exp2(-126 + 24) * count;
+    const double smallest_trusted = smallest_trusted_sum(count);
     const double scale = inputs_.student.scale, to_logits = scale == 0 ? 0 : scale / student_.a.high;
     bool is_trusted = true;
     for (Index i = 0; i < count; ++i) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "pairs.h"
+#include "positives.h"
 #include "shared_shift.h"
 #include "similarity_blocks.h"
 

@@ -1,8 +1,8 @@
 // Last steps of a backward, after the products with G: multiplying by the scale, and summing G for the biases.
 #pragma once
 
+#include "float64.h"
 #include "normalize.h"
-#include "positives.h"
 #include "similarity_blocks.h"
 
 namespace mmcore {

@@ -3,11 +3,6 @@
 #pragma once
 
 #include <omp.h>
-#include <sys/mman.h>
-
-#include <cstdint>
-#include <cstdlib>
-#include <new>
 
 #include "../matrix.h"
 
@@ -73,51 +68,6 @@ void for_each_tournament_pair(int threads, Body body) {
     for (int stripe = thread; stripe <= circle; stripe += count) body(stripe, stripe, thread);
   }
 }
-
-// Whole large pages of a range, because faulting small ones in one by one takes long: a wish, which may fail.
-constexpr Index kLargePage = 2 << 20;
-inline void prefer_large_pages(float* data, Index bytes) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(data), end = begin + bytes;
-  const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
-  if (first < end) madvise(reinterpret_cast<void*>(first), (end - first) / kLargePage * kLargePage, MADV_HUGEPAGE);
-}
-
-// Uninitialised scratch memory, one cache-line-aligned region per thread, allocated before the threads start because
-// an exception must not leave a parallel region.
-class Scratch {
- public:
-  Scratch(Index floats_per_thread, int threads) : floats_per_thread_(round_up(floats_per_thread, 16)) {
-    const Index bytes = floats_per_thread_ * threads * static_cast<Index>(sizeof(float));
-    const Index alignment = bytes < kLargePage ? 64 : kLargePage;
-    // 0 bytes is legal for aligned_alloc but may return null, which means "out of memory" below.
-    data_ = static_cast<float*>(std::aligned_alloc(alignment, round_up(maximum(1, bytes), alignment)));
-    if (data_ == nullptr) throw std::bad_alloc();
-    prefer_large_pages(data_, bytes);
-  }
-  ~Scratch() { std::free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  float* of_thread(int thread) const { return data_ + thread * floats_per_thread_; }
-
- private:
-  Index floats_per_thread_;
-  float* data_;
-};
-
-// Hands out consecutive cache-line-aligned pieces of one thread's scratch region.
-class Carver {
- public:
-  explicit Carver(float* data) : next_(data) {}
-  float* take(Index floats) {
-    float* piece = next_;
-    next_ += round_up(floats, 16);
-    return piece;
-  }
-
- private:
-  float* next_;
-};
 
 }  // namespace
 }  // namespace mmcore

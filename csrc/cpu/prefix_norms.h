@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "float64.h"
 #include "matmul.h"
-#include "positives.h"
 
 namespace mmcore {
 namespace {

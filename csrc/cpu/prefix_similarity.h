@@ -14,10 +14,10 @@
 // across blocks.
 #pragma once
 
-#include "counted_entries.h"
 #include "exponential_sums.h"
 #include "kept_prefixes.h"
 #include "prefix_norms.h"
+#include "tile_masks.h"
 
 namespace mmcore {
 namespace {
@@ -59,12 +59,7 @@ struct PrefixView {
 };
 
 // One shift for all prefixes: of unit rows every |s| ≤ |scale|, but rounding to bfloat16 may lengthen them.
-struct PrefixShift {
-  double bound, value;
-  explicit PrefixShift(double scale) : bound(std::abs(scale) * kLog2E * 1.01), value(std::ceil(bound) - 80) {}
-  bool is_usable() const { return bound <= kLargestSharedBound; }
-  float rounder() const { return kRounder - static_cast<float>(value); }
-};
+inline Shift shift_of_unit_rows(double scale) { return Shift(std::abs(scale) * kLog2E * 1.01); }
 
 // What a thread packs of each segment, and a block of numbers beside.
 template <class A>
@@ -190,7 +185,7 @@ class PrefixForward {
         kept_(kept),
         threads_(threads),
         masks_(inputs.matrix),
-        shift_(inputs.matrix.scale) {}
+        shift_(shift_of_unit_rows(inputs.matrix.scale)) {}
 
   // Returns the prefixes whose statistics are not to be trusted.
   std::vector<Index> run() {
@@ -214,7 +209,7 @@ class PrefixForward {
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
-      SumPrefixExponentials epilogue{masks_, shift_.rounder()};
+      SumPrefixExponentials epilogue{masks_, shift_.shifted_rounder()};
       const auto take_rows = [&](Range rows) {
         for (auto& segment : segments) segment.take_chunk(rows);
       };
@@ -243,15 +238,15 @@ class PrefixForward {
     const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
     double *row_lse = statistics_.row_lse + k * rows, *col_lse = statistics_.col_lse + k * columns,
            *row_pos = statistics_.row_pos + k * rows;
-    const double smallest_trusted = std::exp2(-126 + 24) * maximum(rows, columns);
+    const double smallest_trusted = smallest_trusted_sum(maximum(rows, columns));
     std::vector<double>&of_rows = rows_[k], &of_columns = columns_[k];
-    for (Index i = 0; i < rows; ++i) row_lse[i] = std::log(of_rows[i]) + shift_.value * kLn2;
-    for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(of_columns[j]) + shift_.value * kLn2;
+    for (Index i = 0; i < rows; ++i) row_lse[i] = std::log(of_rows[i]) + shift_.shift * kLn2;
+    for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(of_columns[j]) + shift_.shift * kLn2;
     for (Index i = 0; i < rows; ++i) {
       const Index j = matrix_.pairs.target[i];
       row_pos[i] = matrix_.scale * prefixes_.cosines[k][i];
       if (j < 0) continue;
-      const double e = std::exp2(row_pos[i] * kLog2E - shift_.value);
+      const double e = std::exp2(row_pos[i] * kLog2E - shift_.shift);
       of_rows[i] += e;
       of_columns[j] += e;
       row_lse[i] = log_add_exp(row_lse[i], row_pos[i]);
@@ -269,7 +264,7 @@ class PrefixForward {
   Kept kept_;
   int threads_;
   PairMasks masks_;
-  PrefixShift shift_;
+  Shift shift_;
   std::vector<std::vector<double>> rows_, columns_;  // sums of exponentials of each prefix
 };
 

@@ -22,28 +22,6 @@
 namespace mmcore {
 namespace {
 
-// What G needs of one side of one prefix.
-struct PrefixTerms : SoftmaxTerms {
-  std::vector<float> factor;     // weight·2^(shift − log2(e)·lse), padded to whole blocks
-  std::vector<char> is_trusted;  // whether `factor` may be used: as in the backward without prefixes
-
-  PrefixTerms(const double* lse, const double* weights, Index count, const PrefixShift& shift)
-      : SoftmaxTerms(lse, weights, count), factor(weight.size()), is_trusted(count, 1) {
-    for (Index i = 0; i < count; ++i) {
-      if (lse[i] == kMinusInfinity || weights[i] == 0) continue;
-      const double below = shift.value - lse[i] * kLog2E;
-      factor[i] = static_cast<float>(weights[i] * std::exp2(below));
-      is_trusted[i] = shift.is_usable() && below <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
-    }
-  }
-
-  bool trusts(Range range) const {
-    for (Index i = range.begin; i < range.end; ++i)
-      if (!is_trusted[i]) return false;
-    return true;
-  }
-};
-
 // Of one block and prefix: products in, W added to those of longer prefixes.
 struct AddPrefixGradient {
   const Prefixes& prefixes;
@@ -53,7 +31,7 @@ struct AddPrefixGradient {
   float rounder;                                               // with the shift
   std::size_t prefix = 0;
   PrefixView view{};
-  const PrefixTerms *row_terms = nullptr, *col_terms = nullptr;
+  const SharedSoftmaxTerms *row_terms = nullptr, *col_terms = nullptr;
   bool is_exact = false;  // one exp for each term of G, instead of one for both
   Block block{};
   const float* products = nullptr;
@@ -176,7 +154,7 @@ class PrefixBackward {
         kept_(kept),
         threads_(threads),
         masks_(inputs.matrix),
-        shift_(inputs.matrix.scale),
+        shift_(shift_of_unit_rows(inputs.matrix.scale)),
         row_cosines_(prefixes_.count, std::vector<double>(matrix_.x.rows)),
         col_cosines_(prefixes_.count, std::vector<double>(matrix_.y.rows)) {
     const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
@@ -193,8 +171,8 @@ class PrefixBackward {
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
-      AddPrefixGradient gradient{prefixes_,    masks_,       statistics_,     upstream_,
-                                 row_cosines_, col_cosines_, shift_.rounder()};
+      AddPrefixGradient gradient{
+          prefixes_, masks_, statistics_, upstream_, row_cosines_, col_cosines_, shift_.shifted_rounder()};
       gradient.out = scratch[thread].numbers;
       const auto take_rows = [&](Range rows) {
         for (auto& segment : segments) segment.take_chunk(rows);
@@ -275,8 +253,8 @@ class PrefixBackward {
   Kept kept_;
   int threads_;
   PairMasks masks_;
-  PrefixShift shift_;
-  std::vector<PrefixTerms> row_terms_, col_terms_;
+  Shift shift_;
+  std::vector<SharedSoftmaxTerms> row_terms_, col_terms_;
   std::vector<std::vector<double>> row_cosines_, col_cosines_;  // t and u of every prefix
 };
 

@@ -15,6 +15,7 @@
 #include "input_norm.h"
 #include "matmul.h"
 #include "pack.h"
+#include "scratch.h"
 
 namespace mmcore {
 namespace {

@@ -12,8 +12,9 @@
 // positive, G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of targets are computed in float64.
 #pragma once
 
-#include "counted_entries.h"
 #include "gradient_sums.h"
+#include "positives.h"
+#include "tile_masks.h"
 
 namespace mmcore {
 namespace {

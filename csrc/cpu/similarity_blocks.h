@@ -13,6 +13,7 @@
 #include "../kernels.h"
 #include "matmul.h"
 #include "pack.h"
+#include "scratch.h"
 
 namespace mmcore {
 namespace {

@@ -42,8 +42,7 @@ struct LogSumExpSide {
   // lse of what is kept in the tiles, every bias but the row's and the matrix's included.
   void from_sums(const std::vector<double>& sums, const std::vector<double>& of_targets, const LabelSums& labels,
                  const SharedShift& shift, double largest_bias, int threads) const {
-    // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
-    const double smallest_trusted = std::exp2(-126 + 24) * y.rows;
+    const double smallest_trusted = smallest_trusted_sum(y.rows);
     std::vector<Index> untrusted;
     for (Index i = 0; i < x.rows; ++i) {
       lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2;
