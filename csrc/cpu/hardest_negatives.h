@@ -14,7 +14,7 @@
 namespace mmcore {
 namespace {
 
-// The largest product of every row or column so far, and where.
+// The largest product of every row or column so far, and its index.
 struct Largest {
   std::vector<float> value;
   Index* index;
@@ -29,7 +29,7 @@ struct Largest {
   }
 };
 
-// Epilogue of one block: the largest by rows, of kLanes sets of columns, and by columns.
+// Epilogue of one block: keeps the largest product of each row, one for each lane, and of each column.
 struct CompareProducts {
   const PairMasks& masks;
   Block block{};

@@ -1,5 +1,5 @@
-// The only use of OpenMP: how rows are dealt to threads. Every schedule is static, so sums have one order per thread
-// count, and every result the same bits from run to run.
+// How rows are distributed to threads; only this file uses OpenMP. Every schedule is static. So for a given number of
+// threads, sums are added in one order, and every run returns the same bits.
 #pragma once
 
 #include <omp.h>
@@ -24,7 +24,7 @@ inline Range stripe(Index total, Index unit, Index part, Index parts) {
   return {minimum(total, units * part / parts * unit), minimum(total, units * (part + 1) / parts * unit)};
 }
 
-// body(range, number) on `threads` stripes of [0, total), one per thread; where fewer come, each takes several.
+// body(range, number) on `threads` stripes of [0, total), one per thread. If fewer threads start, each takes several.
 template <class Body>
 void for_each_stripe(int threads, Index total, Index unit, Body body) {
 #pragma omp parallel num_threads(threads)
@@ -36,8 +36,8 @@ void for_each_stripe(int threads, Index total, Index unit, Body body) {
 
 // body(row stripe, column stripe, thread) for every pair of `threads` row stripes and as many column stripes. In step t
 // slot k holds the pair (k, (k + t) mod T): no two threads ever hold the same rows or the same columns, so both sides
-// of a product may be accumulated without atomics and without a copy per thread. Where fewer threads come than were
-// asked for, each takes several slots: the sums have the same order.
+// of a product may be accumulated without atomics and without a copy per thread. If fewer threads start than were
+// asked for, each takes several slots, and the order of the sums stays.
 template <class Body>
 void for_each_latin_square_pair(int threads, Body body) {
 #pragma omp parallel num_threads(threads)

@@ -1,7 +1,7 @@
-// The positives that targets name, apart from the tiles and in float64: O(N·D).
+// The logits of targets, computed apart from the tiles and in float64: O(N·D).
 //
-// Near convergence a positive dominates its row and column. lse − pos is then log1p of what the others add, and
-// exp(pos − lse) − 1 the difference of equal numbers; both keep their digits when the positive is known by itself.
+// Near convergence the positive dominates its row and column. lse − pos is then close to 0, and exp(pos − lse) − 1 is
+// the difference of nearly equal numbers. Both keep their digits if the logit of the positive is known exactly.
 #pragma once
 
 #include <vector>

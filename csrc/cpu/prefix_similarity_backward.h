@@ -22,7 +22,7 @@
 namespace mmcore {
 namespace {
 
-// Of one block and prefix: products in, W added to those of longer prefixes.
+// For one block and one prefix: reads products, and adds W to the sum over the longer prefixes.
 struct AddPrefixGradient {
   const Prefixes& prefixes;
   const PairMasks& masks;
@@ -61,14 +61,14 @@ struct AddPrefixGradient {
     const float* from = products + row * kBlockStride + column;
     float* tile = out + row * kBlockStride + column;
     const PrefixView prefix_view = view;
-    const ColumnTerms of_columns = terms_of_columns(first);
+    const ColumnTerms columns = terms_of_columns(first);
     Vec col_total[kTileVectors] = {};
     for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       const double inverse = prefixes.rows.inverse[prefix][i];
       const Vec inverse_norm = broadcast(static_cast<float>(inverse)),
                 scaled = broadcast(static_cast<float>(prefixes.matrix.scale * inverse));
-      const RowTerms of_row = terms_of_row(i);
+      const RowTerms current = terms_of_row(i);
       const Counted counted(masks, i, block.columns.end);
       Vec row_total{};
 #pragma GCC unroll 4
@@ -77,12 +77,12 @@ struct AddPrefixGradient {
         __builtin_prefetch(from + kTileRows * kBlockStride + at);
         __builtin_prefetch(tile + kTileRows * kBlockStride + at, 1);
         const NormedProduct normed = prefix_view.normed(load(from + at), j);
-        const Vec g = counted(gradient<kIsExact>(normed, of_row, of_columns, at), j);
+        const Vec g = counted(gradient<kIsExact>(normed, current, columns, at), j);
         const Vec w = g * load(prefix_view.norm_high + j) * scaled;
         store(tile + at, is_first ? w : load(tile + at) + w);
-        const Vec of_cosine = g * normed.value;
-        row_total += of_cosine;
-        col_total[v] += of_cosine * inverse_norm;
+        const Vec along = g * normed.value;
+        row_total += along;
+        col_total[v] += along * inverse_norm;
       }
       BlockSums::add(sums.row + (row + r) * kLanes, row_total * inverse_norm);
       const Index lane = masks.target_lane(i, first);
@@ -91,8 +91,8 @@ struct AddPrefixGradient {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
   }
 
-  // What a loop reads of a row and of columns, copied, because the compiler would have to load it again after every
-  // store.
+  // Copies of what a loop reads of a row and of columns, because the compiler would have to load the originals again
+  // after every store.
   struct RowTerms {
     RowFactor exponent;
     Vec rounder, factor, lse_high, lse_low, weight;
@@ -114,12 +114,12 @@ struct AddPrefixGradient {
   }
 
   template <bool kIsExact>
-  static Vec gradient(const NormedProduct& normed, const RowTerms& of_row, const ColumnTerms& of_columns, Index at) {
+  static Vec gradient(const NormedProduct& normed, const RowTerms& row, const ColumnTerms& columns, Index at) {
     if constexpr (!kIsExact)
-      return of_row.exponent.exponential(normed, of_row.rounder) * (load(of_columns.factor + at) + of_row.factor);
-    const Vec row = softmax(normed, of_row.exponent, of_row.lse_high, of_row.lse_low);
-    const Vec column = softmax(normed, of_row.exponent, load(of_columns.lse_high + at), load(of_columns.lse_low + at));
-    return row * of_row.weight + column * load(of_columns.weight + at);
+      return row.exponent.exponential(normed, row.rounder) * (load(columns.factor + at) + row.factor);
+    const Vec by_row = softmax(normed, row.exponent, row.lse_high, row.lse_low);
+    const Vec by_column = softmax(normed, row.exponent, load(columns.lse_high + at), load(columns.lse_low + at));
+    return by_row * row.weight + by_column * load(columns.weight + at);
   }
 
   // exp(s − lse)
@@ -187,18 +187,19 @@ class PrefixBackward {
     });
     finish(gradients.x, matrix_.x, prefixes_.rows, row_cosines_);
     finish(gradients.y, matrix_.y, prefixes_.columns, col_cosines_);
-    for (const auto& of_prefix : row_cosines_)
-      for (double of_row : of_prefix) gradients.scale += of_row;
+    for (const auto& cosines : row_cosines_)
+      for (double t : cosines) gradients.scale += t;
   }
 
  private:
-  // Of the prefixes of which none are kept, each into the numbers of its segment.
+  // The products that the forward did not keep, each in the scratch block of its segment.
   void form_products(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments) {
     for (std::size_t k = 0; k < prefixes_.count && kept.of(k, block) == nullptr; ++k)
       segments[k].multiply(block, segments[k].numbers, [](Index, Index) {}, k == 0 ? nullptr : segments[k - 1].numbers);
   }
 
-  // From the longest prefix: each segment meets the sum of those that hold it.
+  // From the longest prefix to the shortest: each segment is multiplied by the sum of W over the prefixes that contain
+  // it.
   void add_gradients(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments,
                      AddPrefixGradient& gradient, const SimilarityGradients& gradients) {
     gradient.block = block;
@@ -214,10 +215,10 @@ class PrefixBackward {
       gradient.sums.clear();
       gradient.add_block();
       gradient.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
-      SimilarityGradients of_segment;
-      of_segment.x = segment_of(gradients.x, k);
-      of_segment.y = segment_of(gradients.y, k);
-      segments[k].add_gradients(block, gradient.out, of_segment);
+      SimilarityGradients segment_gradients;
+      segment_gradients.x = segment_of(gradients.x, k);
+      segment_gradients.y = segment_of(gradients.y, k);
+      segments[k].add_gradients(block, gradient.out, segment_gradients);
     }
   }
 
@@ -228,7 +229,7 @@ class PrefixBackward {
     return gradient;
   }
 
-  // What changing a prefix's norm takes from the gradient.
+  // Subtracts the part of the gradient that comes from the norms of the prefixes.
   void finish(MutableMatrix gradient, const AnyMatrix& features, const PrefixNorms& norms,
               const std::vector<std::vector<double>>& cosines) const {
     if (gradient.data == nullptr) return;

@@ -69,7 +69,7 @@ struct SharedShift : Shift {
               largest_row_norm(inputs.y, threads)),
         a(inputs.scale * kLog2E) {}
 
-  // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
+  // One FMA rounds a·product − shift to an integer, a second one computes the exact remainder.
   Vec exponential(Vec product, Vec rounder) const {
     const Vec high = broadcast(a.high), rounded = multiply_add(product, high, rounder);
     const Vec rest = multiply_add(product, high, rounder - rounded);

@@ -25,7 +25,7 @@ constexpr double kLargestFactorExponent = 86;
 
 // The biases of a side's own logits, which are no part of E, and the largest log2 bias of the other side.
 struct SideBiases {
-  double of_matrix = 0;
+  double matrix = 0;
   const double* own = nullptr;
   double largest_other = 0;
 };
@@ -50,7 +50,7 @@ struct SoftmaxTerms {
   }
 
   static double level(const double* lse, Index i, const SideBiases& biases) {
-    return (lse[i] - biases.of_matrix - (biases.own == nullptr ? 0 : biases.own[i])) * kLog2E;
+    return (lse[i] - biases.matrix - (biases.own == nullptr ? 0 : biases.own[i])) * kLog2E;
   }
 };
 
