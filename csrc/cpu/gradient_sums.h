@@ -34,8 +34,8 @@ void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradi
 }
 
 // Sums of G by rows and by columns, for the gradients of biases. In a symmetric matrix an entry holds G_ij + G_ji, and
-// the pair occurs once, or twice in a diagonal block. There the sum over `rows` is that of G, and rows[i] + columns[i]
-// is the sum of row i of G + Gᵀ.
+// the pair occurs once, or twice in a diagonal block. So `rows` adds up to Σ G, and rows[i] + columns[i] is the sum of
+// row i of G + Gᵀ.
 class GradientSums {
  public:
   GradientSums(Index rows, Index columns, bool has_rows, bool has_columns)

@@ -34,8 +34,8 @@ struct CompareProducts {
   const PairMasks& masks;
   Block block{};
   const float* products = nullptr;
-  float row_value[kBlock * kLanes], col_value[kBlock + kTileColumns];
-  std::int32_t row_index[kBlock * kLanes], col_index[kBlock + kTileColumns];
+  float row_value[kBlock * kLanes]{}, col_value[kBlock + kTileColumns]{};
+  std::int32_t row_index[kBlock * kLanes]{}, col_index[kBlock + kTileColumns]{};
 
   void enter(const Block& next, const float* numbers) {
     block = next;

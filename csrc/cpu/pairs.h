@@ -81,7 +81,7 @@ class PairMasks {
   bool is_plain() const { return !has_labels_ && !has_groups_ && !is_mirrored_ && !counts_only_positives(); }
   bool counts_only_positives() const { return denominator_ == Denominator::kPositives; }
 
-  // The lane of row i's target, counted from `column`; negative where there is none.
+  // The lane of row i's target, counted from `column`: negative if the target lies before it, or if there is none.
   Index target_lane(Index i, Index column) const { return has_targets_ && row_id_[i] >= 0 ? row_id_[i] - column : -1; }
   std::int32_t target(Index i) const { return row_id_[i]; }
   // visit(lane) for the entries of row i that a target names, in the tile that begins at column `first`: the target of
