@@ -18,7 +18,7 @@ namespace mmcore {
 
 enum class Norm { kNone, kLayer, kRms };
 
-// Which normalisation precedes a projection. weight and bias are (K,) and may be nullptr.
+// The normalisation before a projection. weight and bias are (K,) and may be nullptr.
 struct InputNorm {
   Norm kind = Norm::kNone;
   const float* weight = nullptr;
@@ -26,7 +26,7 @@ struct InputNorm {
   float eps = 0;
 };
 
-// What project_forward leaves for project_backward. Each is (N,); those that do not apply are nullptr.
+// What project_forward stores for project_backward. Each is (N,); those that do not apply are nullptr.
 struct ProjectionStatistics {
   float* mean = nullptr;          // of a row of x, layer norm only
   float* inverse_std = nullptr;   // 1 / sqrt(variance + eps), layer and RMS norm
@@ -44,7 +44,7 @@ struct ProjectionInputs {
   bool multiplies_bfloat16 = false;  // operands of products are rounded to bfloat16, products summed in float32
 };
 
-// What is nullptr is not wanted.
+// nullptr: that gradient is not wanted.
 struct ProjectionGradients {
   MutableAnyMatrix x;            // (N, K), in the dtype of x
   MutableMatrix weight;          // (D, K), float32 sums before any rounding; must be zero on entry
@@ -53,10 +53,10 @@ struct ProjectionGradients {
   float* norm_bias = nullptr;    // (K,)
 };
 
-// What the log-sum-exp of a row or column runs over.
+// The pairs that the log-sum-exp of a row or column sums.
 enum class Denominator { kAll, kNegatives, kPositives };
 
-// What the statistics of a row's or column's positives are: Σ s, or log Σ exp s, of labels only.
+// The statistic of the positives of a row or column: Σ s or, for labels only, log Σ exp s.
 enum class Positives { kSum, kLogSumExp };
 
 // Which pairs are positives, and which are excluded from denominators. Equal ids match; negative ones match nothing. A
@@ -99,7 +99,7 @@ struct Kept {
   Index size = 0;
 };
 
-// float32 sums before any rounding. What is nullptr is not wanted. x and y must be zero on entry.
+// float32 sums before any rounding. nullptr: that gradient is not wanted. x and y must be zero on entry.
 struct SimilarityGradients {
   MutableMatrix x;             // (N, D)
   MutableMatrix y;             // (M, D); where y is x, x holds the gradient of both
@@ -186,13 +186,14 @@ struct Kernels {
   void (*distillation_backward)(const DistillationInputs& inputs, const DistillationStatistics& statistics,
                                 const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads);
 
-  // Where each row (N,) and each column (M,) has its largest product among pairs that are neither targets nor of equal
-  // groups; −1 where there is none. Labels, biases and the denominator are not read; y is not x.
+  // The column of the largest product of each row (N,), and the row of that of each column (M,), among pairs that are
+  // neither targets nor of equal groups; −1 where there is none. Labels, biases and the denominator are not read; y is
+  // not x.
   void (*hardest_negatives)(const SimilarityInputs& inputs, Index* row_index, Index* col_index, int threads);
 
-  // GFLOP/s of independent multiply-adds that touch no memory: the roof the other kernels are held against. In float32,
-  // or of bfloat16 pairs summed in float32.
-  double (*measure_peak)(bool of_bfloat16, int threads);
+  // GFLOP/s of independent multiply-adds that touch no memory: the peak with which other kernels are compared. In
+  // float32, or of bfloat16 pairs that are summed in float32.
+  double (*measure_peak)(bool in_bfloat16, int threads);
 };
 
 // The chosen table: the widest instruction set that was built and that this processor has, unless lowered.

@@ -6,10 +6,10 @@
 namespace mmcore {
 namespace {
 
-double measure_peak(bool of_bfloat16, int threads) {
+double measure_peak(bool in_bfloat16, int threads) {
   checked_threads(threads);
   py::gil_scoped_release released;
-  return kernels().measure_peak(of_bfloat16, threads);
+  return kernels().measure_peak(in_bfloat16, threads);
 }
 
 }  // namespace
@@ -22,7 +22,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_sets", &mmcore::instruction_sets);
   module.def("select_instruction_set", &mmcore::select_instruction_set, "name"_a);
   module.def("has_bfloat16_products", [] { return mmcore::kernels().has_bfloat16_products; });
-  module.def("measure_peak", &mmcore::measure_peak, "of_bfloat16"_a, "threads"_a);
+  module.def("measure_peak", &mmcore::measure_peak, "in_bfloat16"_a, "threads"_a);
   mmcore::bind_projection(module);
   mmcore::bind_similarity(module);
 }

@@ -1,9 +1,9 @@
 // How two numbers of the operands are multiplied: the parameter `A` of packing and of the block product.
 //
-// Packed operands consist of 32-bit units, whatever the arithmetic: one float32, or two bfloat16 that are neighbours
-// along the depth of the product. So both share their layouts, and a depth is counted in units. kChain is how many of
-// them one sum takes before it is put aside (matmul.h): short for float32, where the sum's rounding is all there is;
-// any for bfloat16, whose rounding of the operands is a hundred times larger.
+// Packed operands consist of 32-bit units: one float32, or two bfloat16 that are neighbours along the depth of the
+// product. So both kinds share their layouts, and a depth is counted in units. kChain is the number of units that are
+// added to one sum before the next sum begins (matmul.h). It is short for float32, where only the sum rounds. For
+// bfloat16 it does not matter, because rounding the operands costs a hundred times more.
 #pragma once
 
 #include "parallel.h"

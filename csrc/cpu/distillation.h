@@ -21,7 +21,7 @@ namespace {
 
 // The exponentials of both matrices and the student's logits under the teacher's, as they are summed.
 struct DistillationSums {
-  std::vector<double> student, teacher, cross;  // cross: Σ E_t·a·⟨x_i, y_j⟩, a as high as float32 has log2(e)·scale
+  std::vector<double> student, teacher, cross;  // cross: Σ E_t·a·⟨x_i, y_j⟩, a = log2(e)·scale rounded to float32
   explicit DistillationSums(Index size) : student(size), teacher(size), cross(size) {}
 };
 
@@ -29,16 +29,16 @@ struct SumDistillation {
   const SharedShift &student, &teacher;
   Block block{};
   const float *student_products = nullptr, *teacher_products = nullptr;
-  BlockSums of_student{}, of_teacher{}, of_cross{};
+  BlockSums student_sums{}, teacher_sums{}, cross_sums{};
 
   void enter(const Block& next) {
     block = next;
-    for (BlockSums* sums : {&of_student, &of_teacher, &of_cross}) sums->clear();
+    for (BlockSums* sums : {&student_sums, &teacher_sums, &cross_sums}) sums->clear();
   }
   void leave(DistillationSums& rows, DistillationSums& columns) const {
-    of_student.flush(block, rows.student, &columns.student);
-    of_teacher.flush(block, rows.teacher, &columns.teacher);
-    of_cross.flush(block, rows.cross, &columns.cross);
+    student_sums.flush(block, rows.student, &columns.student);
+    teacher_sums.flush(block, rows.teacher, &columns.teacher);
+    cross_sums.flush(block, rows.cross, &columns.cross);
   }
 
   void operator()(Index row, Index column) {
@@ -56,17 +56,17 @@ struct SumDistillation {
             teacher.exponential(load(teacher_products + at), broadcast(teacher.shifted_rounder())), count, lane);
         row_student += s, col_student[v] += s;
         row_teacher += t, col_teacher[v] += t;
-        const Vec weighted = t * (product * student.a.high);  // E_t is up to 2⁸⁰, and a·product what has a bound
+        const Vec weighted = t * (product * student.a.high);  // a·product has a bound; E_t·product may overflow
         row_cross += weighted, col_cross[v] += weighted;
       }
-      BlockSums::add(of_student.row + (row + r) * kLanes, row_student);
-      BlockSums::add(of_teacher.row + (row + r) * kLanes, row_teacher);
-      BlockSums::add(of_cross.row + (row + r) * kLanes, row_cross);
+      BlockSums::add(student_sums.row + (row + r) * kLanes, row_student);
+      BlockSums::add(teacher_sums.row + (row + r) * kLanes, row_teacher);
+      BlockSums::add(cross_sums.row + (row + r) * kLanes, row_cross);
     }
     for (int v = 0; v < kTileVectors; ++v) {
-      BlockSums::add(of_student.col + column + v * kLanes, col_student[v]);
-      BlockSums::add(of_teacher.col + column + v * kLanes, col_teacher[v]);
-      BlockSums::add(of_cross.col + column + v * kLanes, col_cross[v]);
+      BlockSums::add(student_sums.col + column + v * kLanes, col_student[v]);
+      BlockSums::add(teacher_sums.col + column + v * kLanes, col_teacher[v]);
+      BlockSums::add(cross_sums.col + column + v * kLanes, col_cross[v]);
     }
   }
 
@@ -91,7 +91,7 @@ class DistillationForward {
         rows_(inputs.student.x.rows),
         columns_(inputs.student.x.rows) {}
 
-  // Whether the shifts did.
+  // False where a shift is not exact enough.
   bool run() {
     if (!student_.is_usable() || !teacher_.is_usable()) return false;
     sum_blocks();
@@ -106,11 +106,11 @@ class DistillationForward {
   void sum_blocks() {
     const SimilarityInputs &student = inputs_.student, &teacher = inputs_.teacher;
     const BlockGrid grid(student, threads_);
-    const Index of_student = round_up(BlockScratch<A>::floats(grid, student.x.columns, false), 16);
-    Scratch scratch(of_student + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads_);
+    const Index student_floats = round_up(BlockScratch<A>::floats(grid, student.x.columns, false), 16);
+    Scratch scratch(student_floats + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       BlockScratch<A> students(scratch.of_thread(thread), student, grid, false);
-      BlockScratch<A> teachers(scratch.of_thread(thread) + of_student, teacher, grid, false);
+      BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
       SumDistillation epilogue{student_, teacher_};
       epilogue.student_products = students.numbers;
       epilogue.teacher_products = teachers.numbers;
@@ -126,10 +126,10 @@ class DistillationForward {
     });
   }
 
-  // One side's statistics, in which the diagonal joins.
+  // Sets the statistics of one side, the diagonal included. Returns false if a sum has lost terms.
   bool finish(const DistillationSums& sums, double* lse, double* cross, double* teacher_lse) const {
     const Index count = inputs_.student.x.rows;
-    const double smallest_trusted = std::exp2(-126 + 24) * count;
+    const double smallest_trusted = smallest_trusted_sum(count);
     const double scale = inputs_.student.scale, to_logits = scale == 0 ? 0 : scale / student_.a.high;
     bool is_trusted = true;
     for (Index i = 0; i < count; ++i) {

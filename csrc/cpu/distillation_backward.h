@@ -36,8 +36,8 @@ struct StoreDistillationGradient {
       const Index i = block.rows.begin + row + r, at = (row + r) * kBlockStride + column;
       for (int v = 0; v < kTileVectors; ++v) {
         const Index j = first + v * kLanes, place = at + v * kLanes;
-        store(out + place, of_side(load(out + place), student, student_rows, student_columns, i, j) +
-                               of_side(load(teacher_products + place), teacher, teacher_rows, teacher_columns, i, j));
+        store(out + place, softmaxes(load(out + place), student, student_rows, student_columns, i, j) +
+                               softmaxes(load(teacher_products + place), teacher, teacher_rows, teacher_columns, i, j));
       }
       const Index lane = i - first;
       if (lane >= 0 && lane < kTileColumns) out[at + lane] = diagonal_gradient(i);
@@ -45,11 +45,11 @@ struct StoreDistillationGradient {
   }
 
  private:
-  static Vec of_side(Vec product, const Split& a, const SoftmaxTerms& rows, const SoftmaxTerms& columns, Index i,
-                     Index j) {
-    const Vec of_row = softmax(product, a, broadcast(rows.lse_high[i]), broadcast(rows.lse_low[i]));
-    const Vec of_column = softmax(product, a, load(columns.lse_high.data() + j), load(columns.lse_low.data() + j));
-    return of_row * rows.weight[i] + of_column * load(columns.weight.data() + j);
+  static Vec softmaxes(Vec product, const Split& a, const SoftmaxTerms& rows, const SoftmaxTerms& columns, Index i,
+                       Index j) {
+    const Vec row = softmax(product, a, broadcast(rows.lse_high[i]), broadcast(rows.lse_low[i]));
+    const Vec column = softmax(product, a, load(columns.lse_high.data() + j), load(columns.lse_low.data() + j));
+    return row * rows.weight[i] + column * load(columns.weight.data() + j);
   }
 
   float diagonal_gradient(Index i) const {
@@ -72,11 +72,11 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
       teacher_rows(statistics.teacher_row_lse, upstream.row_cross, count),
       teacher_columns(statistics.teacher_col_lse, upstream.col_cross, count);
   const BlockGrid grid(student, threads);
-  const Index of_student = round_up(BlockScratch<A>::floats(grid, student.x.columns, true), 16);
-  Scratch scratch(of_student + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads);
+  const Index student_floats = round_up(BlockScratch<A>::floats(grid, student.x.columns, true), 16);
+  Scratch scratch(student_floats + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads);
   grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
     BlockScratch<A> students(scratch.of_thread(thread), student, grid, true);
-    BlockScratch<A> teachers(scratch.of_thread(thread) + of_student, teacher, grid, false);
+    BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
     StoreDistillationGradient epilogue{statistics,
                                        upstream,
                                        teacher_diagonal,

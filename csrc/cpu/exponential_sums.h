@@ -11,26 +11,27 @@
 #pragma once
 
 #include "pairs.h"
+#include "positives.h"
 #include "shared_shift.h"
 #include "similarity_blocks.h"
 
 namespace mmcore {
 namespace {
 
-// What one side of the matrix adds up to over its positives by label.
+// Sums over the positives by label, per row or per column.
 struct LabelSums {
-  std::vector<double> total;  // Σ scale·⟨x_i, y_j⟩ + col_bias_j, or Σ E as of everything
+  std::vector<double> total;  // Σ scale·⟨x_i, y_j⟩ + col_bias_j, or Σ E
   std::vector<double> count;  // how many
   explicit LabelSums(Index size) : total(size), count(size) {}
 };
 
-// A block without positives where nothing else is counted: of a matrix whose labels are in order these are most.
+// True for a block without positives if only positives are counted. Where labels are sorted, most blocks are such.
 inline bool is_left_out(const PairMasks& masks, const Block& block) {
   return masks.has_labels() && masks.counts_only_positives() &&
          !masks.has_positives(block.rows.begin, block.rows.size(), block.columns.begin, block.columns.size());
 }
 
-// Where the sums over E are collected. In a symmetric matrix the columns' are the rows'.
+// Sums over E. In a symmetric matrix those of the columns are added to those of the rows.
 struct ExponentialSums {
   std::vector<double> row, col;
   LabelSums row_labels, col_labels;
@@ -86,9 +87,9 @@ struct SumExponentials {
     const bool has_mirror = !block.is_diagonal;
     exponentials.flush(block, sums.row, has_mirror ? &sums.columns() : nullptr);
     if (!masks.has_labels()) return;
-    LabelSums& of_columns = sums.labels_of_columns();
-    label_totals.flush(block, sums.row_labels.total, has_mirror ? &of_columns.total : nullptr);
-    label_counts.flush(block, sums.row_labels.count, has_mirror ? &of_columns.count : nullptr);
+    LabelSums& col_labels = sums.labels_of_columns();
+    label_totals.flush(block, sums.row_labels.total, has_mirror ? &col_labels.total : nullptr);
+    label_counts.flush(block, sums.row_labels.count, has_mirror ? &col_labels.count : nullptr);
   }
 
   void operator()(Index row, Index column) {
@@ -142,15 +143,15 @@ struct SumExponentials {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
   }
 
-  // Positives by label in a tile of products, or of exponentials: their logits, or E, less the biases that are the same
-  // along the row or column.
+  // Adds the positives by label of a tile: logits if it holds products, otherwise E. Biases that are the same along the
+  // row or column are left out.
   void add_positives(Index row, Index column, Index valid, const float* tile, bool are_products) {
     const float scale = static_cast<float>(inputs.scale);
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       for (int v = 0; v < kTileVectors; ++v) {
         const Index c = column + v * kLanes;
-        // Beyond the block lie columns of another one.
+        // Lanes beyond the block belong to another block.
         const IntVec positive = masks.at(i, block.columns.begin + c).positive & (load(rounder + c) > -kInfinity);
         if (!any(positive)) continue;
         const Vec number = load(tile + v * kLanes), one = positive ? broadcast(1) : Vec{};

@@ -1,31 +1,31 @@
 // Last steps of a backward, after the products with G: multiplying by the scale, and summing G for the biases.
 #pragma once
 
+#include "float64.h"
 #include "normalize.h"
-#include "positives.h"
 #include "similarity_blocks.h"
 
 namespace mmcore {
 namespace {
 
-// gradient *= scale; returns Σ_i ⟨m_i, gradient_i⟩ as it was before, where `sums` asks for it.
+// Multiplies the gradient by the scale. If `sums`, returns Σ_i ⟨m_i, gradient_i⟩ of the gradient before that.
 double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double scale, bool sums, int threads) {
-  std::vector<double> of_row(gradient.rows);
+  std::vector<double> row_dots(gradient.rows);
   visit_dtype(features, [&](auto m) {
     for_each_stripe(threads, gradient.rows, 1, [&](Range rows, int) {
       for (Index i = rows.begin; i < rows.end; ++i) {
-        if (sums) of_row[i] = exact_dot(m.row(i), gradient.row(i), m.columns);
+        if (sums) row_dots[i] = exact_dot(m.row(i), gradient.row(i), m.columns);
         scale_row(gradient.row(i), gradient.columns, static_cast<float>(scale));
       }
     });
   });
   double total = 0;
-  for (double of_one : of_row) total += of_one;
+  for (double dot : row_dots) total += dot;
   return total;
 }
 
-// Scales the gradients of x and y and sets that of the scale. In a symmetric matrix x holds both, so every ⟨x_i, x_j⟩
-// was counted twice.
+// Multiplies the gradients of x and y by the scale, and sets the gradient of the scale. In a symmetric matrix x holds
+// the gradient of both sides, so every ⟨x_i, x_j⟩ was counted twice.
 void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradients, int threads) {
   const bool has_x = gradients.x.data != nullptr, has_y = gradients.y.data != nullptr;
   if (has_y) gradients.scale = scale_gradient(gradients.y, inputs.y, inputs.scale, !has_x, threads);
@@ -33,8 +33,9 @@ void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradi
   if (inputs.is_symmetric) gradients.scale /= 2;
 }
 
-// Sums of G by rows and by columns, where biases want them. In a symmetric matrix an entry holds what (i, j) and (j, i)
-// add up to, and stands for both off the diagonal blocks: so rows add up to G, and rows and columns to G + Gᵀ.
+// Sums of G by rows and by columns, for the gradients of biases. In a symmetric matrix an entry holds G_ij + G_ji, and
+// the pair occurs once, or twice in a diagonal block. So `rows` adds up to Σ G, and rows[i] + columns[i] is the sum of
+// row i of G + Gᵀ.
 class GradientSums {
  public:
   GradientSums(Index rows, Index columns, bool has_rows, bool has_columns)
@@ -62,7 +63,7 @@ class GradientSums {
 
   double total() const {
     double result = 0;
-    for (double of_row : rows) result += of_row;
+    for (double row : rows) result += row;
     return result;
   }
 

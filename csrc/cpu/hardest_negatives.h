@@ -14,7 +14,7 @@
 namespace mmcore {
 namespace {
 
-// The largest product of every row or column so far, and where.
+// The largest product of every row or column so far, and its index.
 struct Largest {
   std::vector<float> value;
   Index* index;
@@ -29,13 +29,13 @@ struct Largest {
   }
 };
 
-// Epilogue of one block: the largest by rows, of kLanes sets of columns, and by columns.
+// Epilogue of one block: keeps the largest product of each row, one for each lane, and of each column.
 struct CompareProducts {
   const PairMasks& masks;
   Block block{};
   const float* products = nullptr;
-  float row_value[kBlock * kLanes], col_value[kBlock + kTileColumns];
-  std::int32_t row_index[kBlock * kLanes], col_index[kBlock + kTileColumns];
+  float row_value[kBlock * kLanes]{}, col_value[kBlock + kTileColumns]{};
+  std::int32_t row_index[kBlock * kLanes]{}, col_index[kBlock + kTileColumns]{};
 
   void enter(const Block& next, const float* numbers) {
     block = next;

@@ -31,7 +31,8 @@ inline RowStatistics row_statistics(const T* x, Index columns, const InputNorm& 
     Vec total{};
     for_each_vector(columns, [&](Index k, Index count) { total += load_first(x + k, count); });
     result.mean = sum(total) / static_cast<float>(columns);
-    // What rounding took from the mean, every deviation would miss, and in a row of near equals that is much of it.
+    // A rounding error of the mean would be part of every deviation. In a row of nearly equal numbers deviations are
+    // small, and the error would be a large part of them.
     Vec rest{};
     for_each_vector(columns, [&](Index k, Index count) {
       rest += first_lanes(load_first(x + k, count) - result.mean, count, Vec{});
@@ -76,7 +77,7 @@ inline void norm_row_backward(const T* x, const InputNorm& norm, RowStatistics r
     if (norm.weight != nullptr) g *= load_first(norm.weight + k, count);
     total += g;
     total_along += g * n;
-    // Stored, so that the mean is taken off the same rounded numbers that it is the mean of.
+    // Stored, so that the mean is subtracted from the same rounded numbers that it is the mean of.
     store_first(grad + k, g, count);
   });
   const float mean = norm.kind == Norm::kLayer ? sum(total) / static_cast<float>(columns) : 0.0f;

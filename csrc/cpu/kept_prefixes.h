@@ -21,7 +21,7 @@ class KeptPrefixes {
     }
   }
 
-  // Before anything is kept.
+  // To be called before anything is kept.
   void prepare() const {
     for (const KeptBlocks<A>& blocks : from_longest_) blocks.prepare();
   }

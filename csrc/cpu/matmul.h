@@ -78,7 +78,7 @@ __attribute__((always_inline)) inline void add_chain(Sums& sums, const float* lh
   for (; k < depth; ++k) add_outer_product<A>(sums, lhs + k * kTileRows, rhs + k * kTileColumns);
 }
 
-// target = base + sums, rows of both `stride` apart; no base means zeros.
+// target = base + sums; the rows of both are `stride` apart. Without a base, zeros.
 __attribute__((always_inline)) inline void store_sums(const Sums& sums, const float* base, float* target,
                                                       Index stride) {
 #pragma GCC unroll 16
@@ -89,12 +89,12 @@ __attribute__((always_inline)) inline void store_sums(const Sums& sums, const fl
     }
 }
 
-// One tile: out = base + its product; no base means zeros. Out of line: inlined among other code its sums would not
-// stay in registers.
+// One tile: out = base + its product. Without a base, zeros. Never inlined: among other code its sums would not stay in
+// registers.
 template <class A>
 __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs, Index depth, const float* base,
                                              float* out, Index out_stride) {
-  // Rows of `out` may be far apart, where no hardware prefetcher follows.
+  // Rows of `out` may be far apart, and then no hardware prefetcher loads them.
   for (int row = 0; row < kTileRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) __builtin_prefetch(out + row * out_stride + v * kLanes, 1);
   alignas(64) float total[kTileRows * kTileColumns];
@@ -133,7 +133,7 @@ inline void multiply_block(PackedLhs lhs, PackedRhs rhs, Index rows, Index colum
   }
 }
 
-// The part of a tile that lies inside `target`, added to it.
+// Adds the part of a tile that lies inside `target`.
 inline void add_part_of_tile(const float* tile, MutableMatrix target, Index row, Index column) {
   const Index rows = minimum(kTileRows, target.rows - row), columns = minimum(kTileColumns, target.columns - column);
   for (Index r = 0; r < rows; ++r)

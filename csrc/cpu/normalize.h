@@ -24,7 +24,7 @@ inline void for_each_vector(Index columns, Visit visit) {
 
 template <class S, class T>
 inline float dot(const S* a, const T* b, Index columns) {
-  constexpr Index kParts = 4;  // of the sum: shorter chains round less, and wait less for each other
+  constexpr Index kParts = 4;  // shorter chains of additions round less, and can run at the same time
   Vec part[kParts] = {};
   Index k = 0;
   for (; k + kParts * kLanes <= columns; k += kParts * kLanes)

@@ -23,12 +23,12 @@ Index packed_units(Index lanes, Index depth) {
   return round_up(lanes, kWidth) * units<A>(depth);
 }
 
-// Whether numbers are units as they lie in memory, so that none has to be staged.
+// Whether the numbers in memory are units already, so that none has to be staged.
 template <class A, class T>
 constexpr bool kAreUnits = std::is_same_v<A, Float32> && std::is_same_v<T, float>;
 
-// out[k·kWidth + r] = from[r·stride + k] for `count` k: by transposing vectors where whole ones fit. What a vector
-// writes beyond the width belongs to the next k and is overwritten by it, since the last lanes of a row come first.
+// out[k·kWidth + r] = from[r·stride + k] for `count` k, by transposing vectors where whole ones fit. A vector may write
+// beyond the width, into the place of the next k. The next k overwrites it, because the last lanes are stored first.
 template <int kWidth>
 inline void store_transposed(const float* from, Index stride, Index count, float* out) {
   static_assert(round_up(kWidth, kLanes) <= 2 * kWidth, "beyond the next k would lie another tile");

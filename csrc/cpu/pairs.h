@@ -1,8 +1,8 @@
 // Which pairs are positives and which are counted, for a row and kLanes columns at a time.
 //
-// Ids are compared as vectors: a target is the id of its row, the column's number that of the column. Where a target
-// names a positive its entry is left out of every sum of a tile, because it is kept apart in float64
-// (positives.h). In a symmetric matrix an entry stands for (i, j) and for (j, i), which may be counted differently.
+// Ids are compared as vectors. With targets, the id of a row is its target, and the id of a column is its number. The
+// entry that a target names is left out of every sum of a tile, because it is added apart, in float64 (positives.h). In
+// a symmetric matrix an entry stands for (i, j) and for (j, i), and one of them may be counted without the other.
 #pragma once
 
 #include <algorithm>
@@ -57,8 +57,8 @@ class PairMasks {
     return result;
   }
 
-  // The masks of those rows of the matrix that are listed.
-  PairMasks of_rows(const std::vector<Index>& rows) const {
+  // The masks of the listed rows.
+  PairMasks select_rows(const std::vector<Index>& rows) const {
     PairMasks result = *this;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       if (!row_id_.empty()) result.row_id_[i] = row_id_[rows[i]];
@@ -67,8 +67,8 @@ class PairMasks {
     return result;
   }
 
-  // The masks of a matrix of which positives alone are counted.
-  PairMasks of_positives() const {
+  // The masks of the same matrix where only positives are counted.
+  PairMasks among_positives() const {
     PairMasks result = *this;
     result.denominator_ = Denominator::kPositives;
     return result;
@@ -77,15 +77,15 @@ class PairMasks {
   bool has_targets() const { return has_targets_; }
   bool has_labels() const { return has_labels_; }
   bool is_mirrored() const { return is_mirrored_; }
-  // Nothing but at most one positive per row, on a matrix whose entries each stand for one pair.
+  // True if only targets are left out, and every entry stands for one pair.
   bool is_plain() const { return !has_labels_ && !has_groups_ && !is_mirrored_ && !counts_only_positives(); }
   bool counts_only_positives() const { return denominator_ == Denominator::kPositives; }
 
-  // The column of row i's target less `column`; never within a tile where there is none.
+  // The lane of row i's target, counted from `column`: negative if the target lies before it, or if there is none.
   Index target_lane(Index i, Index column) const { return has_targets_ && row_id_[i] >= 0 ? row_id_[i] - column : -1; }
   std::int32_t target(Index i) const { return row_id_[i]; }
-  // visit(lane) for the entries of row i, in the tile from column `first`, that a target names: i's, or in a symmetric
-  // matrix the column's.
+  // visit(lane) for the entries of row i that a target names, in the tile that begins at column `first`: the target of
+  // i and, in a symmetric matrix, the columns whose target is i.
   template <class Visit>
   void visit_targets(Index i, Index first, Visit visit) const {
     const Index lane = target_lane(i, first);
@@ -97,7 +97,7 @@ class PairMasks {
     }
   }
   bool is_excluded(Index i, Index j) const { return has_groups_ && row_group_[i] == col_group_[j]; }
-  // Lanes of the columns from j whose own target is row i.
+  // The lanes, among the columns from j, whose own target is row i.
   IntVec mirrored_target(Index i, Index j) const {
     return load(col_target_.data() + j) == static_cast<std::int32_t>(i);
   }
@@ -130,7 +130,7 @@ class PairMasks {
   }
 
  private:
-  // Room for whole tiles beyond the last column.
+  // With room for whole tiles beyond the last column.
   static Index padded(Index count) { return round_up(count, kBlock) + kBlock; }
 
   template <class T>

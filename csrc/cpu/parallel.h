@@ -1,13 +1,8 @@
-// The only use of OpenMP: how rows are dealt to threads. Every schedule is static, so sums have one order per thread
-// count, and every result the same bits from run to run.
+// How rows are distributed to threads; only this file uses OpenMP. Every schedule is static. So for a given number of
+// threads, sums are added in one order, and every run returns the same bits.
 #pragma once
 
 #include <omp.h>
-#include <sys/mman.h>
-
-#include <cstdint>
-#include <cstdlib>
-#include <new>
 
 #include "../matrix.h"
 
@@ -29,7 +24,7 @@ inline Range stripe(Index total, Index unit, Index part, Index parts) {
   return {minimum(total, units * part / parts * unit), minimum(total, units * (part + 1) / parts * unit)};
 }
 
-// body(range, number) on `threads` stripes of [0, total), one per thread; where fewer come, each takes several.
+// body(range, number) on `threads` stripes of [0, total), one per thread. If fewer threads start, each takes several.
 template <class Body>
 void for_each_stripe(int threads, Index total, Index unit, Body body) {
 #pragma omp parallel num_threads(threads)
@@ -41,8 +36,8 @@ void for_each_stripe(int threads, Index total, Index unit, Body body) {
 
 // body(row stripe, column stripe, thread) for every pair of `threads` row stripes and as many column stripes. In step t
 // slot k holds the pair (k, (k + t) mod T): no two threads ever hold the same rows or the same columns, so both sides
-// of a product may be accumulated without atomics and without a copy per thread. Where fewer threads come than were
-// asked for, each takes several slots: the sums have the same order.
+// of a product may be accumulated without atomics and without a copy per thread. If fewer threads start than were
+// asked for, each takes several slots, and the order of the sums stays.
 template <class Body>
 void for_each_latin_square_pair(int threads, Body body) {
 #pragma omp parallel num_threads(threads)
@@ -73,51 +68,6 @@ void for_each_tournament_pair(int threads, Body body) {
     for (int stripe = thread; stripe <= circle; stripe += count) body(stripe, stripe, thread);
   }
 }
-
-// Whole large pages of a range, because faulting small ones in one by one takes long: a wish, which may fail.
-constexpr Index kLargePage = 2 << 20;
-inline void prefer_large_pages(float* data, Index bytes) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(data), end = begin + bytes;
-  const std::uintptr_t first = (begin + kLargePage - 1) / kLargePage * kLargePage;
-  if (first < end) madvise(reinterpret_cast<void*>(first), (end - first) / kLargePage * kLargePage, MADV_HUGEPAGE);
-}
-
-// Uninitialised scratch memory, one cache-line-aligned region per thread, allocated before the threads start because
-// an exception must not leave a parallel region.
-class Scratch {
- public:
-  Scratch(Index floats_per_thread, int threads) : floats_per_thread_(round_up(floats_per_thread, 16)) {
-    const Index bytes = floats_per_thread_ * threads * static_cast<Index>(sizeof(float));
-    const Index alignment = bytes < kLargePage ? 64 : kLargePage;
-    // 0 bytes is legal for aligned_alloc but may return null, which means "out of memory" below.
-    data_ = static_cast<float*>(std::aligned_alloc(alignment, round_up(maximum(1, bytes), alignment)));
-    if (data_ == nullptr) throw std::bad_alloc();
-    prefer_large_pages(data_, bytes);
-  }
-  ~Scratch() { std::free(data_); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  float* of_thread(int thread) const { return data_ + thread * floats_per_thread_; }
-
- private:
-  Index floats_per_thread_;
-  float* data_;
-};
-
-// Hands out consecutive cache-line-aligned pieces of one thread's scratch region.
-class Carver {
- public:
-  explicit Carver(float* data) : next_(data) {}
-  float* take(Index floats) {
-    float* piece = next_;
-    next_ += round_up(floats, 16);
-    return piece;
-  }
-
- private:
-  float* next_;
-};
 
 }  // namespace
 }  // namespace mmcore

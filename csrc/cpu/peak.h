@@ -1,4 +1,4 @@
-// The multiply-add roof: independent chains in registers, no memory, no exp.
+// The processor's peak rate of multiply-adds: independent chains in registers, no memory, no exponentials.
 #pragma once
 
 #include <chrono>
@@ -9,8 +9,8 @@
 namespace mmcore {
 namespace {
 
-// Unrolled everywhere, or the chains would live in memory. 12 cover the latency of two pipes on every core so far, and
-// fit 16 registers.
+// Every loop over chains is unrolled, because otherwise the chains would be kept in memory. 12 chains cover the latency
+// of two pipes on every core so far, and fit 16 registers.
 template <class A>
 double measure_peak_of(int threads) {
   constexpr int kChains = 12;
@@ -38,8 +38,8 @@ double measure_peak_of(int threads) {
   return 2e-9 * A::kNumbersPerUnit * kChains * kLanes * steps / elapsed.count();
 }
 
-double measure_peak(bool of_bfloat16, int threads) {
-  return of_bfloat16 ? measure_peak_of<Bfloat16Pairs>(threads) : measure_peak_of<Float32>(threads);
+double measure_peak(bool in_bfloat16, int threads) {
+  return in_bfloat16 ? measure_peak_of<Bfloat16Pairs>(threads) : measure_peak_of<Float32>(threads);
 }
 
 }  // namespace

@@ -1,41 +1,17 @@
-// The positives that targets name, apart from the tiles and in float64: O(N·D).
+// The logits of targets, computed apart from the tiles and in float64: O(N·D).
 //
-// Near convergence a positive dominates its row and column. lse − pos is then log1p of what the others add, and
-// exp(pos − lse) − 1 the difference of equal numbers; both keep their digits when the positive is known by itself.
+// Near convergence the positive dominates its row and column. lse − pos is then close to 0, and exp(pos − lse) − 1 is
+// the difference of nearly equal numbers. Both keep their digits if the logit of the positive is known exactly.
 #pragma once
 
-#include <cmath>
 #include <vector>
 
 #include "../kernels.h"
+#include "float64.h"
 #include "parallel.h"
-#include "vec.h"
 
 namespace mmcore {
 namespace {
-
-constexpr double kLog2E = 1.4426950408889634074;
-constexpr double kLn2 = 0.69314718055994530942;
-constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
-
-template <class S, class T>
-inline double exact_dot(const S* a, const T* b, Index columns) {
-  constexpr int kParts = 16;
-  double part[kParts] = {}, total = 0;
-  Index k = 0;
-  for (; k + kParts <= columns; k += kParts)
-    for (int p = 0; p < kParts; ++p) part[p] += static_cast<double>(widen(a[k + p])) * widen(b[k + p]);
-  for (; k < columns; ++k) total += static_cast<double>(widen(a[k])) * widen(b[k]);
-  for (double p : part) total += p;
-  return total;
-}
-
-// log(eᵃ + eᵇ)
-inline double log_add_exp(double a, double b) {
-  const double larger = a > b ? a : b, smaller = a > b ? b : a;
-  if (a != a || b != b) return a + b;
-  return larger == kMinusInfinity ? larger : larger + std::log1p(std::exp(smaller - larger));
-}
 
 inline double row_bias(const SimilarityInputs& inputs, Index i) { return inputs.row_bias ? inputs.row_bias[i] : 0; }
 inline double col_bias(const SimilarityInputs& inputs, Index j) { return inputs.col_bias ? inputs.col_bias[j] : 0; }

@@ -3,8 +3,8 @@
 
 #include <vector>
 
+#include "float64.h"
 #include "matmul.h"
-#include "positives.h"
 
 namespace mmcore {
 namespace {
@@ -12,7 +12,7 @@ namespace {
 // 1 / max(‖prefix‖, eps) of every row for every prefix, padded to whole blocks.
 struct PrefixNorms {
   std::vector<std::vector<double>> inverse;
-  std::vector<std::vector<float>> high, low;  // of `factor` times it
+  std::vector<std::vector<float>> high, low;  // `factor` times the inverse, in two parts
   double eps, factor;
 
   PrefixNorms(const AnyMatrix& features, const std::vector<Index>& ends, double smallest, double times, int threads)

@@ -14,10 +14,10 @@
 // across blocks.
 #pragma once
 
-#include "counted_entries.h"
 #include "exponential_sums.h"
 #include "kept_prefixes.h"
 #include "prefix_norms.h"
+#include "tile_masks.h"
 
 namespace mmcore {
 namespace {
@@ -30,7 +30,7 @@ inline AnyMatrix columns_of(const AnyMatrix& m, Index begin, Index count) {
   return part;
 }
 
-// A product over the norm of its column's prefix, and what float32 leaves of that.
+// A product divided by the norm of its column's prefix: in float32, and the rounding error of that.
 struct NormedProduct {
   Vec value, rest;
   NormedProduct(Vec product, Vec norm_high, Vec norm_low)
@@ -50,7 +50,7 @@ struct RowFactor {
   }
 };
 
-// What the epilogues read of one prefix: log2(e)·s_ij = a_i·(product·inverse norm of y_j).
+// The factors of one prefix that epilogues read: log2(e)·s_ij = a_i·(product·inverse norm of y_j).
 struct PrefixView {
   const float *a_high, *a_low, *norm_high, *norm_low;
 
@@ -59,21 +59,16 @@ struct PrefixView {
 };
 
 // One shift for all prefixes: of unit rows every |s| ≤ |scale|, but rounding to bfloat16 may lengthen them.
-struct PrefixShift {
-  double bound, value;
-  explicit PrefixShift(double scale) : bound(std::abs(scale) * kLog2E * 1.01), value(std::ceil(bound) - 80) {}
-  bool is_usable() const { return bound <= kLargestSharedBound; }
-  float rounder() const { return kRounder - static_cast<float>(value); }
-};
+inline Shift shift_of_unit_rows(double scale) { return Shift(std::abs(scale) * kLog2E * 1.01); }
 
-// What a thread packs of each segment, and a block of numbers beside.
+// A thread's scratch memory: packed operands of each segment, and one block of numbers.
 template <class A>
 struct SegmentScratch {
   std::vector<BlockScratch<A>> segments;
   float* numbers = nullptr;
 };
 
-// What forward and backward know of all prefixes.
+// Norms, segments and cosines of all prefixes, for forward and backward.
 struct Prefixes {
   const PrefixInputs& inputs;
   const SimilarityInputs& matrix = inputs.matrix;
@@ -113,7 +108,7 @@ struct Prefixes {
       total += round_up(BlockScratch<A>::floats(grid, segment.x.columns, has_gradients), 16);
     return total + kBlockFloats;
   }
-  // For each thread one for each segment, then a block of numbers. Made before the threads start, since it allocates.
+  // One for each thread. This allocates, so it must happen before the threads start.
   template <class A>
   std::vector<SegmentScratch<A>> scratch(const Scratch& memory, const BlockGrid& grid, bool has_gradients,
                                          int threads) const {
@@ -190,11 +185,11 @@ class PrefixForward {
         kept_(kept),
         threads_(threads),
         masks_(inputs.matrix),
-        shift_(inputs.matrix.scale) {}
+        shift_(shift_of_unit_rows(inputs.matrix.scale)) {}
 
   // Returns the prefixes whose statistics are not to be trusted.
   std::vector<Index> run() {
-    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet, whatever this memory held before
+    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet: clears the fingerprint of an earlier call
     const bool is_usable = shift_.is_usable();
     rows_.assign(prefixes_.count, std::vector<double>(matrix_.x.rows));
     columns_.assign(prefixes_.count, std::vector<double>(matrix_.y.rows));
@@ -214,7 +209,7 @@ class PrefixForward {
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
-      SumPrefixExponentials epilogue{masks_, shift_.rounder()};
+      SumPrefixExponentials epilogue{masks_, shift_.shifted_rounder()};
       const auto take_rows = [&](Range rows) {
         for (auto& segment : segments) segment.take_chunk(rows);
       };
@@ -238,28 +233,28 @@ class PrefixForward {
     });
   }
 
-  // Log-sum-exps of one prefix, in which the targets join; whether none lies too far below the shift.
+  // Sets the statistics of one prefix, targets included. Returns false if a sum has lost terms to the shift.
   bool finish(std::size_t k) {
     const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
     double *row_lse = statistics_.row_lse + k * rows, *col_lse = statistics_.col_lse + k * columns,
            *row_pos = statistics_.row_pos + k * rows;
-    const double smallest_trusted = std::exp2(-126 + 24) * maximum(rows, columns);
-    std::vector<double>&of_rows = rows_[k], &of_columns = columns_[k];
-    for (Index i = 0; i < rows; ++i) row_lse[i] = std::log(of_rows[i]) + shift_.value * kLn2;
-    for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(of_columns[j]) + shift_.value * kLn2;
+    const double smallest_trusted = smallest_trusted_sum(maximum(rows, columns));
+    std::vector<double>&row_sums = rows_[k], &col_sums = columns_[k];
+    for (Index i = 0; i < rows; ++i) row_lse[i] = std::log(row_sums[i]) + shift_.shift * kLn2;
+    for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(col_sums[j]) + shift_.shift * kLn2;
     for (Index i = 0; i < rows; ++i) {
       const Index j = matrix_.pairs.target[i];
       row_pos[i] = matrix_.scale * prefixes_.cosines[k][i];
       if (j < 0) continue;
-      const double e = std::exp2(row_pos[i] * kLog2E - shift_.value);
-      of_rows[i] += e;
-      of_columns[j] += e;
+      const double e = std::exp2(row_pos[i] * kLog2E - shift_.shift);
+      row_sums[i] += e;
+      col_sums[j] += e;
       row_lse[i] = log_add_exp(row_lse[i], row_pos[i]);
       col_lse[j] = log_add_exp(col_lse[j], row_pos[i]);
     }
     bool is_trusted = true;
-    for (double sum : of_rows) is_trusted = is_trusted && sum >= smallest_trusted;
-    for (double sum : of_columns) is_trusted = is_trusted && sum >= smallest_trusted;
+    for (double sum : row_sums) is_trusted = is_trusted && sum >= smallest_trusted;
+    for (double sum : col_sums) is_trusted = is_trusted && sum >= smallest_trusted;
     return is_trusted;
   }
 
@@ -269,7 +264,7 @@ class PrefixForward {
   Kept kept_;
   int threads_;
   PairMasks masks_;
-  PrefixShift shift_;
+  Shift shift_;
   std::vector<std::vector<double>> rows_, columns_;  // sums of exponentials of each prefix
 };
 

@@ -22,29 +22,7 @@
 namespace mmcore {
 namespace {
 
-// What G needs of one side of one prefix.
-struct PrefixTerms : SoftmaxTerms {
-  std::vector<float> factor;     // weight·2^(shift − log2(e)·lse), padded to whole blocks
-  std::vector<char> is_trusted;  // whether `factor` may be used: as in the backward without prefixes
-
-  PrefixTerms(const double* lse, const double* weights, Index count, const PrefixShift& shift)
-      : SoftmaxTerms(lse, weights, count), factor(weight.size()), is_trusted(count, 1) {
-    for (Index i = 0; i < count; ++i) {
-      if (lse[i] == kMinusInfinity || weights[i] == 0) continue;
-      const double below = shift.value - lse[i] * kLog2E;
-      factor[i] = static_cast<float>(weights[i] * std::exp2(below));
-      is_trusted[i] = shift.is_usable() && below <= 86 && std::abs(factor[i]) >= std::numeric_limits<float>::min();
-    }
-  }
-
-  bool trusts(Range range) const {
-    for (Index i = range.begin; i < range.end; ++i)
-      if (!is_trusted[i]) return false;
-    return true;
-  }
-};
-
-// Of one block and prefix: products in, W added to those of longer prefixes.
+// For one block and one prefix: reads products, and adds W to the sum over the longer prefixes.
 struct AddPrefixGradient {
   const Prefixes& prefixes;
   const PairMasks& masks;
@@ -53,7 +31,7 @@ struct AddPrefixGradient {
   float rounder;                                               // with the shift
   std::size_t prefix = 0;
   PrefixView view{};
-  const PrefixTerms *row_terms = nullptr, *col_terms = nullptr;
+  const SharedSoftmaxTerms *row_terms = nullptr, *col_terms = nullptr;
   bool is_exact = false;  // one exp for each term of G, instead of one for both
   Block block{};
   const float* products = nullptr;
@@ -83,14 +61,14 @@ struct AddPrefixGradient {
     const float* from = products + row * kBlockStride + column;
     float* tile = out + row * kBlockStride + column;
     const PrefixView prefix_view = view;
-    const ColumnTerms of_columns = terms_of_columns(first);
+    const ColumnTerms columns = terms_of_columns(first);
     Vec col_total[kTileVectors] = {};
     for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       const double inverse = prefixes.rows.inverse[prefix][i];
       const Vec inverse_norm = broadcast(static_cast<float>(inverse)),
                 scaled = broadcast(static_cast<float>(prefixes.matrix.scale * inverse));
-      const RowTerms of_row = terms_of_row(i);
+      const RowTerms current = terms_of_row(i);
       const Counted counted(masks, i, block.columns.end);
       Vec row_total{};
 #pragma GCC unroll 4
@@ -99,12 +77,12 @@ struct AddPrefixGradient {
         __builtin_prefetch(from + kTileRows * kBlockStride + at);
         __builtin_prefetch(tile + kTileRows * kBlockStride + at, 1);
         const NormedProduct normed = prefix_view.normed(load(from + at), j);
-        const Vec g = counted(gradient<kIsExact>(normed, of_row, of_columns, at), j);
+        const Vec g = counted(gradient<kIsExact>(normed, current, columns, at), j);
         const Vec w = g * load(prefix_view.norm_high + j) * scaled;
         store(tile + at, is_first ? w : load(tile + at) + w);
-        const Vec of_cosine = g * normed.value;
-        row_total += of_cosine;
-        col_total[v] += of_cosine * inverse_norm;
+        const Vec along = g * normed.value;
+        row_total += along;
+        col_total[v] += along * inverse_norm;
       }
       BlockSums::add(sums.row + (row + r) * kLanes, row_total * inverse_norm);
       const Index lane = masks.target_lane(i, first);
@@ -113,8 +91,8 @@ struct AddPrefixGradient {
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(sums.col + column + v * kLanes, col_total[v]);
   }
 
-  // What a loop reads of a row and of columns, copied, because the compiler would have to load it again after every
-  // store.
+  // Copies of what a loop reads of a row and of columns, because the compiler would have to load the originals again
+  // after every store.
   struct RowTerms {
     RowFactor exponent;
     Vec rounder, factor, lse_high, lse_low, weight;
@@ -136,12 +114,12 @@ struct AddPrefixGradient {
   }
 
   template <bool kIsExact>
-  static Vec gradient(const NormedProduct& normed, const RowTerms& of_row, const ColumnTerms& of_columns, Index at) {
+  static Vec gradient(const NormedProduct& normed, const RowTerms& row, const ColumnTerms& columns, Index at) {
     if constexpr (!kIsExact)
-      return of_row.exponent.exponential(normed, of_row.rounder) * (load(of_columns.factor + at) + of_row.factor);
-    const Vec row = softmax(normed, of_row.exponent, of_row.lse_high, of_row.lse_low);
-    const Vec column = softmax(normed, of_row.exponent, load(of_columns.lse_high + at), load(of_columns.lse_low + at));
-    return row * of_row.weight + column * load(of_columns.weight + at);
+      return row.exponent.exponential(normed, row.rounder) * (load(columns.factor + at) + row.factor);
+    const Vec by_row = softmax(normed, row.exponent, row.lse_high, row.lse_low);
+    const Vec by_column = softmax(normed, row.exponent, load(columns.lse_high + at), load(columns.lse_low + at));
+    return by_row * row.weight + by_column * load(columns.weight + at);
   }
 
   // exp(s − lse)
@@ -176,7 +154,7 @@ class PrefixBackward {
         kept_(kept),
         threads_(threads),
         masks_(inputs.matrix),
-        shift_(inputs.matrix.scale),
+        shift_(shift_of_unit_rows(inputs.matrix.scale)),
         row_cosines_(prefixes_.count, std::vector<double>(matrix_.x.rows)),
         col_cosines_(prefixes_.count, std::vector<double>(matrix_.y.rows)) {
     const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
@@ -193,8 +171,8 @@ class PrefixBackward {
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
-      AddPrefixGradient gradient{prefixes_,    masks_,       statistics_,     upstream_,
-                                 row_cosines_, col_cosines_, shift_.rounder()};
+      AddPrefixGradient gradient{
+          prefixes_, masks_, statistics_, upstream_, row_cosines_, col_cosines_, shift_.shifted_rounder()};
       gradient.out = scratch[thread].numbers;
       const auto take_rows = [&](Range rows) {
         for (auto& segment : segments) segment.take_chunk(rows);
@@ -209,18 +187,19 @@ class PrefixBackward {
     });
     finish(gradients.x, matrix_.x, prefixes_.rows, row_cosines_);
     finish(gradients.y, matrix_.y, prefixes_.columns, col_cosines_);
-    for (const auto& of_prefix : row_cosines_)
-      for (double of_row : of_prefix) gradients.scale += of_row;
+    for (const auto& cosines : row_cosines_)
+      for (double t : cosines) gradients.scale += t;
   }
 
  private:
-  // Of the prefixes of which none are kept, each into the numbers of its segment.
+  // The products that the forward did not keep, each in the scratch block of its segment.
   void form_products(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments) {
     for (std::size_t k = 0; k < prefixes_.count && kept.of(k, block) == nullptr; ++k)
       segments[k].multiply(block, segments[k].numbers, [](Index, Index) {}, k == 0 ? nullptr : segments[k - 1].numbers);
   }
 
-  // From the longest prefix: each segment meets the sum of those that hold it.
+  // From the longest prefix to the shortest: each segment is multiplied by the sum of W over the prefixes that contain
+  // it.
   void add_gradients(const Block& block, const KeptPrefixes<A>& kept, std::vector<BlockScratch<A>>& segments,
                      AddPrefixGradient& gradient, const SimilarityGradients& gradients) {
     gradient.block = block;
@@ -236,10 +215,10 @@ class PrefixBackward {
       gradient.sums.clear();
       gradient.add_block();
       gradient.sums.flush(block, row_cosines_[k], &col_cosines_[k]);
-      SimilarityGradients of_segment;
-      of_segment.x = segment_of(gradients.x, k);
-      of_segment.y = segment_of(gradients.y, k);
-      segments[k].add_gradients(block, gradient.out, of_segment);
+      SimilarityGradients segment_gradients;
+      segment_gradients.x = segment_of(gradients.x, k);
+      segment_gradients.y = segment_of(gradients.y, k);
+      segments[k].add_gradients(block, gradient.out, segment_gradients);
     }
   }
 
@@ -250,7 +229,7 @@ class PrefixBackward {
     return gradient;
   }
 
-  // What changing a prefix's norm takes from the gradient.
+  // Subtracts the part of the gradient that comes from the norms of the prefixes.
   void finish(MutableMatrix gradient, const AnyMatrix& features, const PrefixNorms& norms,
               const std::vector<std::vector<double>>& cosines) const {
     if (gradient.data == nullptr) return;
@@ -275,8 +254,8 @@ class PrefixBackward {
   Kept kept_;
   int threads_;
   PairMasks masks_;
-  PrefixShift shift_;
-  std::vector<PrefixTerms> row_terms_, col_terms_;
+  Shift shift_;
+  std::vector<SharedSoftmaxTerms> row_terms_, col_terms_;
   std::vector<std::vector<double>> row_cosines_, col_cosines_;  // t and u of every prefix
 };
 

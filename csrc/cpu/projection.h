@@ -15,11 +15,12 @@
 #include "input_norm.h"
 #include "matmul.h"
 #include "pack.h"
+#include "scratch.h"
 
 namespace mmcore {
 namespace {
 
-// A matrix packed once, by all threads, for all threads.
+// Packs a matrix once for all threads; each packs a part.
 template <class PackPart>
 void pack_shared(int threads, Index lanes, PackPart pack_part) {
   for_each_stripe(threads, lanes, kTileColumns, [&](Range part, int) {

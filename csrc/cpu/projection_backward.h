@@ -14,7 +14,7 @@
 namespace mmcore {
 namespace {
 
-// Units of grad_z that a chunk packs, 4 MiB, unless the threads need more for a block each.
+// The packed units of grad_z of a chunk, 4 MiB. A chunk is larger if one block for each thread needs more.
 constexpr Index kChunkUnits = 1 << 20;
 
 // Per-thread float64 totals of a vector of gradients, added up in thread order.
@@ -67,26 +67,26 @@ class ProjectionBackward {
     Scratch packed_weight(needs_grad_normed_ ? packed_units<A, kTileColumns>(columns_, width_) : 0, 1);
     if (needs_grad_normed_) pack_weight(packed_weight.of_thread(0));
     Scratch chunk(needs_weight ? slot_units() * blocks_per_thread_ * threads_ : 0, 1);
-    Scratch of_rows(kBlock * width_ + (needs_grad_normed_ ? row_units() : 0) + 48, threads_);
-    Scratch of_weight(needs_weight ? packed_units<A, kTileColumns>(columns_, kBlock) + kBlock * columns_ + 64 : 0,
-                      threads_);
+    Scratch row_scratch(kBlock * width_ + (needs_grad_normed_ ? row_units() : 0) + 48, threads_);
+    Scratch weight_scratch(needs_weight ? packed_units<A, kTileColumns>(columns_, kBlock) + kBlock * columns_ + 64 : 0,
+                           threads_);
     const Index rows = x_.rows, largest = blocks_per_thread_ * threads_ * kBlock;
     for (Index begin = 0; begin < rows; begin += largest) {
       chunk_ = {begin, minimum(begin + largest, rows)};
       for_each_stripe(threads_, chunk_.size(), kTileRows, [&](Range part, int thread) {
-        visit_rows(part, thread, of_rows.of_thread(thread), packed_weight.of_thread(0),
+        visit_rows(part, thread, row_scratch.of_thread(thread), packed_weight.of_thread(0),
                    needs_weight ? chunk.of_thread(0) : nullptr);
       });
       if (!needs_weight) continue;
       for_each_stripe(threads_, columns_, kTileColumns, [&](Range columns, int thread) {
-        add_grad_weight(columns, chunk.of_thread(0), of_weight.of_thread(thread));
+        add_grad_weight(columns, chunk.of_thread(0), weight_scratch.of_thread(thread));
       });
     }
     for (VectorTotals* totals : {&bias_, &norm_weight_, &norm_bias_}) totals->finish();
   }
 
  private:
-  // A packed block of grad_z by columns, and what a block of grad_x takes.
+  // The sizes of a block of grad_z that is packed by columns, and of the scratch memory of a block of grad_x.
   Index slot_units() const { return packed_units<A, kTileRows>(width_, kBlock); }
   Index row_units() const { return packed_units<A, kTileRows>(kBlock, width_) + kBlock * columns_; }
 

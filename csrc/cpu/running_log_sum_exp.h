@@ -32,7 +32,7 @@ struct RunningLogSumExp {
       maximum = block_maximum;
     }
     Vec total{};
-    // Nothing but −inf so far: every term is 0, unless it is NaN.
+    // If all exponents so far are −inf, every term is 0, or NaN.
     const float shift = maximum == kMinusInfinity ? 0.0f : static_cast<float>(maximum);
     for (Index j = 0; j < count; j += kLanes)
       total += first_lanes(exp2((load(exponents + j) - shift) + load(rests + j)), count - j, Vec{});
@@ -51,19 +51,19 @@ struct RunningCall {
   double* row_lse;    // (N,)
   LabelSums* labels;  // of logits; nullptr: not wanted
 
-  // Row i of a block: exponents and what float32 leaves of them; −inf where nothing is counted.
+  // Row i of a block: exponents, −inf where an entry is not counted, and their rounding errors.
   void exponents(const float* products, Index i, Range columns, const float* bias, float* out, float* rests) const {
     const Split a(scale * kLog2E);
     Vec positive_sum{}, positive_count{};
     for (Index j = 0; j < columns.size(); j += kLanes) {
       const Vec product = load(products + j);
       const Masks mask = masks.at(i, columns.begin + j);
-      // In two parts: exponents may be large, and what float32 rounds off them is a factor of the exponential.
+      // Exponents may be large, so their rounding errors change the exponentials by a factor. Both are kept.
       const Vec scaled = multiply_add(product, broadcast(a.high), Vec{}), exponent = scaled + load(bias + j);
       const Vec rest =
           multiply_add(product, broadcast(a.high), -scaled) + (load(bias + j) - (exponent - scaled)) + product * a.low;
       store(out + j, mask.keep ? exponent : broadcast(-kInfinity));
-      // Beyond 2²⁹ what is rounded off is no number of bits any more, but the whole difference between logits.
+      // Beyond 2²⁹ the error is left out: it is no longer a few digits, but as large as differences between logits.
       const Vec size = exponent < 0.0f ? -exponent : exponent;
       store(rests + j, mask.keep & (size < 5.36870912e8f) ? rest : Vec{});
       if (labels == nullptr) continue;

@@ -7,14 +7,37 @@
 // Precision: each E to 2⁻²³ relative however large the logit; 0 below 2⁻¹²⁶.
 #pragma once
 
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "../kernels.h"
+#include "float64.h"
 #include "matmul.h"
-#include "positives.h"
 
 namespace mmcore {
 namespace {
 
 // Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
 constexpr double kLargestSharedBound = 200;
+// The largest possible E is 2⁸⁰: sums stay far from overflow, and so do the factors of the backward, about the
+// reciprocals of the sums, from underflow.
+constexpr double kLargestExponent = 80;
+
+// E below 2⁻¹²⁶ is 0. A sum of `count` terms that is at least this large has lost less than 2⁻²⁴ of itself that way.
+inline double smallest_trusted_sum(Index count) { return std::exp2(-126 + 24) * count; }
+
+// The shift of exponents whose magnitude is at most `bound`.
+struct Shift {
+  double bound;
+  double shift;  // an integer
+
+  explicit Shift(double largest) : bound(largest), shift(std::ceil(largest) - kLargestExponent) {}
+
+  bool is_usable() const { return bound <= kLargestSharedBound; }
+  // kRounder with the shift folded in: what is rounded with it comes out shifted.
+  float shifted_rounder() const { return kRounder - static_cast<float>(shift); }
+};
 
 // max_i ‖m_i‖; NaN if any number is.
 double largest_row_norm(const AnyMatrix& features, int threads) {
@@ -37,24 +60,16 @@ double largest_row_norm(const AnyMatrix& features, int threads) {
   return std::sqrt(result) * 1.004;
 }
 
-struct SharedShift {
+// The shift of a matrix, by the Cauchy-Schwarz bound on |a·⟨x, y⟩|.
+struct SharedShift : Shift {
   Split a;
-  double bound;  // on |a·⟨x, y⟩|
-  double shift;  // an integer
 
   SharedShift(const SimilarityInputs& inputs, int threads)
-      : a(inputs.scale * kLog2E),
-        bound(std::abs(inputs.scale) * kLog2E * largest_row_norm(inputs.x, threads) *
+      : Shift(std::abs(inputs.scale) * kLog2E * largest_row_norm(inputs.x, threads) *
               largest_row_norm(inputs.y, threads)),
-        // The largest possible E is 2⁸⁰: sums stay far from overflow, and so do the factors of the backward, about the
-        // reciprocals of the sums, from underflow.
-        shift(std::ceil(bound) - 80) {}
+        a(inputs.scale * kLog2E) {}
 
-  bool is_usable() const { return bound <= kLargestSharedBound; }
-  // kRounder with the shift folded in, for `exponential`.
-  float shifted_rounder() const { return kRounder - static_cast<float>(shift); }
-
-  // One FMA rounds a·product − shift to an integer, a second one leaves the exact remainder.
+  // One FMA rounds a·product − shift to an integer, a second one computes the exact remainder.
   Vec exponential(Vec product, Vec rounder) const {
     const Vec high = broadcast(a.high), rounded = multiply_add(product, high, rounder);
     const Vec rest = multiply_add(product, high, rounder - rounded);

@@ -12,8 +12,9 @@
 // positive, G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of targets are computed in float64.
 #pragma once
 
-#include "counted_entries.h"
 #include "gradient_sums.h"
+#include "positives.h"
+#include "tile_masks.h"
 
 namespace mmcore {
 namespace {
@@ -32,7 +33,7 @@ inline Vec log1p_of_unit(Vec z) {
   return p * z;
 }
 
-// Epilogue of one block: products in; adds softplus and positives up; G out where gradients are wanted.
+// Epilogue of one block: sums softplus and positives and, where gradients are wanted, overwrites the products with G.
 struct SigmoidTile {
   const SimilarityInputs& inputs;
   const PairMasks& masks;
@@ -80,7 +81,7 @@ struct SigmoidTile {
     const Vec logit =
         multiply_add(product, broadcast(static_cast<float>(inputs.scale)), broadcast(static_cast<float>(inputs.bias)));
     const IntVec is_negative = logit < 0.0f;
-    // −|s|·log2(e), with what float32 leaves of scale and bias apart.
+    // −|s|·log2(e), scale and bias each in two parts.
     const Vec high = multiply_add(product, broadcast(a.high), broadcast(b.high));
     const Vec low = multiply_add(product, broadcast(a.low), broadcast(b.low));
     const Vec z = exp2((is_negative ? high : -high) + (is_negative ? low : -low));
@@ -92,9 +93,10 @@ struct SigmoidTile {
     }
     Masks mask = masks.at(i, j);
     if (count < kLanes) limit(mask, count);
-    // At positives softplus(−s); the s that is missing joins in float64, where total − positive keeps its digits.
-    const Vec of_positive = (is_negative ? -logit : Vec{}) + rest;
-    const Vec softplus = mask.positive ? of_positive : (is_negative ? Vec{} : logit) + rest;
+    // At a positive softplus(−s) is summed. s is added at the end in float64, so that total − positive keeps its
+    // digits.
+    const Vec at_positive = (is_negative ? -logit : Vec{}) + rest;
+    const Vec softplus = mask.positive ? at_positive : (is_negative ? Vec{} : logit) + rest;
     tile_total += mask.keep ? softplus : Vec{};
     if (stands_for_two()) tile_total += mask.keep_col ? softplus : Vec{};
     if (masks.has_labels()) tile_positive += (mask.positive ? logit : Vec{}) * (stands_for_two() ? 2.0f : 1.0f);
@@ -121,7 +123,7 @@ struct SigmoidTile {
     return inputs.is_symmetric ? g + (mask.keep_col ? sigma : Vec{}) : g;
   }
 
-  // An entry off the diagonal blocks of a symmetric matrix is (i, j) and (j, i).
+  // In a symmetric matrix an entry off the diagonal blocks stands for (i, j) and (j, i).
   bool stands_for_two() const { return inputs.is_symmetric && !block.is_diagonal; }
 
   static void limit(Masks& mask, Index count) {
@@ -129,16 +131,16 @@ struct SigmoidTile {
       for (Index lane = maximum(0, count); lane < kLanes; ++lane) (*part)[lane] = 0;
   }
 
-  // G where j is the target of i, or i that of j in a symmetric matrix.
+  // G where j is the target of i, or, in a symmetric matrix, i the target of j.
   float target_gradient(Index i, Index j) const {
-    const bool is_of_row = masks.target(i) == j, is_of_col = inputs.is_symmetric && masks.target(j) == i;
+    const bool is_row_target = masks.target(i) == j, is_col_target = inputs.is_symmetric && masks.target(j) == i;
     const bool is_excluded = masks.is_excluded(i, j);
-    const double logit = is_of_row ? targets[i] : targets[j], z = std::exp(-std::abs(logit));
-    const double of_total =
-        upstream.total * ((is_of_row || !is_excluded) + (inputs.is_symmetric && (is_of_col || !is_excluded)));
-    const double of_positive = upstream.positive * (is_of_row + is_of_col);
-    if (logit < 0) return static_cast<float>(of_total * z / (1 + z) + of_positive);
-    return static_cast<float>((of_total + of_positive) - of_total * z / (1 + z));
+    const double logit = is_row_target ? targets[i] : targets[j], z = std::exp(-std::abs(logit));
+    const double grad_total =
+        upstream.total * ((is_row_target || !is_excluded) + (inputs.is_symmetric && (is_col_target || !is_excluded)));
+    const double grad_positive = upstream.positive * (is_row_target + is_col_target);
+    if (logit < 0) return static_cast<float>(grad_total * z / (1 + z) + grad_positive);
+    return static_cast<float>((grad_total + grad_positive) - grad_total * z / (1 + z));
   }
 };
 
@@ -150,7 +152,7 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
   const std::vector<double> targets = target_logits(inputs, threads);
   const BlockGrid grid(inputs, threads);
   GradientSums sums(inputs.x.rows, inputs.y.rows, has_gradients && gradients->needs_bias, false);
-  std::vector<SigmoidSums> of_block(grid.block_count());  // added up in this order, whoever computed them
+  std::vector<SigmoidSums> block_sums(grid.block_count());  // added in this order, whichever thread computed them
   Scratch scratch(BlockScratch<A>::floats(grid, inputs.x.columns, has_gradients), threads);
   grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
     BlockScratch<A> blocks(scratch.of_thread(thread), inputs, grid, has_gradients);
@@ -158,14 +160,14 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
     blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
       epilogue.enter(block, blocks.numbers);
       blocks.multiply(block, blocks.numbers, epilogue);
-      of_block[block.number] = {epilogue.total, epilogue.positive};
+      block_sums[block.number] = {epilogue.total, epilogue.positive};
       if (!has_gradients) return;
       sums.add(block, blocks.numbers);
       blocks.add_gradients(block, blocks.numbers, *gradients);
     });
   });
   SigmoidSums result;
-  for (const SigmoidSums& part : of_block) {
+  for (const SigmoidSums& part : block_sums) {
     result.total += part.total + part.positive;
     result.positive += part.positive;
   }

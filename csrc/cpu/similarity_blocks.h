@@ -13,6 +13,7 @@
 #include "../kernels.h"
 #include "matmul.h"
 #include "pack.h"
+#include "scratch.h"
 
 namespace mmcore {
 namespace {
@@ -28,7 +29,7 @@ struct Block {
   ConstMatrix view(const float* numbers) const { return {numbers, rows.size(), columns.size(), kBlockStride}; }
 };
 
-// How the matrix is cut: into stripes for the threads, and these into blocks.
+// The division of the matrix into stripes for the threads, and of these into blocks.
 class BlockGrid {
  public:
   BlockGrid(const SimilarityInputs& inputs, int threads)
@@ -106,7 +107,7 @@ void walk_blocks(const BlockGrid& grid, int row_stripe, int column_stripe, TakeR
   }
 }
 
-// Packed operands of one thread, and what it needs to add gradients. Without gradients the latter takes no memory.
+// One thread's packed operands and, where gradients are wanted, the operands of the products with G.
 template <class A>
 class BlockScratch {
  public:
@@ -140,7 +141,8 @@ class BlockScratch {
         [&](Range columns) { take_columns(columns); }, visit);
   }
 
-  // For walks of one's own: what `multiply` and `add_gradients` read. Each operand is packed when it is first needed.
+  // For callers with a walk of their own: set the rows and columns that `multiply` and `add_gradients` read. Each
+  // operand is packed when it is first needed.
   void take_chunk(Range rows) {
     rows_ = rows;
     has_rows_of_x_ = has_columns_of_x_ = false;
@@ -196,7 +198,7 @@ class BlockScratch {
 };
 
 // Whole blocks of exponentials that the forward keeps for the backward, spread evenly over the matrix, so that every
-// thread has its share. They are valid for the same grid of blocks only: the first number is the grid's fingerprint.
+// thread has its share. They are valid for the same grid of blocks only; the first float is the grid's fingerprint.
 template <class A>
 class KeptBlocks {
  public:
@@ -206,7 +208,7 @@ class KeptBlocks {
         total_(grid.block_count()),
         count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
 
-  // Before anything is kept.
+  // To be called before anything is kept.
   void prepare() const {
     if (count_ == 0) return;
     data_[0] = mark_;
@@ -220,7 +222,7 @@ class KeptBlocks {
     return (block.number + 1) * count_ / total_ == slot ? nullptr : data_ + 16 + slot * kBlockFloats;
   }
 
-  // What is left of the memory.
+  // The rest of the memory, behind these blocks.
   Kept rest(Kept memory) const {
     if (count_ == 0) return {};
     const Index used = 16 + count_ * kBlockFloats;

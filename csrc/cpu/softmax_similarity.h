@@ -20,7 +20,7 @@
 namespace mmcore {
 namespace {
 
-// One side of the matrix (rows, or columns as the rows of the transposed one) on its way from sums to log-sum-exps.
+// Computes the log-sum-exps of one side of the matrix: of the rows, or of the columns as rows of the transposed matrix.
 template <class A>
 struct LogSumExpSide {
   AnyMatrix x, y;
@@ -30,31 +30,30 @@ struct LogSumExpSide {
   double bias;  // every row's
   double* lse;
 
-  // Positives by label alone, whose log-sum-exps go to `out`.
-  LogSumExpSide of_positives(double* out) const {
-    return {x, y, scale, own_bias, other_bias, masks.of_positives(), bias, out};
+  // The same side where only positives are counted; it writes to `out`.
+  LogSumExpSide among_positives(double* out) const {
+    return {x, y, scale, own_bias, other_bias, masks.among_positives(), bias, out};
   }
 
-  RunningCall<A> running(const PairMasks& of_rows, const AnyMatrix& rows, double* out, LabelSums* labels) const {
-    return {rows, y, scale, other_bias, of_rows, out, labels};
+  RunningCall<A> running(const PairMasks& row_masks, const AnyMatrix& rows, double* out, LabelSums* labels) const {
+    return {rows, y, scale, other_bias, row_masks, out, labels};
   }
 
-  // lse of what is kept in the tiles, every bias but the row's and the matrix's included.
-  void from_sums(const std::vector<double>& sums, const std::vector<double>& of_targets, const LabelSums& labels,
+  // Sets lse from the sums over tiles. The targets and the biases of the row and of the matrix are added later.
+  void from_sums(const std::vector<double>& sums, const std::vector<double>& target_sums, const LabelSums& labels,
                  const SharedShift& shift, double largest_bias, int threads) const {
-    // Terms below 2⁻¹²⁶ were dropped; above this sum they do not matter in float32.
-    const double smallest_trusted = std::exp2(-126 + 24) * y.rows;
+    const double smallest_trusted = smallest_trusted_sum(y.rows);
     std::vector<Index> untrusted;
     for (Index i = 0; i < x.rows; ++i) {
       lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2;
       const bool has_label = !labels.count.empty() && labels.count[i] > 0;
       if (masks.counts_only_positives() && !has_label) continue;  // −inf
-      if (!(sums[i] + of_targets[i] >= smallest_trusted)) untrusted.push_back(i);
+      if (!(sums[i] + target_sums[i] >= smallest_trusted)) untrusted.push_back(i);
     }
     if (untrusted.empty()) return;
     std::vector<double> redone(untrusted.size());
     const GatheredRows gathered(x, untrusted);
-    running(masks.of_rows(untrusted), gathered.features, redone.data(), nullptr).run(threads);
+    running(masks.select_rows(untrusted), gathered.features, redone.data(), nullptr).run(threads);
     for (std::size_t i = 0; i < untrusted.size(); ++i) lse[untrusted[i]] = redone[i];
   }
 
@@ -78,7 +77,7 @@ class SoftmaxForward {
         has_columns_(inputs.has_columns && !inputs.is_symmetric) {}
 
   void run() {
-    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet, whatever this memory held before
+    if (kept_.size > 0) kept_.data[0] = 0;  // nothing is kept yet: clears the fingerprint of an earlier call
     const BiasFactors row_factors(inputs_.row_bias, inputs_.x.rows), col_factors(inputs_.col_bias, inputs_.y.rows);
     if (shift_.is_usable() && row_factors.are_normal && col_factors.are_normal) {
       with_shared_shift(row_factors, col_factors);
@@ -109,23 +108,23 @@ class SoftmaxForward {
             inputs_.row_bias, masks_.transposed(), inputs_.bias,  statistics_.col_lse};
   }
   bool joins_positives() const { return inputs_.positives == Positives::kLogSumExp; }
-  LogSumExpSide<A> positives_of_rows() const { return rows().of_positives(statistics_.row_pos); }
-  LogSumExpSide<A> positives_of_columns() const { return columns().of_positives(statistics_.col_pos); }
+  LogSumExpSide<A> positives_of_rows() const { return rows().among_positives(statistics_.row_pos); }
+  LogSumExpSide<A> positives_of_columns() const { return columns().among_positives(statistics_.col_pos); }
 
   void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     sum_blocks(row_factors, col_factors);
-    // E of the targets, in which the other side's bias is a factor as in the sums.
-    std::vector<double> of_rows(inputs_.x.rows), of_columns(has_columns_ ? inputs_.y.rows : 0);
+    // E of the targets, times the bias of the other side as in the sums.
+    std::vector<double> row_targets(inputs_.x.rows), col_targets(has_columns_ ? inputs_.y.rows : 0);
     const bool are_counted = masks_.has_targets() && inputs_.denominator != Denominator::kNegatives;
     for (Index i = 0; are_counted && i < inputs_.x.rows; ++i) {
       const Index j = inputs_.pairs.target[i];
       if (j < 0) continue;
       const double exponent = (targets_[i] - inputs_.bias) * kLog2E - shift_.shift;
-      of_rows[i] = std::exp2(exponent - row_bias(inputs_, i) * kLog2E - col_factors.largest);
-      if (has_columns_) of_columns[j] += std::exp2(exponent - col_bias(inputs_, j) * kLog2E - row_factors.largest);
+      row_targets[i] = std::exp2(exponent - row_bias(inputs_, i) * kLog2E - col_factors.largest);
+      if (has_columns_) col_targets[j] += std::exp2(exponent - col_bias(inputs_, j) * kLog2E - row_factors.largest);
     }
     const auto finish = [&](const LogSumExpSide<A>& side, const std::vector<double>& sums, bool is_rows) {
-      side.from_sums(sums, is_rows ? of_rows : of_columns, is_rows ? sums_.row_labels : sums_.col_labels, shift_,
+      side.from_sums(sums, is_rows ? row_targets : col_targets, is_rows ? sums_.row_labels : sums_.col_labels, shift_,
                      is_rows ? col_factors.largest : row_factors.largest, threads_);
     };
     finish(rows(), sums_.row, true);
@@ -165,7 +164,7 @@ class SoftmaxForward {
     if (joins_positives()) run(positives_of_columns(), nullptr);
   }
 
-  // What targets name joins the log-sum-exps of the others, and makes up row_pos and col_pos.
+  // Adds the targets to the log-sum-exps of the other entries, and sets row_pos and col_pos.
   void add_targets() {
     const bool is_counted = inputs_.denominator != Denominator::kNegatives;
     for (Index j = 0; inputs_.has_columns && j < inputs_.y.rows; ++j) statistics_.col_pos[j] = 0;

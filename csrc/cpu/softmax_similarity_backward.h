@@ -9,7 +9,7 @@
 // Never stored: G and the logits. One block of G is in scratch memory and is multiplied into both gradients.
 // Loop order: similarity_blocks.h.
 // Precision: as in the forward, which may have kept E. One exponential is enough for both sides: G = E·(R_i + C_j)
-// (side_terms.h). Blocks with a row or column too far below the bound take one for each side. Entries of targets are
+// (softmax_terms.h). Blocks with a row or column too far below the bound take one for each side. Entries of targets are
 // computed in float64: once training has converged they are differences of nearly equal numbers.
 #pragma once
 
@@ -17,136 +17,10 @@
 
 #include "exponential_sums.h"
 #include "gradient_sums.h"
-#include "pairs.h"
-#include "shared_shift.h"
-#include "side_terms.h"
+#include "softmax_gradient.h"
 
 namespace mmcore {
 namespace {
-
-// Epilogue of one block: products or kept exponentials in, G out.
-struct StoreGradient {
-  const SimilarityInputs& inputs;
-  const PairMasks& masks;
-  const SharedShift& shift;
-  const BiasFactors &row_factors, &col_factors;
-  const SideTerms &row_terms, &col_terms;
-  const SideTerms *row_positives, *col_positives;  // nullptr where positives are summed
-  const std::vector<double>& targets;
-  bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
-  Block block{};
-  const float* source = nullptr;
-  float* out = nullptr;
-  bool is_kept = false, is_exact = false;
-
-  void operator()(Index row, Index column) const {
-    if (is_plain) {
-      is_exact ? store_tile<true, true>(row, column) : store_tile<true, false>(row, column);
-    } else {
-      is_exact ? store_tile<false, true>(row, column) : store_tile<false, false>(row, column);
-    }
-  }
-
-  // The whole block from kept exponentials, along rows, as memory streams.
-  void store_kept() const {
-    const Index columns = block.columns.size();
-    for (Index row = 0; !is_plain && row < block.rows.size(); row += kTileRows)
-      for (Index column = 0; column < columns; column += kTileColumns) store_tile<false, false>(row, column);
-    for (Index row = 0; is_plain && row < block.rows.size(); ++row) {
-      const Index i = block.rows.begin + row, first = block.columns.begin;
-      for (Index column = 0; column < columns; column += kLanes) {
-        const Index at = row * kBlockStride + column;
-        store(out + at, gradient<true, false>(load(source + at), i, first + column));
-      }
-      const Index lane = masks.target_lane(i, first);
-      if (lane >= 0 && lane < columns) out[row * kBlockStride + lane] = target_gradient(i, first + lane);
-    }
-  }
-
- private:
-  template <bool kIsPlain, bool kIsExact>
-  void store_tile(Index row, Index column) const {
-    const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
-    const float* from = source + row * kBlockStride + column;
-    float* tile = out + row * kBlockStride + column;
-    for (Index r = 0; r < valid; ++r, from += kBlockStride, tile += kBlockStride) {
-      const Index i = block.rows.begin + row + r;
-      for (int v = 0; v < kTileVectors; ++v) {
-        const Index j = first + v * kLanes;
-        store(tile + v * kLanes, gradient<kIsPlain, kIsExact>(load(from + v * kLanes), i, j));
-      }
-      masks.visit_targets(i, first, [&](Index lane) { tile[lane] = target_gradient(i, first + lane); });
-    }
-  }
-
-  template <bool kIsPlain, bool kIsExact>
-  Vec gradient(Vec from, Index i, Index j) const {
-    if constexpr (!kIsExact) {
-      if (!is_kept) from = shift.exponential(from, broadcast(shift.shifted_rounder()));
-      if constexpr (kIsPlain) return from * (load(col_terms.factor.data() + j) + row_terms.factor[i]);
-    }
-    const Softmaxes counted = softmaxes<kIsExact>(from, row_terms, col_terms, i, j);
-    if constexpr (kIsPlain) return counted.of_row + counted.of_col;
-    const Masks mask = masks.at(i, j);
-    Vec of_positive{};
-    if (row_positives == nullptr) {
-      of_positive = load(col_terms.positive_float.data() + j) + row_terms.positive_float[i];
-    } else if (any(mask.positive)) {
-      const Softmaxes among = softmaxes<kIsExact>(from, *row_positives, *col_positives, i, j);
-      of_positive = among.of_row + among.of_col;
-    }
-    return (mask.keep ? counted.of_row : Vec{}) + (mask.keep_col ? counted.of_col : Vec{}) +
-           (mask.positive ? of_positive : Vec{});
-  }
-
-  // Of row i and of the columns from j, weighted, where nothing is left out; from E, or exact from products.
-  struct Softmaxes {
-    Vec of_row, of_col;
-  };
-  template <bool kIsExact>
-  Softmaxes softmaxes(Vec from, const SideTerms& rows, const SideTerms& columns, Index i, Index j) const {
-    if constexpr (kIsExact) {
-      const Vec of_row = softmax(from, broadcast(rows.lse_high[i]), broadcast(rows.lse_low[i]), col_factors, j, -1);
-      const Vec of_col =
-          softmax(from, load(columns.lse_high.data() + j), load(columns.lse_low.data() + j), row_factors, -1, i);
-      return {of_row * rows.weight_float[i], of_col * load(columns.weight_float.data() + j)};
-    } else {
-      const Vec of_row = col_factors.empty() ? from : from * load(col_factors.from(j));
-      const Vec of_col = row_factors.empty() ? from : from * *row_factors.from(i);
-      return {of_row * rows.factor[i], of_col * load(columns.factor.data() + j)};
-    }
-  }
-
-  // exp(s − lse) with the biases of the other side, of columns from j or of row i.
-  Vec softmax(Vec product, Vec high, Vec low, const BiasFactors& other, Index j, Index i) const {
-    Vec exponent =
-        multiply_add(product, broadcast(shift.a.high), -high) + multiply_add(product, broadcast(shift.a.low), -low);
-    if (!other.empty())
-      exponent += (j >= 0 ? load(other.value.data() + j) : broadcast(other.value[i])) * static_cast<float>(kLog2E);
-    return exp2(exponent);
-  }
-
-  // G where j is the target of i, or i that of j in a symmetric matrix.
-  float target_gradient(Index i, Index j) const {
-    const bool is_of_row = masks.target(i) == j, is_of_col = inputs.is_symmetric && masks.target(j) == i;
-    const bool is_excluded = masks.is_excluded(i, j);
-    const bool keep = is_counted(is_of_row, is_excluded);
-    const bool keep_col = inputs.is_symmetric ? is_counted(is_of_col, is_excluded) : keep;
-    const double logit = is_of_row ? targets[i] : targets[j];
-    double result = 0;
-    if (keep && row_terms.weight[i] != 0) result += row_terms.weight[i] * std::exp(logit - row_terms.lse[i]);
-    if (keep_col && col_terms.weight[j] != 0) result += col_terms.weight[j] * std::exp(logit - col_terms.lse[j]);
-    if (is_of_row) result += row_terms.positive[i] + col_terms.positive[j];
-    if (is_of_col) result += row_terms.positive[j] + col_terms.positive[i];
-    return static_cast<float>(result);
-  }
-
-  bool is_counted(bool is_positive, bool is_excluded) const {
-    if (inputs.denominator == Denominator::kPositives) return is_positive;
-    if (inputs.denominator == Denominator::kNegatives) return !is_positive && !is_excluded;
-    return is_positive || !is_excluded;
-  }
-};
 
 template <class A>
 class SoftmaxBackward {
@@ -164,8 +38,8 @@ class SoftmaxBackward {
         row_terms_(terms(true, statistics, upstream)),
         col_terms_(terms(false, statistics, upstream)) {
     if (inputs.positives == Positives::kSum) return;
-    row_positives_.emplace(terms_of_positives(true, statistics, upstream));
-    col_positives_.emplace(terms_of_positives(false, statistics, upstream));
+    row_positives_.emplace(positive_terms(true, statistics, upstream));
+    col_positives_.emplace(positive_terms(false, statistics, upstream));
   }
 
   void run(SimilarityGradients& gradients) {
@@ -203,37 +77,41 @@ class SoftmaxBackward {
  private:
   using Values = std::vector<double>;
 
-  // Where the matrix is symmetric an entry off the diagonal carries the gradients of (i, j) and of (j, i), so both
-  // sides weigh a row's softmax with both its upstream gradients.
+  // In a symmetric matrix an entry off the diagonal carries the gradients of (i, j) and of (j, i), so both sides weigh
+  // a row's softmax with both its upstream gradients.
   SideTerms terms(bool is_rows, const SoftmaxStatistics& statistics, const SoftmaxStatistics& upstream) const {
-    Values positive = of_side(is_rows ? upstream.row_pos : upstream.col_pos, is_rows);
+    Values positive = copy_or_zeros(is_rows ? upstream.row_pos : upstream.col_pos, is_rows);
     if (inputs_.is_symmetric && !masks_.has_targets()) add(positive, is_rows ? upstream.col_pos : upstream.row_pos);
-    return side_terms(is_rows, {statistics.row_lse, statistics.col_lse}, {upstream.row_lse, upstream.col_lse},
-                      std::move(positive));
+    return SideTerms(log_sums(is_rows, {statistics.row_lse, statistics.col_lse}),
+                     weights(is_rows, {upstream.row_lse, upstream.col_lse}), std::move(positive), shift_,
+                     biases(is_rows));
   }
-  // Those of the softmaxes among positives.
-  SideTerms terms_of_positives(bool is_rows, const SoftmaxStatistics& statistics,
-                               const SoftmaxStatistics& upstream) const {
-    return side_terms(is_rows, {statistics.row_pos, statistics.col_pos}, {upstream.row_pos, upstream.col_pos},
-                      of_side(nullptr, is_rows));
+  // The terms of the softmaxes among positives.
+  SharedSoftmaxTerms positive_terms(bool is_rows, const SoftmaxStatistics& statistics,
+                                    const SoftmaxStatistics& upstream) const {
+    const Values lse = log_sums(is_rows, {statistics.row_pos, statistics.col_pos}),
+                 weight = weights(is_rows, {upstream.row_pos, upstream.col_pos});
+    return SharedSoftmaxTerms(lse.data(), weight.data(), static_cast<Index>(lse.size()), shift_, biases(is_rows));
   }
 
-  struct OfBothSides {
+  struct BothSides {
     const double *rows, *columns;
   };
-  SideTerms side_terms(bool is_rows, OfBothSides lse, OfBothSides weights, Values positive) const {
-    const bool is_symmetric = inputs_.is_symmetric, of_rows = is_rows || is_symmetric;
-    Values lse_of_side = of_rows || inputs_.has_columns ? of_side(of_rows ? lse.rows : lse.columns, is_rows)
-                                                        : Values(inputs_.y.rows, kMinusInfinity);
-    Values weight = of_side(of_rows ? weights.rows : weights.columns, is_rows);
-    if (is_symmetric) add(weight, weights.columns);
-    return SideTerms(std::move(lse_of_side), std::move(weight), std::move(positive), inputs_.bias,
-                     is_rows ? inputs_.row_bias : inputs_.col_bias, shift_.shift,
-                     is_rows ? col_factors_.largest : row_factors_.largest);
+  Values log_sums(bool is_rows, BothSides lse) const {
+    if (is_rows || inputs_.is_symmetric) return copy_or_zeros(lse.rows, is_rows);
+    return inputs_.has_columns ? copy_or_zeros(lse.columns, is_rows) : Values(inputs_.y.rows, kMinusInfinity);
+  }
+  Values weights(bool is_rows, BothSides upstream) const {
+    Values result = copy_or_zeros(is_rows || inputs_.is_symmetric ? upstream.rows : upstream.columns, is_rows);
+    if (inputs_.is_symmetric) add(result, upstream.columns);
+    return result;
+  }
+  SideBiases biases(bool is_rows) const {
+    return {inputs_.bias, is_rows ? inputs_.row_bias : inputs_.col_bias,
+            is_rows ? col_factors_.largest : row_factors_.largest};
   }
 
-  // A copy, or zeros where there are none.
-  Values of_side(const double* values, bool is_rows) const {
+  Values copy_or_zeros(const double* values, bool is_rows) const {
     const Index count = is_rows ? inputs_.x.rows : inputs_.y.rows;
     return values == nullptr ? Values(count) : Values(values, values + count);
   }
@@ -271,7 +149,7 @@ class SoftmaxBackward {
   BiasFactors row_factors_, col_factors_;
   std::vector<double> targets_;
   SideTerms row_terms_, col_terms_;
-  std::optional<SideTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
+  std::optional<SharedSoftmaxTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
 };
 
 void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,

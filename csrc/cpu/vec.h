@@ -1,7 +1,7 @@
 // Vectors of float32 and the few functions that every kernel shares. The build sets kLanes for each instruction set.
 //
-// Written with the compiler's vector extensions, and intrinsics only where they fail: one source serves SSE2, AVX2 and
-// AVX-512, wide vectors can be tested on narrow machines, `a * b + c` becomes an FMA (-ffp-contract=fast).
+// Written with the compiler's vector extensions, and with intrinsics only where these do not suffice: one source serves
+// SSE2, AVX2 and AVX-512, and wide vectors can be tested on narrow machines. -ffp-contract=fast makes a * b + c an FMA.
 #pragma once
 
 #ifdef __SSE2__
@@ -83,8 +83,8 @@ inline bool any(IntVec mask) {
 #endif
 }
 
-// a · b + c, rounded once where the instruction set can. For where contraction must not be left to the compiler's mood:
-// a forward and its backward have to compute the same bits.
+// a · b + c, rounded once where the instruction set can. Used where the compiler must not choose whether to fuse: a
+// forward and its backward have to compute the same bits.
 inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__) && MMCORE_LANES == 16
   return reinterpret_cast<Vec>(
@@ -121,14 +121,14 @@ inline void add_pair_product(Vec& sum, Vec a, Vec b) {
 #endif
 }
 
-// In pairs, whose sums round less than a chain's.
+// Added in pairs, which rounds less than a chain of additions.
 inline float sum(Vec v) {
   for (int half = kLanes / 2; half > 0; half /= 2)
     for (int lane = 0; lane < half; ++lane) v[lane] += v[lane + half];
   return v[0];
 }
 
-// The blocks of kStep lanes that lie off the diagonals of two rows change places: a step of transposing.
+// One step of a transposition: exchanges the off-diagonal blocks of kStep lanes of two rows.
 template <int kStep, int... kLane>
 inline void exchange(Vec& a, Vec& b, std::integer_sequence<int, kLane...>) {
   const Vec first = __builtin_shufflevector(a, b, (kLane & kStep ? kLanes + kLane - kStep : kLane)...);

@@ -9,7 +9,7 @@
 namespace mmcore {
 namespace {
 
-// Whether every entry of a whole tile of columns is counted.
+// Whether every entry of the tile at this row and column of the block is counted, and no column lies beyond the block.
 inline bool counts_all(const PairMasks& masks, const Block& block, Index row, Index column) {
   if (!masks.is_plain() || column + kTileColumns > block.columns.size()) return false;
   for (Index i = row; i < minimum(row + kTileRows, block.rows.size()); ++i) {
@@ -19,20 +19,20 @@ inline bool counts_all(const PairMasks& masks, const Block& block, Index row, In
   return true;
 }
 
-// Of a row where all are.
+// Without masks.
 struct AllEntries {
   AllEntries(const PairMasks&, Index, Index) {}
   Vec operator()(Vec e, Index) const { return e; }
 };
 
-// Of row i, before column `end`. What a loop asks of the masks is copied here, because the compiler would have to load
-// it again after every store.
+// With the masks of row i: entries that are not counted become 0, and so do those from column `end` on. The members
+// are copies, because the compiler would have to load the originals again after every store.
 class CountedEntries {
  public:
   CountedEntries(const PairMasks& masks, Index i, Index end)
       : masks_(masks), i_(i), end_(end), target_(masks.target_lane(i, 0)), is_plain_(masks.is_plain()) {}
 
-  // Of the columns from j.
+  // The entries of the columns from j on.
   Vec operator()(Vec e, Index j) const {
     if (is_plain_) {
       const Index lane = target_ - j;
