@@ -90,7 +90,7 @@ def lines_of(name: str) -> tuple[str, ...]:
 
 def kept_share(case: Case, device: str) -> float:
     """How much of the matrix mmcore keeps from forward to backward, with its default workspace."""
-    from mmcore.backends.triton.kept_rows import kept_tiles
+    from mmcore.backends.triton.softmax_similarity.kept_exponentials import kept_tiles
     from mmcore.backends.workspace import current
 
     is_bfloat16 = case.dtype == "bfloat16"

@@ -25,8 +25,8 @@ from fake_gpu import PROCESSORS, fake_gpu
 from mmcore.backends import triton
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.hopper import launch
-from mmcore.backends.triton.kept_rows import kept_tiles
-from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.inputs import Matrix
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import kept_tiles
 
 SHARED_MEMORY = 227 * 1024
 # x stays in shared memory as a whole, or in part, or hardly.

@@ -18,8 +18,9 @@ import mmcore
 from mmcore import functional
 
 pytest.importorskip("triton")
-from mmcore.backends.triton import hopper, launch, matrix, softmax_gradients
-from mmcore.backends.triton.kept_rows import as_rows, kept_tiles
+from mmcore.backends.triton import hopper, inputs, launch
+from mmcore.backends.triton.softmax_similarity import backward as softmax_gradients
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_rows, kept_tiles
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 pytestmark = pytest.mark.op
@@ -35,7 +36,7 @@ LEAN, ROOMY = 0, 2**24
 @pytest.fixture(params=TILES, autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test once per tile; a lean forward takes three blocks at a time."""
-    monkeypatch.setattr(matrix, "product_tile", lambda *_: TILES[request.param])
+    monkeypatch.setattr(inputs, "product_tile", lambda *_: TILES[request.param])
     monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
     monkeypatch.setattr(hopper, "serves", lambda _: False)
     with mmcore.backend("triton"):

@@ -18,19 +18,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmcore.backends.triton import (
-    exponential_sums,
-    gradient,
-    gradient_terms,
-    input_norm,
-    kept_sigmoid,
-    largest_products,
-    log_sum_exps,
-    normalize,
+    hardest_negatives,
+    l2_normalize,
     norms_and_targets,
-    plan,
     product_rows,
-    sigmoid_terms,
-    sigmoid_tile,
 )
 from mmcore.backends.triton.launch import (
     FLOAT32_TILE,
@@ -39,7 +30,16 @@ from mmcore.backends.triton.launch import (
     by_pointers,
     row_tile,
 )
-from mmcore.backends.triton.projection import SUMS_TILE
+from mmcore.backends.triton.project import input_norm
+from mmcore.backends.triton.project.projection import SUMS_TILE
+from mmcore.backends.triton.sigmoid_similarity import cached_gradients, terms, tile
+from mmcore.backends.triton.softmax_similarity import (
+    exponential_sums,
+    gradient,
+    gradient_terms,
+    log_sum_exps,
+    shared_shift,
+)
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
@@ -63,26 +63,26 @@ SIMILARITY_KERNELS = {
     "running_log_sum_exp": exponential_sums.running_log_sum_exp_kernel,
     "store_gradient": gradient.store_gradient_kernel,
     "store_gradient_exact": gradient.store_gradient_kernel,
-    "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
-    "hardest_negatives": largest_products.hardest_negatives_kernel,
+    "sigmoid_tile": tile.sigmoid_tile_kernel,
+    "hardest_negatives": hardest_negatives.hardest_negatives_kernel,
 }
 TILED_BY_OBJECTIVE = ("sum_exponentials", "store_gradient", "sigmoid_tile")
 ROW_KERNELS = {
-    "l2_normalize_forward": normalize.l2_normalize_forward_kernel,
-    "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
+    "l2_normalize_forward": l2_normalize.l2_normalize_forward_kernel,
+    "l2_normalize_backward": l2_normalize.l2_normalize_backward_kernel,
     "input_norm_forward": input_norm.input_norm_forward_kernel,
     "input_norm_backward": input_norm.input_norm_backward_kernel,
     "input_norm_sums": input_norm.input_norm_sums_kernel,
     "norms_and_targets": norms_and_targets.norms_and_targets_kernel,
     "tally": norms_and_targets.tally_kernel,
-    "plan": plan.plan_kernel,
+    "plan": shared_shift.plan_kernel,
     "log_sum_exps": log_sum_exps.log_sum_exps_kernel,
     "largest_gradients": gradient_terms.largest_gradients_kernel,
     "gradient_terms": gradient_terms.gradient_terms_kernel,
     "scale_rows": product_rows.scale_rows_kernel,
-    "sigmoid_terms": sigmoid_terms.sigmoid_terms_kernel,
-    "sigmoid_totals": sigmoid_terms.sigmoid_totals_kernel,
-    "from_kept": kept_sigmoid.from_kept_kernel,
+    "sigmoid_terms": terms.sigmoid_terms_kernel,
+    "sigmoid_totals": terms.sigmoid_totals_kernel,
+    "from_kept": cached_gradients.from_kept_kernel,
 }
 TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
@@ -94,8 +94,8 @@ BLOCKS = {
     "log_sum_exps": log_sum_exps.BLOCK,
     "largest_gradients": gradient_terms.LARGEST_BLOCK,
     "gradient_terms": gradient_terms.BLOCK,
-    "sigmoid_terms": sigmoid_terms.BLOCK,
-    "sigmoid_totals": sigmoid_terms.BLOCK,
+    "sigmoid_terms": terms.BLOCK,
+    "sigmoid_totals": terms.BLOCK,
 }
 DEPTH = 512
 # CLIP in bfloat16.
@@ -245,7 +245,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
         rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
         constants["BLOCK"] = BLOCKS.get(name, 64)
-        options = {"num_warps": kept_sigmoid.NUM_WARPS if name == "from_kept" else 4}
+        options = {"num_warps": cached_gradients.NUM_WARPS if name == "from_kept" else 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})
     return compiled(kernel, machine, constants | settings, types, ones, **options)

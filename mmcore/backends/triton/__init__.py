@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmcore.backends.prefixes import PrefixLoop
-from mmcore.backends.triton.kept_rows import kept_tiles
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import kept_tiles
 from mmcore.tracing import constant_when_compiled
 
 __all__ = [
@@ -74,15 +74,15 @@ def _of(module: str, name: str) -> Callable[..., Any]:
     return launch
 
 
-l2_normalize = _of("normalize", "l2_normalize")
-l2_normalize_backward = _of("normalize", "l2_normalize_backward")
-project = _of("projection", "project")
-project_backward = _of("projection", "project_backward")
-softmax_similarity = _of("softmax_statistics", "softmax_similarity")
-softmax_similarity_backward = _of("softmax_gradients", "softmax_similarity_backward")
-sigmoid_similarity = _of("sigmoid_sums", "sigmoid_similarity")
-sigmoid_similarity_backward = _of("sigmoid_sums", "sigmoid_similarity_backward")
-hardest_negatives = _of("largest_products", "hardest_negatives")
+l2_normalize = _of("l2_normalize", "l2_normalize")
+l2_normalize_backward = _of("l2_normalize", "l2_normalize_backward")
+project = _of("project.projection", "project")
+project_backward = _of("project.projection", "project_backward")
+softmax_similarity = _of("softmax_similarity.forward", "softmax_similarity")
+softmax_similarity_backward = _of("softmax_similarity.backward", "softmax_similarity_backward")
+sigmoid_similarity = _of("sigmoid_similarity.one_pass", "sigmoid_similarity")
+sigmoid_similarity_backward = _of("sigmoid_similarity.one_pass", "sigmoid_similarity_backward")
+hardest_negatives = _of("hardest_negatives", "hardest_negatives")
 _prefixes = PrefixLoop(
     l2_normalize, l2_normalize_backward, softmax_similarity, softmax_similarity_backward
 )

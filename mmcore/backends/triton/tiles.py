@@ -67,7 +67,7 @@ def store_kept(
     kept, e, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr,
 ):  # fmt: skip
-    """A tile of E, of which nothing is masked: kept_rows.py has room for whole tiles."""
+    """A tile of E, of which nothing is masked: kept_exponentials.py has room for whole tiles."""
     if USES_DESCRIPTORS:
         kept.store([first_i, first_j], e.to(tl.bfloat16))
     else:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmcore.backends.triton.inputs import Matrix
 from mmcore.backends.triton.launch import FORCED_TILES, HALF_PRECISION_TILES, is_interpreted
-from mmcore.backends.triton.matrix import Matrix
 
 HOPPER = 9  # compute capability, major
 # What the Triton kernel takes over tile by tile must be cut as it is here.

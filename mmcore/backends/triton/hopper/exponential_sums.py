@@ -3,7 +3,8 @@
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
     row_i = Σ_{j ≠ target(i)} E_ij        col_j = Σ_{i: target(i) ≠ j} E_ij
 
-These are the sums of ../exponential_sums.py, for calls with targets or without positives.
+These are the sums of softmax_similarity/exponential_sums.py, for calls with targets or without
+positives.
 
 Never stored: the logits. Where KEEPS, E of the first `kept_rows` rows is stored for the backward,
 rounded to bfloat16.

@@ -4,7 +4,7 @@
 
 R, C and t are those of gradient_terms.py, E is that of exponential_sums.py. A tile with a row or a
 column too far below the bound of the shared shift is stored as 0; the exact launch of
-../gradient.py, which has the same tiles, then computes it.
+softmax_similarity/gradient.py, which has the same tiles, then computes it.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through

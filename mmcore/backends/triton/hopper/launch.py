@@ -10,11 +10,11 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from mmcore.backends.triton.gradient_terms import FACTOR
 from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentials_kernel
 from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
-from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.inputs import Matrix
+from mmcore.backends.triton.softmax_similarity.gradient_terms import FACTOR
 
 # Rows, columns, and depth of a chunk.
 BM = BN = 128
@@ -137,7 +137,7 @@ def sigmoid_sums(
     matrix: Matrix, numbers: Tensor, weights: Tensor, at_target: Tensor, first: int, count: int,
     out: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Parts of the four sums of sigmoid_tile.py, (4, parts); G into `out`, if there is one."""
+    """Parts of the four sums of tile.py, (4, parts); G into `out`, if there is one."""
     x, columns = matrix.x, matrix.shape[1]
     walk = Walk.over(count, columns, x.device)
     parts = torch.zeros(

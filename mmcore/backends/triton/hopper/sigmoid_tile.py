@@ -3,11 +3,11 @@
     total = Σ_{j ≠ target(i)} softplus(s_ij), s_ij = scale·⟨x_i, y_j⟩ + bias
     G_ij = a·σ(s_ij), but t_i where j = target(i)
 
-These are the formulas of ../sigmoid_tile.py for calls with targets or without positives; t is that
-of sigmoid_terms.py. Each logit takes one exponential and one reciprocal, and 64 logits take one
-logarithm together, because Σ log(1 + z) = log Π (1 + z). The product is accumulated minus 1, so
-that small z keep their digits. Only tiles that may hold a target or reach beyond the matrix are
-masked.
+These are the formulas of sigmoid_similarity/tile.py, for calls with targets or without positives; t
+is that of sigmoid_similarity/terms.py. Each logit takes one exponential and one reciprocal. 64
+logits share one logarithm, because Σ log(1 + z) = log Π (1 + z). The kernel accumulates the product
+minus 1, so that small z keep their digits. It masks only tiles that may hold a target or reach
+beyond the matrix.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through
@@ -22,7 +22,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
-from mmcore.backends.triton import sigmoid_tile
 from mmcore.backends.triton.hopper.epilogue import (
     exp2_flushed,
     halves,
@@ -39,6 +38,7 @@ from mmcore.backends.triton.hopper.ring import (
     pass_by,
     producer,
 )
+from mmcore.backends.triton.sigmoid_similarity import tile as sigmoid_tile
 
 log1p_of_unit = gluon.jit(sigmoid_tile.log1p_of_unit.fn)
 
@@ -147,7 +147,7 @@ def consumer(
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
     quarter_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF // 2, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, quarter_layout)
-    # log2(e) times scale and bias, each in two parts (sigmoid_terms.py).
+    # log2(e) times scale and bias, each in two parts (sigmoid_similarity/terms.py).
     high, low = gl.load(numbers + 2), gl.load(numbers + 3)
     known = (high, low, gl.load(numbers + 4), gl.load(numbers + 5))
     of_total = gl.load(upstream)

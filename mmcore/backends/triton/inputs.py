@@ -118,7 +118,7 @@ class Matrix(SimilarityInputs):
         )
 
     def kept(self, rows_of_e: Tensor, tile: ProductTile) -> Any:
-        """E as the kernels take it (kept_rows.py)."""
+        """E as the kernels take it (kept_exponentials.py)."""
         if len(rows_of_e) == 0 or not tile.USES_DESCRIPTORS:
             return rows_of_e
         return TensorDescriptor.from_tensor(rows_of_e, [tile.BM, tile.BN])

@@ -15,14 +15,14 @@ import triton
 from torch import Tensor
 
 from mmcore.backends.inputs import ProjectionInputs, as_inputs
-from mmcore.backends.triton.input_norm import (
+from mmcore.backends.triton.l2_normalize import l2_normalize, l2_normalize_backward
+from mmcore.backends.triton.launch import row_tile, unit_stride
+from mmcore.backends.triton.products import product
+from mmcore.backends.triton.project.input_norm import (
     input_norm_backward_kernel,
     input_norm_forward_kernel,
     input_norm_sums_kernel,
 )
-from mmcore.backends.triton.launch import row_tile, unit_stride
-from mmcore.backends.triton.normalize import l2_normalize, l2_normalize_backward
-from mmcore.backends.triton.products import product
 
 # Rows that one program adds up for the gradients of a norm's parameters, and its tile.
 SLAB_ROWS, SUMS_TILE = 1024, (64, 64)

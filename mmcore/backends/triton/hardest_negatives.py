@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.inputs import Matrix
 from mmcore.backends.triton.tiles import (
     load_ids,
     load_targets,

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from mmcore.backends.inputs import as_inputs
 from mmcore.backends.triton import hopper
-from mmcore.backends.triton.kept_sigmoid import NUM_WARPS, from_kept_kernel
+from mmcore.backends.triton.inputs import Matrix
 from mmcore.backends.triton.launch import (
     chunk_of_gradient,
     chunk_rows,
     row_tile,
     within_memory,
 )
-from mmcore.backends.triton.matrix import Matrix
 from mmcore.backends.triton.norms_and_targets import NORMS, tally_kernel
-from mmcore.backends.triton.plan import norms_and_logits
 from mmcore.backends.triton.products import add_product, product, scale_rows
-from mmcore.backends.triton.sigmoid_terms import (
+from mmcore.backends.triton.sigmoid_similarity.cached_gradients import NUM_WARPS, from_kept_kernel
+from mmcore.backends.triton.sigmoid_similarity.terms import (
     BLOCK,
     NUMBERS,
     WEIGHTS,
@@ -30,7 +29,8 @@ from mmcore.backends.triton.sigmoid_terms import (
     sigmoid_terms_kernel,
     sigmoid_totals_kernel,
 )
-from mmcore.backends.triton.sigmoid_tile import sigmoid_tile_kernel
+from mmcore.backends.triton.sigmoid_similarity.tile import sigmoid_tile_kernel
+from mmcore.backends.triton.softmax_similarity.shared_shift import norms_and_logits
 
 # Each leaves four sums: 16 MiB of them.
 MOST_PROGRAMS = 2**19
@@ -52,7 +52,7 @@ class Totals(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """sigmoid_terms.py's results, all on the device."""
+    """terms.py's results, all on the device."""
 
     numbers: Tensor
     wide: Tensor
@@ -126,7 +126,7 @@ def _sides(kept: Tensor, matrix: Matrix) -> Outputs:
 def _from_kept(
     matrix: Matrix, kept: Tensor, kept_sums: Tensor, of_total: Tensor, of_positive: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """From the gradients at a = 1, c = −1: kept_sigmoid.py."""
+    """From the gradients at a = 1, c = −1: cached_gradients.py."""
     x, y, (rows, columns) = matrix.x, matrix.keys, matrix.shape
     target, kept_x, kept_y = matrix.ids()[0], *_sides(kept, matrix)
     has_y, tile = matrix.y is not None, row_tile(x.shape[1])

@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from mmcore.backends.triton.float64 import in_bits, split
+from mmcore.backends.triton.inputs import Matrix
 from mmcore.backends.triton.launch import row_tile
-from mmcore.backends.triton.matrix import Matrix
 from mmcore.backends.triton.norms_and_targets import (
     NORM_OF_X,
     NORM_OF_Y,

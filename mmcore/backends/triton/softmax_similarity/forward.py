@@ -13,15 +13,15 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton import hopper
-from mmcore.backends.triton.exponential_sums import (
+from mmcore.backends.triton.inputs import Matrix
+from mmcore.backends.triton.launch import slab_rows
+from mmcore.backends.triton.softmax_similarity.exponential_sums import (
     running_log_sum_exp_kernel,
     sum_exponentials_kernel,
 )
-from mmcore.backends.triton.kept_rows import as_rows
-from mmcore.backends.triton.launch import slab_rows
-from mmcore.backends.triton.log_sum_exps import BLOCK, PARTS, log_sum_exps_kernel
-from mmcore.backends.triton.matrix import Matrix
-from mmcore.backends.triton.plan import Plan
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_rows
+from mmcore.backends.triton.softmax_similarity.log_sum_exps import BLOCK, PARTS, log_sum_exps_kernel
+from mmcore.backends.triton.softmax_similarity.shared_shift import Plan
 
 # Programs of a forward that keep the largest of GPUs busy several times over.
 ENOUGH_PROGRAMS = 2048

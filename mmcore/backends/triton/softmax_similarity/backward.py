@@ -15,8 +15,11 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs, as_inputs
 from mmcore.backends.triton import hopper
-from mmcore.backends.triton.gradient import store_gradient_kernel
-from mmcore.backends.triton.gradient_terms import (
+from mmcore.backends.triton.inputs import Matrix
+from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
+from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
+from mmcore.backends.triton.softmax_similarity.gradient import store_gradient_kernel
+from mmcore.backends.triton.softmax_similarity.gradient_terms import (
     BLOCK,
     LARGEST_BLOCK,
     LARGEST_PROGRAMS,
@@ -24,11 +27,8 @@ from mmcore.backends.triton.gradient_terms import (
     gradient_terms_kernel,
     largest_gradients_kernel,
 )
-from mmcore.backends.triton.kept_rows import as_rows
-from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
-from mmcore.backends.triton.matrix import Matrix
-from mmcore.backends.triton.plan import Plan
-from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_rows
+from mmcore.backends.triton.softmax_similarity.shared_shift import Plan
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 # Grid size of the exact launch, for tiles that the shared shift cannot serve: there seldom are any.

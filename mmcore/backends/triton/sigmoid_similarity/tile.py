@@ -7,7 +7,7 @@
 With z = e^−|s|, the only exponential, softplus(s) is max(s, 0) + log1p(z), and σ(s) is 1 / (1 + z)
 or z / (1 + z). At a positive, softplus(−s) and s are summed separately, so that total − positive
 keeps its digits, and G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of
-targets are computed in float64 beforehand (sigmoid_terms.py).
+targets are computed in float64 beforehand (terms.py).
 
 IS_SYMMETRIC, where y is x: G + Gᵀ is stored. Where the columns are also rows of the chunk, one
 entry is computed for (i, j) and (j, i); targets of i and targets of j are replaced separately.

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_bits, split
-from mmcore.backends.triton.gradient_terms import power_of_two_below
+from mmcore.backends.triton.softmax_similarity.gradient_terms import power_of_two_below
 
 BLOCK = 1024
 # float32: scale, bias, both times log2(e) in two parts each; from WEIGHTS on a and a + c.

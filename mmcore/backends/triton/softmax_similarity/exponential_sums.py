@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_nats, log_add_exp
-from mmcore.backends.triton.log_sum_exps import own_biases
+from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
 from mmcore.backends.triton.tiles import (
     LOG2_E,
     counted,

@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_bits, split
-from mmcore.backends.triton.log_sum_exps import own_biases
+from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
 
 BLOCK = 128
 # At most as many programs look for the largest upstream gradient, and what each takes at a time.

@@ -30,7 +30,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mmcore.backends.triton.gradient_terms import (
+from mmcore.backends.triton.softmax_similarity.gradient_terms import (
     BIAS,
     BIAS_FACTOR,
     FACTOR,

@@ -1,0 +1,1 @@
+"""Norm, product and normalisation of rows, and their gradients."""

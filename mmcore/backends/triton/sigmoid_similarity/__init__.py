@@ -1,0 +1,1 @@
+"""Sums of softplus over a similarity matrix, and their gradients."""
