@@ -1,8 +1,8 @@
 """Labels and groups as the kernels compare them, and how many positives labels make.
 
-Ids are any 64-bit integers. Their ranks among all that occur are equal where they are, and fit 32
-bits, which halves what a tile's comparisons hold. Sorting and searching wait for nothing: every
-size is known to the host.
+Ids are any 64-bit integers. Kernels compare their ranks among all ids that occur: two ranks are
+equal where the ids are, and they fit 32 bits, which halves the registers of a tile's comparisons.
+Nothing here waits for the device, because the host knows every size.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ def ranks(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_positives(
-    label: Tensor, other_label: Tensor, group: Tensor | None, other_group: Tensor | None
-) -> Tensor:
-    """How many positives each label of one side has among the other's; int64."""
+    label: Tensor | None, other_label: Tensor | None, group: Tensor | None,
+    other_group: Tensor | None,
+) -> Tensor | None:  # fmt: skip
+    """How many positives each label has among the other side's, int64; None without labels."""
+    if label is None or other_label is None:
+        return None
     count = count_equal(label.long(), other_label.long())
     if group is None or other_group is None:
         return count
