@@ -11,11 +11,14 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentials_kernel
-from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.gradient import TileTerms, hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
 from mmcore.backends.triton.inputs import ids, shape
 from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
+from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 from mmcore.backends.triton.softmax_similarity.gradient_terms import FACTOR, GradientTerms
 
 # Rows, columns, and depth of a chunk.
@@ -28,7 +31,7 @@ OPTIONS = {"num_warps": 4, "maxnreg": 168}
 MOST_STRIPS = 64
 
 
-class Ring(NamedTuple):
+class Layout(NamedTuple):
     """Buffers of the ring, and chunks of x that stay; at how many places a strip is begun."""
 
     SLOTS: int
@@ -38,7 +41,8 @@ class Ring(NamedTuple):
 
 # All of shared memory; what is staged on its way out takes the room of two buffers. Whether E is
 # kept changes no bit: a row is summed in the same order.
-SUMS, SUMS_KEPT, GRADIENT, SIGMOID = Ring(8, 6, 1), Ring(8, 4, 1), Ring(8, 4, 1), Ring(6, 6, 8)
+SUMS, SUMS_KEPT = Layout(8, 6, 1), Layout(8, 4, 1)
+GRADIENT, SIGMOID = Layout(8, 4, 1), Layout(6, 6, 8)
 
 
 class Walk(NamedTuple):
@@ -78,11 +82,10 @@ def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def ring_settings(ring: Ring, depth: int) -> dict[str, int]:
-    """The kernels' constants for features of a width."""
+def ring_of(layout: Layout, depth: int) -> Ring:
+    """The ring for features of a width."""
     chunks = whole(depth, BK)
-    tile = {"BM": BM, "BN": BN, "BK": BK}
-    return {"K": chunks, "RES": min(chunks, ring.RES), "SLOTS": ring.SLOTS, **tile, **OPTIONS}
+    return Ring(chunks, min(chunks, layout.RES), layout.SLOTS, BM, BN, BK)
 
 
 @cache
@@ -104,16 +107,16 @@ def sum_exponentials(
     """Partial sums: (parts, rows of the slab), and (blocks of it, M), or none of columns."""
     x, columns, count = inputs.x, shape(inputs)[1], slab.stop - slab.start
     walk, keeps = Walk.over(count, columns, x.device), len(rows_of_e) > 0
-    ring = SUMS_KEPT if keeps else SUMS
+    layout = SUMS_KEPT if keeps else SUMS
     row_sum = numbers.new_empty(2 * walk.strips, count)
     col_sum = numbers.new_empty(walk.row_blocks, columns if inputs.has_columns else 0)
     x_desc, y_desc = descriptor(x, BK), descriptor(inputs.keys, BK)
     kept_desc = descriptor(rows_of_e, BN // 2) if keeps else x_desc
     hopper_sum_exponentials_kernel[(walk.programs,)](
-        x_desc, y_desc, kept_desc, numbers, ids(inputs).target, row_sum, col_sum, slab.start, count,
-        columns, walk.strip_tiles, ring.spread, len(rows_of_e), KEEPS=keeps,
-        HAS_TARGET=inputs.target is not None, HAS_COLUMNS=inputs.has_columns,
-        **ring_settings(ring, x.shape[1]),
+        x_desc, y_desc, kept_desc, numbers, ids(inputs).target, BothSides(row_sum, col_sum),
+        slab.start, count, columns, walk.strip_tiles, layout.spread, len(rows_of_e),
+        RING=ring_of(layout, x.shape[1]), KEEPS=keeps, HAS_TARGET=inputs.target is not None,
+        HAS_COLUMNS=inputs.has_columns, **OPTIONS,
     )  # fmt: skip
     return row_sum, col_sum
 
@@ -127,10 +130,13 @@ def store_gradient(
     scale_part = terms.target.new_empty(2 * walk.row_blocks * walk.strips, dtype=torch.float64)
     hopper_store_gradient_kernel[(walk.programs,)](
         descriptor(x, BK), descriptor(inputs.keys, BK), descriptor(out, BN // 2), numbers,
-        terms.row[factor], terms.col[factor], *terms.untrusted, ids(inputs).target, terms.target,
-        scale_part,
+        TileTerms(
+            terms.row[factor], terms.col[factor], terms.untrusted[0], terms.untrusted[1],
+            terms.target,
+        ),
+        ids(inputs).target, scale_part,
         first, len(out), columns, walk.strip_tiles, GRADIENT.spread,
-        HAS_TARGET=inputs.target is not None, **ring_settings(GRADIENT, x.shape[1]),
+        RING=ring_of(GRADIENT, x.shape[1]), HAS_TARGET=inputs.target is not None, **OPTIONS,
     )  # fmt: skip
     return scale_part
 
@@ -144,13 +150,12 @@ def sigmoid_sums(
     parts = torch.zeros(
         (4, 2 * walk.row_blocks * walk.strips), dtype=torch.float64, device=x.device
     )
-    total, _, bias_part, scale_part = parts
     x_desc = descriptor(x, BK)
     hopper_sigmoid_tile_kernel[(walk.programs,)](
         x_desc, descriptor(inputs.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
-        terms.numbers, terms.numbers[WEIGHTS:], ids(inputs).target, terms.at_target, total,
-        bias_part, scale_part, first, count,
-        columns, walk.strip_tiles, SIGMOID.spread, HAS_GRADIENTS=out is not None,
-        HAS_TARGET=inputs.target is not None, **ring_settings(SIGMOID, x.shape[1]),
+        terms.numbers, terms.numbers[WEIGHTS:], ids(inputs).target, terms.at_target,
+        TileSums(*parts), first, count, columns, walk.strip_tiles, SIGMOID.spread,
+        RING=ring_of(SIGMOID, x.shape[1]), HAS_GRADIENTS=out is not None,
+        HAS_TARGET=inputs.target is not None, **OPTIONS,
     )  # fmt: skip
     return parts
