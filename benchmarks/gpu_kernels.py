@@ -90,11 +90,12 @@ def lines_of(name: str) -> tuple[str, ...]:
 
 def kept_share(case: Case, device: str) -> float:
     """How much of the matrix mmcore keeps from forward to backward, with its default workspace."""
-    from mmcore.backends.triton.kept_rows import kept_tiles
+    from mmcore.backends.triton.kept_size import rows_of_exponentials
     from mmcore.backends.workspace import current
 
-    is_bfloat16 = case.dtype == "bfloat16"
-    numbers = kept_tiles(current(device), case.rows, case.rows, is_bfloat16, False)
+    if case.dtype != "bfloat16":
+        return 0.0
+    numbers = rows_of_exponentials(current(device), case.rows, case.rows)
     kept_bytes = numbers * torch.float32.itemsize
     return min(1.0, kept_bytes / (DTYPES[case.dtype].itemsize * case.rows**2))
 

@@ -25,7 +25,7 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 def candidates(has_copy_engine: bool) -> Iterator[ProductTile]:
-    """Tiles that divide what is kept (kept_rows.py) and that some GPU may like."""
+    """Tiles that divide what is kept (kept_exponentials.py) and that some GPU may like."""
     sides = ((128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
     copies = (True, False) if has_copy_engine else (False,)
     for (rows, columns), depth, warps, stages, copied in itertools.product(

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import JITFunction
 
-from mmcore.backends.triton import hopper, launch, matrix
+from mmcore.backends.triton import hopper, inputs, launch
 from mmcore.backends.triton.hopper import launch as hopper_launch
 
 HOPPER, PROCESSORS = (9, 0), 132
@@ -89,10 +89,10 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     with monkeypatch.context() as patch:
         for kernel in (InterpretedFunction, JITFunction):
             patch.setattr(kernel, "__getitem__", launch_nothing, raising=False)
-        for module in (launch, matrix, hopper):
+        for module in (launch, inputs, hopper):
             patch.setattr(module, "is_interpreted", lambda: False)
         patch.setattr(hopper_launch, "processors", lambda _: PROCESSORS)
-        patch.setattr(matrix, "is_aligned", lambda _: True)
+        patch.setattr(inputs, "is_aligned", lambda _: True)
         patch.setattr(torch.cuda, "get_device_capability", lambda _: HOPPER)
         patch.setattr(torch.cuda, "device_of", lambda _: nullcontext())
         with torch.device("meta"):

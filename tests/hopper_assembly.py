@@ -14,7 +14,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton_assembly import resources
 
+from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
+from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 
 TARGET = GPUTarget("cuda", 90, 32)
 SUMS = exponential_sums.hopper_sum_exponentials_kernel
@@ -28,13 +30,16 @@ CALLS: dict[str, dict[str, bool]] = {
     "clip": {},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
 }
-INTEGERS = (
-    "first_row", "slab_rows", "chunk_rows", "columns", "strip_tiles", "spread", "kept_rows",
-)  # fmt: skip
-TYPES = {
-    "target": "*i64", "row_untrusted": "*i32", "col_untrusted": "*i32", "scale_part": "*fp64",
-    "total_part": "*fp64", "bias_part": "*fp64", **dict.fromkeys(INTEGERS, "i32"),
+INTEGERS = ("first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows")
+TYPES: dict[str, Any] = {
+    "target": "*i64", "scale_part": "*fp64", 
+    **dict.fromkeys(INTEGERS, "i32"),
+    "terms": gradient.TileTerms("*fp32", "*fp32", "*i32", "*i32", "*fp32"),
 }  # fmt: skip
+SUMS_OF = {
+    "hopper_sum_exponentials_kernel": BothSides("*fp32", "*fp32"),
+    "hopper_sigmoid_tile_kernel": TileSums(*["*fp64"] * 4),
+}
 
 
 def boxes(rows: int, columns: int) -> str:
@@ -45,10 +50,10 @@ def boxes(rows: int, columns: int) -> str:
 
 def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
     """The kernel as its launch asks for it."""
-    kernel, ring = KERNELS[name]
+    kernel, layout = KERNELS[name]
     constants: dict[str, Any] = {"HAS_TARGET": True, "HAS_COLUMNS": True, "HAS_GRADIENTS": True}
-    constants |= {"KEEPS": name.endswith("kept")}
-    constants |= settings | launch.ring_settings(ring, depth)
+    constants |= {"KEEPS": name.endswith("kept"), "RING": launch.ring_of(layout, depth)} | settings
+    types = TYPES | {"sums": SUMS_OF.get(kernel.__name__)}
     signature, constexprs, attributes = {}, {}, {}
     for position, argument in enumerate(kernel.arg_names):
         if argument.isupper():
@@ -58,9 +63,12 @@ def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
             is_operand = argument in ("x_desc", "y_desc")
             signature[argument] = boxes(launch.BM, launch.BK if is_operand else launch.BN // 2)
         else:
-            signature[argument] = TYPES.get(argument, "*fp32")
-            if signature[argument].startswith("*"):
-                attributes[(position,)] = [["tt.divisibility", 16]]
+            kind = signature[argument] = types.get(argument, "*fp32")
+            is_group = isinstance(kind, tuple)
+            for n, each in enumerate(kind if is_group else [kind]):
+                if each.startswith("*"):
+                    place = (position, n) if is_group else (position,)
+                    attributes[place] = [["tt.divisibility", 16]]
     source = GluonASTSource(kernel, signature, constexprs, attributes)
     return triton.compile(source, target=TARGET, options=dict(launch.OPTIONS))
 

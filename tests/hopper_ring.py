@@ -30,11 +30,11 @@ FOLDER = Path(mmcore.__file__).parent / "backends/triton/hopper"
 BLOCK = 128  # BM = BN
 # In the order of ring.py.
 BARRIERS = ("full", "empty", "x_full", "x_empty", "order")
-# Module, kernel, and what its number of rows is called.
+# By module.
 KERNELS = {
-    "exponential_sums": ("hopper_sum_exponentials_kernel", "slab_rows"),
-    "gradient": ("hopper_store_gradient_kernel", "chunk_rows"),
-    "sigmoid_tile": ("hopper_sigmoid_tile_kernel", "chunk_rows"),
+    "exponential_sums": "hopper_sum_exponentials_kernel",
+    "gradient": "hopper_store_gradient_kernel",
+    "sigmoid_tile": "hopper_sigmoid_tile_kernel",
 }
 
 
@@ -54,12 +54,17 @@ class Call(NamedTuple):
 
     def arguments(self) -> dict[str, Any]:
         """By name; the others are pointers."""
-        tile = {"BM": BLOCK, "BN": BLOCK, "BK": CHUNK, "first_row": self.first_row}
-        tile |= {"columns": self.tiles * BLOCK - 3, "kept_rows": self.first_row + BLOCK}
-        tile[KERNELS[self.kernel][1]] = self.row_blocks * BLOCK - 5
+        ring = SimpleNamespace(
+            K=self.K, RES=self.RES, SLOTS=self.SLOTS, BM=BLOCK, BN=BLOCK, BK=CHUNK
+        )
+        numbers = {
+            "first_row": self.first_row, "rows": self.row_blocks * BLOCK - 5,
+            "columns": self.tiles * BLOCK - 3, "strip_tiles": self.strip_tiles,
+            "spread": self.spread, "kept_rows": self.first_row + BLOCK, "RING": ring,
+        }  # fmt: skip
         options = ("KEEPS", "HAS_TARGET", "HAS_COLUMNS", "HAS_GRADIENTS")
         boxes = {f"{name}_desc": box(name, size) for name, size in {"x": 3, "y": 5}.items()}
-        return {**self._asdict(), **tile, **dict.fromkeys(options, self.is_full), **boxes}
+        return {**numbers, **dict.fromkeys(options, self.is_full), **boxes}
 
     @property
     def first_row(self) -> int:
@@ -120,8 +125,7 @@ class Cta:
 
     def run(self) -> list[tuple[int, int]]:
         """The tiles that it took: row and column where they begin."""
-        name, _ = KERNELS[self.call.kernel]
-        kernel = getattr(self.module(self.call.kernel), name)
+        kernel = getattr(self.module(self.call.kernel), KERNELS[self.call.kernel])
         given = self.call.arguments()
         code = kernel.__code__
         names = code.co_varnames[: code.co_argcount]
@@ -144,7 +148,7 @@ class Cta:
         """In place of `__import__`."""
         if name.startswith(PACKAGE):
             return self.module(name.removeprefix(PACKAGE))
-        if name == "__future__":
+        if name in ("__future__", "typing"):
             return __import__(name)
         return self.models[name] if name.startswith("triton") else NOTHING
 

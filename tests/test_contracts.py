@@ -11,12 +11,7 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
-from mmcore.backends.inputs import (
-    SigmoidWanted,
-    SimilarityInputs,
-    SoftmaxUpstream,
-    SoftmaxWanted,
-)
+from mmcore.backends.inputs import SigmoidWanted, SimilarityInputs, SoftmaxUpstream, SoftmaxWanted
 from mmcore.backends.reference.project import ProjectionInputs, ProjectionWanted
 from mmcore.ops import project, sigmoid_similarity, softmax_similarity
 from mmcore.ops.pairs import Pairs

@@ -22,11 +22,20 @@ from mmcore import functional
 pytest.importorskip("triton")
 from fake_gpu import PROCESSORS, fake_gpu
 
-from mmcore.backends import triton
-from mmcore.backends.triton import hopper
+from mmcore.backends.inputs import (
+    SigmoidUpstream,
+    SigmoidWanted,
+    SimilarityInputs,
+    SoftmaxUpstream,
+    SoftmaxWanted,
+)
+from mmcore.backends.triton import hopper, kept_size
 from mmcore.backends.triton.hopper import launch
-from mmcore.backends.triton.kept_rows import kept_tiles
-from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.inputs import rounded
+from mmcore.backends.triton.sigmoid_similarity import backward as sigmoid_backward
+from mmcore.backends.triton.sigmoid_similarity import forward as sigmoid_forward
+from mmcore.backends.triton.softmax_similarity import backward as softmax_backward
+from mmcore.backends.triton.softmax_similarity import forward as softmax_forward
 
 SHARED_MEMORY = 227 * 1024
 # x stays in shared memory as a whole, or in part, or hardly.
@@ -75,13 +84,13 @@ def test_a_walk_takes_every_tile_and_little_longer_than_it_must(
     assert longest <= 1.1 * fair + 2
 
 
-def described(x: Tensor, y: Tensor | None, **changes: Any) -> Matrix:
+def described(x: Tensor, y: Tensor | None, **changes: Any) -> SimilarityInputs:
     """CLIP's similarity matrix."""
     target = torch.empty(len(x), dtype=torch.int64)
-    matrix = Matrix(
+    inputs = SimilarityInputs(
         x, y, torch.empty(()), None, None, None, target, None, None, None, None, "all", True, True
     )
-    return matrix._replace(**changes)
+    return inputs._replace(**changes)
 
 
 def test_which_calls_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +99,7 @@ def test_which_calls_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
         vector = torch.empty(300)
         assert hopper.serves(described(x, x.clone()))
         assert hopper.serves(described(x.half(), x.half()))
-        assert hopper.serves(described(x.float(), x.float()).rounded())
+        assert hopper.serves(rounded(described(x.float(), x.float())))
         assert hopper.serves(described(x, x.clone(), target=None, has_columns=False))
         assert not hopper.serves(described(x, None))
         assert not hopper.serves(described(x.float(), x.float()))
@@ -106,20 +115,22 @@ def test_which_calls_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_directions_are_launched(monkeypatch: pytest.MonkeyPatch, workspace: int) -> None:
     with fake_gpu(monkeypatch) as launches:
         x = torch.empty(1000, 96, dtype=torch.bfloat16)
-        matrix = described(x, x.clone())
-        kept = kept_tiles(workspace, 1000, 1000, True, False)
-        row_lse, col_lse, *positives, rows_of_e = triton.softmax_similarity(*matrix, kept)
-        upstream = (row_lse, col_lse, *positives)
-        wanted = [True, True, True, False, False, False]
-        triton.softmax_similarity_backward(
-            *matrix, *upstream, rows_of_e, *upstream, wanted
-        )  # fmt: skip
+        inputs = described(x, x.clone())
+        kept = kept_size.softmax_similarity(workspace, inputs)
+        statistics = softmax_forward(inputs, kept)
+        wanted = SoftmaxWanted(True, True, True)
+        softmax_backward(inputs, statistics, SoftmaxUpstream(*statistics[:4]), wanted, rounds=True)
         names = launches.names()
         assert "hopper_sum_exponentials_kernel" in names
         assert ("hopper_store_gradient_kernel" in names) == (workspace < 2**30)
-        arguments = (*matrix[:4], *matrix[6:11], True)
-        *_, kept_sums = triton.sigmoid_similarity(*arguments, True)
-        assert kept_sums.shape == (2,)
+        launches.clear()
+        sums = sigmoid_forward(inputs, 2 * x.numel())
+        assert sums.kept_sums.shape == (2,)
+        assert "hopper_sigmoid_tile_kernel" in launches.names()
+        launches.clear()
+        without = sums._replace(kept=sums.kept[:0])
+        upstream = SigmoidUpstream(sums.total, sums.positive)
+        sigmoid_backward(inputs, without, upstream, SigmoidWanted(True, True, True, False), True)
         assert "hopper_sigmoid_tile_kernel" in launches.names()
 
 

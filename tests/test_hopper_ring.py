@@ -66,8 +66,7 @@ def test_roles_wait_for_each_other(ring: tuple[int, int, int], items: str) -> No
 def test_rings_that_are_launched(name: str, chunks: int) -> None:
     """Catches a division of shared memory with which the roles do not go on."""
     ring, (kernel, is_full) = getattr(launch, name), LAUNCHED[name]
-    found = launch.ring_settings(ring, chunks * launch.BK)
-    sizes = found["K"], found["RES"], found["SLOTS"]
+    sizes = launch.ring_of(ring, chunks * launch.BK)[:3]
     for seed in range(4):
         for items in ("3", "2+2+1+1"):
             run(Call(kernel, *ITEMS[items], *sizes, ring.spread, is_full), seed)

@@ -208,7 +208,7 @@ def test_every_kernel_is_found() -> None:
     found = kernel_files()
     for name in ("csrc/cpu/softmax_similarity.h", "csrc/cpu/normalize.h"):
         assert name in found
-    for name in ("exponential_sums.py", "hopper/gradient.py"):
+    for name in ("softmax_similarity/exponential_sums.py", "hopper/gradient.py"):
         assert f"mmcore/backends/triton/{name}" in found
     assert len(found) >= 30
 

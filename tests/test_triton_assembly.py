@@ -29,8 +29,9 @@ SIMILARITY_KERNELS = [
 ]  # fmt: skip
 ROW_KERNELS = [
     "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "input_norm_backward",
-    "input_norm_sums", "norms_and_targets", "tally", "plan", "log_sum_exps", "largest_gradients",
-    "gradient_terms", "scale_rows", "sigmoid_terms", "sigmoid_totals", "from_kept",
+    "input_norm_sums", "norms_and_targets", "tally", "shared_shift", "log_sum_exps",
+    "largest_gradients", "gradient_terms", "scale_rows", "sigmoid_terms", "sigmoid_totals",
+    "from_cached",
 ]  # fmt: skip
 
 

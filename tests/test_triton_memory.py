@@ -16,9 +16,37 @@ import mmcore
 
 pytest.importorskip("triton")
 from fake_gpu import Launches, Memory, fake_gpu
-from mmcore.backends.hardest_negatives import SearchedNegatives
 
-from mmcore.backends import distillation, hardest_negatives, triton
+from mmcore.backends.inputs import (
+    SigmoidUpstream,
+    SigmoidWanted,
+    SimilarityInputs,
+    SoftmaxUpstream,
+    SoftmaxWanted,
+)
+from mmcore.backends.reference import distillation
+from mmcore.backends.reference.hardest_negatives import (
+    NegativesInputs,
+    NegativesUpstream,
+    NegativesWanted,
+)
+from mmcore.backends.reference.prefix_similarity import PrefixInputs, PrefixUpstream, PrefixWanted
+from mmcore.backends.reference.project import (
+    ProjectionInputs,
+    ProjectionUpstream,
+    ProjectionWanted,
+)
+from mmcore.backends.triton import hardest_negatives, kept_size
+from mmcore.backends.triton.l2_normalize import backward as l2_normalize_backward
+from mmcore.backends.triton.l2_normalize import forward as l2_normalize_forward
+from mmcore.backends.triton.prefix_similarity import backward as prefix_backward
+from mmcore.backends.triton.prefix_similarity import forward as prefix_forward
+from mmcore.backends.triton.project import backward as project_backward
+from mmcore.backends.triton.project import forward as project_forward
+from mmcore.backends.triton.sigmoid_similarity import backward as sigmoid_backward
+from mmcore.backends.triton.sigmoid_similarity import forward as sigmoid_forward
+from mmcore.backends.triton.softmax_similarity import backward as softmax_backward
+from mmcore.backends.triton.softmax_similarity import forward as softmax_forward
 
 MIB, GB = 2**20, 10**9
 # float64 statistics, float32 terms, and what is between them, for a row or a column.
@@ -57,10 +85,9 @@ class Batch(NamedTuple):
 
     def kept_bytes(self) -> int:
         """E of whole blocks of rows in half the workspace, where products are of bfloat16."""
-        is_bfloat16 = self.dtype == torch.bfloat16
-        return 4 * triton.kept_tiles(
-            self.workspace, self.rows, self.columns, is_bfloat16, self.is_own_transpose
-        )
+        if self.dtype != torch.bfloat16 or self.is_own_transpose:
+            return 0
+        return 4 * kept_size.rows_of_exponentials(self.workspace, self.rows, self.columns)
 
     def chunk_bytes(self, others: int = 0, block: int = TILE_ROWS) -> int:
         """G of as many rows as the workspace holds beside `others`, one block of them at least."""
@@ -97,20 +124,20 @@ def softmax_backward_bytes(batch: Batch) -> int:
 def softmax_peaks(batch: Batch, positives: str = "sum", **pairs: Tensor) -> tuple[int, int]:
     """Bytes above the inputs in the forward, and in the backward with the gradients."""
     x, y, scale = batch.inputs()
-    vectors = [
-        pairs.get(name) for name in ("target", "row_label", "col_label", "row_group", "col_group")
-    ]
-    described = (
-        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose, False,
-        positives,
+    names = ("target", "row_label", "col_label", "row_group", "col_group")
+    vectors = [pairs.get(name) for name in names]
+    inputs = SimilarityInputs(
+        x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose,
+        batch.dtype == torch.bfloat16, positives,
     )  # fmt: skip
     with mmcore.workspace(batch.workspace), Memory(x, y, scale, *vectors) as memory:
-        found = triton.softmax_similarity(*described, batch.kept_bytes() // 4)
+        found = softmax_forward(inputs, kept_size.softmax_similarity(batch.workspace, inputs))
         forward = memory.peak
         memory.peak = memory.now
-        upstream = [torch.empty_like(part) for part in found[:4]]
-        wanted = [True, y is not None, True, False, False, False]
-        gradients = triton.softmax_similarity_backward(*described, *found, *upstream, wanted)
+        upstream = SoftmaxUpstream(*(torch.empty_like(part) for part in found[:4]))
+        wanted = SoftmaxWanted(True, y is not None, True)
+        gradients = softmax_backward(inputs, found, upstream, wanted, rounds=True)
+        assert gradients[0] is not None
         assert gradients[0].shape == x.shape
         return forward, memory.peak
 
@@ -158,15 +185,16 @@ def sigmoid_peaks(batch: Batch, keeps: bool, has_backward: bool = True) -> tuple
     """As softmax_peaks, of SigLIP."""
     x, y, scale = batch.inputs()
     target, bias = batch.target(), torch.empty(())
-    described = (x, y, scale, bias, target, None, None, None, None, False)
+    inputs = SimilarityInputs(x, y, scale, bias, None, None, target, None, None, None, None)
+    size = x.numel() + (0 if y is None else y.numel())
     with mmcore.workspace(batch.workspace), Memory(x, y, scale, bias, target) as memory:
-        found = triton.sigmoid_similarity(*described, keeps)
+        found = sigmoid_forward(inputs, size if keeps else 0)
         forward = memory.peak
         memory.peak = memory.now
         if not has_backward:
             return forward, 0
-        wanted = [True, y is not None, True, True]
-        triton.sigmoid_similarity_backward(*described, *found[2:], *found[:2], wanted)
+        wanted = SigmoidWanted(True, y is not None, True, True)
+        sigmoid_backward(inputs, found, SigmoidUpstream(*found[:2]), wanted, rounds=True)
         return forward, memory.peak
 
 
@@ -237,40 +265,33 @@ def test_what_would_wait_is_noticed(gpu: Launches) -> None:
 def test_rows_and_projections_do_not_wait(gpu: Launches) -> None:
     x, weight, bias = torch.empty(500, 96), torch.empty(64, 96), torch.empty(64)
     norm = torch.empty(96)
-    described = (x, weight, bias, "layer", norm, norm, 1e-5, True, 1e-12, False)
+    inputs = ProjectionInputs(x, weight, bias, "layer", norm, norm, 1e-5, True, 1e-12)
     with Memory(x, weight, bias, norm):
-        outputs = triton.project(*described)
-        gradients: Any = triton.project_backward(
-            *described, *outputs, torch.empty_like(outputs[0]), [True] * 5
-        )
-        normalised = triton.l2_normalize(x, 1e-12)
-        triton.l2_normalize_backward(*normalised, torch.empty_like(x), 1e-12)
-    assert [each.shape for each in gradients] == [
-        x.shape,
-        weight.shape,
-        bias.shape,
-        norm.shape,
-        norm.shape,
-    ]
+        outputs = project_forward(inputs)
+        upstream = ProjectionUpstream(torch.empty_like(outputs[0]))
+        wanted = ProjectionWanted(*[True] * 5)
+        gradients: Any = project_backward(inputs, outputs, upstream, wanted, True)
+        normalised = l2_normalize_forward(x, 1e-12)
+        l2_normalize_backward(*normalised, torch.empty_like(x), 1e-12)
+    likes = (x, weight, bias, norm, norm)
+    assert [each.shape for each in gradients] == [like.shape for like in likes]
 
 
 def test_objectives_of_their_own_do_not_wait(gpu: Launches) -> None:
     x, y = (torch.empty(3000, 256, dtype=torch.bfloat16) for _ in range(2))
     scale, ids = torch.empty(()), torch.empty(3000, dtype=torch.int64)
     with Memory(x, y, scale, ids):
-        described = (x, y, scale, [64, 256], 1e-12, ids, ids, ids, True)
-        statistics = triton.prefix_similarity(*described, 0)
-        triton.prefix_similarity_backward(
-            *described,
-            *statistics,
-            *(torch.empty_like(part) for part in statistics[:3]),
-            [True] * 3,
-        )
-        described = (x, y, scale, x, y, scale, True)
-        statistics = distillation.distillation(*described)
-        upstream = (torch.empty_like(part) for part in statistics[:5])
-        distillation.distillation_backward(*described, *statistics, *upstream, [True] * 3)
-        hardest = SearchedNegatives(triton.hardest_negatives).forward(x, y, ids, ids, True)
-        upstream = (torch.empty_like(part) for part in hardest[:3])
-        hardest_negatives.backward(x, y, *hardest[3:], *upstream, [True] * 2)
+        inputs = PrefixInputs(x, y, scale, [64, 256], 1e-12, ids, ids, ids, True)
+        statistics = prefix_forward(inputs, 0)
+        upstream = PrefixUpstream(*(torch.empty_like(part) for part in statistics[:3]))
+        prefix_backward(inputs, statistics, upstream, PrefixWanted(*[True] * 3), True)
+        pair = distillation.DistillationInputs(x, y, scale, x, y, scale, True)
+        found = distillation.forward(pair)
+        grads = distillation.DistillationUpstream(*(torch.empty_like(it) for it in found[:5]))
+        wanted = distillation.DistillationWanted(True, True, True)
+        distillation.backward(pair, found, grads, wanted, True)
+        negatives = NegativesInputs(x, y, ids, ids, True)
+        hardest = hardest_negatives.forward(negatives)
+        products = NegativesUpstream(*(torch.empty_like(part) for part in hardest[:3]))
+        hardest_negatives.backward(negatives, hardest, products, NegativesWanted(True, True), True)
     assert gpu.names().count("hardest_negatives_kernel") == 2

@@ -6,6 +6,7 @@ Small tiles, so that a matrix of a hundred rows has many.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -16,13 +17,16 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
+from mmcore.backends.inputs import SimilarityInputs
 
 pytest.importorskip("triton")
-from mmcore.backends.triton import hopper, launch, matrix, softmax_gradients
-from mmcore.backends.triton.kept_rows import as_rows, kept_tiles
+from mmcore.backends.triton import hopper, inputs, kept_size, launch
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_rows
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 pytestmark = pytest.mark.op
+# The package exports a function of the same name.
+softmax_backward = import_module("mmcore.backends.triton.softmax_similarity.backward")
 
 TILES = {
     "wide": ProductTile(16, 64, 16, 4, 1),
@@ -35,7 +39,7 @@ LEAN, ROOMY = 0, 2**24
 @pytest.fixture(params=TILES, autouse=True)
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test once per tile; a lean forward takes three blocks at a time."""
-    monkeypatch.setattr(matrix, "product_tile", lambda *_: TILES[request.param])
+    monkeypatch.setattr(inputs, "product_tile", lambda *_: TILES[request.param])
     monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
     monkeypatch.setattr(hopper, "serves", lambda _: False)
     with mmcore.backend("triton"):
@@ -131,7 +135,7 @@ def test_kept_exponentials_give_the_gradients_of_computed_ones(pairs: Any) -> No
     x, y, vectors = unit_rows(300).bfloat16(), unit_rows(150).bfloat16(), pairs(300, 150)
     half = 2 * 2 * 128 * 256  # 128 rows of E, and as much for G
     lean, some, all_ = (softmax("triton", x, y, size, vectors) for size in (LEAN, half, ROOMY))
-    assert kept_tiles(half, 300, 150, True, False) == 128 * 256 // 2
+    assert kept_size.rows_of_exponentials(half, 300, 150) == 128 * 256 // 2
     for statistic in range(4):
         assert torch.equal(lean[statistic], some[statistic])
         assert torch.equal(lean[statistic], all_[statistic])
@@ -141,10 +145,14 @@ def test_kept_exponentials_give_the_gradients_of_computed_ones(pairs: Any) -> No
 
 
 def test_nothing_is_kept_without_a_backward_of_bfloat16() -> None:
-    assert kept_tiles(ROOMY, 300, 150, False, False) == 0
-    assert kept_tiles(ROOMY, 300, 150, True, True) == 0
-    assert kept_tiles(LEAN, 300, 150, True, False) == 0
-    whole = kept_tiles(ROOMY, 300, 150, True, False)
+    x, y, scale = torch.empty(300, 24), torch.empty(150, 24), torch.empty(())
+    matrix = SimilarityInputs(x, y, scale, *[None] * 8)
+    half = matrix._replace(x=x.bfloat16(), y=None, has_columns=False)
+    rounded = matrix._replace(multiplies_bfloat16=True)
+    assert kept_size.softmax_similarity(ROOMY, matrix) == 0
+    assert kept_size.softmax_similarity(ROOMY, half) == 0
+    assert kept_size.softmax_similarity(LEAN, rounded) == 0
+    whole = kept_size.softmax_similarity(ROOMY, rounded)
     assert as_rows(torch.empty(whole), 150).shape == (384, 256)
 
 
@@ -159,8 +167,8 @@ def test_memory_that_is_short_makes_chunks_smaller(monkeypatch: pytest.MonkeyPat
 
     x, y = unit_rows(300), unit_rows(150)
     expected = softmax("triton", x, y, LEAN, {"target": torch.arange(300) % 150})
-    found = softmax_gradients._products_with
-    monkeypatch.setattr(softmax_gradients, "_products_with", products_with)
+    found = softmax_backward._products_with
+    monkeypatch.setattr(softmax_backward, "_products_with", products_with)
     ours = softmax("triton", x, y, ROOMY, {"target": torch.arange(300) % 150})
     assert tried[0] >= 300
     assert tried[-1] <= 64
@@ -172,6 +180,6 @@ def test_memory_for_not_even_a_block_is_an_error(monkeypatch: pytest.MonkeyPatch
     def products_with(*_: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(softmax_gradients, "_products_with", products_with)
+    monkeypatch.setattr(softmax_backward, "_products_with", products_with)
     with pytest.raises(torch.OutOfMemoryError):
         softmax("triton", unit_rows(70), unit_rows(70), ROOMY, {})

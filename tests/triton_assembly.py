@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +15,26 @@ import triton
 from assembly import serve
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-
-from mmcore.backends.triton import (
+from triton_signatures import (
+    CONSTANT_GROUPS,
+    OWN_TYPES,
+    TYPES,
+    Types,
+    cached_gradients,
     exponential_sums,
     gradient,
     gradient_terms,
+    hardest_negatives,
     input_norm,
-    kept_sigmoid,
-    largest_products,
+    l2_normalize,
     log_sum_exps,
-    normalize,
     norms_and_targets,
-    plan,
     product_rows,
-    sigmoid_terms,
+    shared_shift,
     sigmoid_tile,
+    terms,
 )
+
 from mmcore.backends.triton.launch import (
     FLOAT32_TILE,
     HALF_PRECISION_TILES,
@@ -39,7 +42,7 @@ from mmcore.backends.triton.launch import (
     by_pointers,
     row_tile,
 )
-from mmcore.backends.triton.projection import SUMS_TILE
+from mmcore.backends.triton.project.backward import SUMS_TILE
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
@@ -64,25 +67,25 @@ SIMILARITY_KERNELS = {
     "store_gradient": gradient.store_gradient_kernel,
     "store_gradient_exact": gradient.store_gradient_kernel,
     "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
-    "hardest_negatives": largest_products.hardest_negatives_kernel,
+    "hardest_negatives": hardest_negatives.hardest_negatives_kernel,
 }
 TILED_BY_OBJECTIVE = ("sum_exponentials", "store_gradient", "sigmoid_tile")
 ROW_KERNELS = {
-    "l2_normalize_forward": normalize.l2_normalize_forward_kernel,
-    "l2_normalize_backward": normalize.l2_normalize_backward_kernel,
+    "l2_normalize_forward": l2_normalize.l2_normalize_forward_kernel,
+    "l2_normalize_backward": l2_normalize.l2_normalize_backward_kernel,
     "input_norm_forward": input_norm.input_norm_forward_kernel,
     "input_norm_backward": input_norm.input_norm_backward_kernel,
     "input_norm_sums": input_norm.input_norm_sums_kernel,
     "norms_and_targets": norms_and_targets.norms_and_targets_kernel,
     "tally": norms_and_targets.tally_kernel,
-    "plan": plan.plan_kernel,
+    "shared_shift": shared_shift.shared_shift_kernel,
     "log_sum_exps": log_sum_exps.log_sum_exps_kernel,
     "largest_gradients": gradient_terms.largest_gradients_kernel,
     "gradient_terms": gradient_terms.gradient_terms_kernel,
     "scale_rows": product_rows.scale_rows_kernel,
-    "sigmoid_terms": sigmoid_terms.sigmoid_terms_kernel,
-    "sigmoid_totals": sigmoid_terms.sigmoid_totals_kernel,
-    "from_kept": kept_sigmoid.from_kept_kernel,
+    "sigmoid_terms": terms.sigmoid_terms_kernel,
+    "sigmoid_totals": terms.sigmoid_totals_kernel,
+    "from_cached": cached_gradients.from_cached_kernel,
 }
 TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
@@ -90,13 +93,6 @@ TILE_KINDS = {
     "hardest_negatives": "running",
 }  # fmt: skip
 ROW_TILES = {"input_norm_sums": SUMS_TILE}
-BLOCKS = {
-    "log_sum_exps": log_sum_exps.BLOCK,
-    "largest_gradients": gradient_terms.LARGEST_BLOCK,
-    "gradient_terms": gradient_terms.BLOCK,
-    "sigmoid_terms": sigmoid_terms.BLOCK,
-    "sigmoid_totals": sigmoid_terms.BLOCK,
-}
 DEPTH = 512
 # CLIP in bfloat16.
 CONSTANTS = {
@@ -108,54 +104,40 @@ CONSTANTS = {
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
     "HAS_WEIGHT": True, "HAS_Y": True, "NEEDS_NORMS": True, "TALLIES": True, "IS_MIRRORED": False,
     "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True, "SUMS": True,
-    "PARTS": log_sum_exps.PARTS, "LARGEST_PROGRAMS": gradient_terms.LARGEST_PROGRAMS,
 }  # fmt: skip
-TYPES = {
-    "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
-    "target": "*i64", "row_label": "*i32", "col_label": "*i32", "row_group": "*i32",
-    "col_group": "*i32", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
-    "strip_tiles": "i32", "first_row": "i32", "chunk_rows": "i32", "kept": "*bf16",
-    "kept_rows": "i32", "slab_rows": "i32", "row_parts": "i32", "col_parts": "i32",
-    "chunks": "i32", "programs": "i32", "tally": "*i64", "any_untrusted": "*i32",
-    "untrusted": "*i32",
-    "row_flagged": "*i8", "col_flagged": "*i8", "row_count": "*i64", "col_count": "*i64",
-    **dict.fromkeys(
-        ("shared", "wide", "logit", "lse", "row_lse", "col_lse", "row_pos", "col_pos", "row_grad",
-         "col_grad", "row_pos_grad", "col_pos_grad", "row_largest", "col_largest", "largest",
-         "unit_and_factor", "factor", "part", "parts", "chunk_sums", "kept_sums", "grad_total",
-         "grad_positive", "row_grads"),
-        "*fp64",
-    ),
-}  # fmt: skip
-# What differs from that table: float64 results, a float32 gradient.
-OWN_TYPES = {
-    "sum_exponentials": {"row_pos": "*fp32", "col_pos": "*fp32"},
-    "sigmoid_totals": dict.fromkeys(("total_out", "positive_out", "sums_out"), "*fp64"),
-    "scale_rows": {"features": "*bf16"},
-    "hardest_negatives": {"out": "*i64"},
-    "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
-}
 
 
 def compiled(
-    kernel: Any,
-    machine: Machine,
-    constants: dict[str, Any],
-    types: dict[str, str],
-    ones: Sequence[str],
+    kernel: Any, machine: Machine, constants: dict[str, Any], types: Types, has_ones: bool,
     **options: int,
-) -> Any:
-    """Specialised as calls with aligned pointers and strides are; `ones` are integers of 1."""
+) -> Any:  # fmt: skip
+    """Specialised as calls with aligned pointers and strides are; `has_ones`: sizes are 1."""
     signature, constexprs, attributes = {}, {}, {}
+
+    def described(kind: Any, place: tuple[int, ...], is_stride: bool) -> Any:
+        if isinstance(kind, tuple):
+            fields = (described(each, (*place, n), is_stride) for n, each in enumerate(kind))
+            return type(kind)(*fields)
+        if has_ones and kind == "i32" and not is_stride:
+            constexprs[place] = 1
+            return "constexpr"
+        if is_stride or kind.startswith("*"):
+            attributes[place] = [["tt.divisibility", 16]]
+        return kind
+
     for position, argument in enumerate(kernel.arg_names):
-        if argument.isupper() or argument in ones:
+        if argument.isupper():
+            group = CONSTANT_GROUPS.get(argument)
             signature[argument] = "constexpr"
-            constexprs[(position,)] = 1 if argument in ones else constants[argument]
+            constexprs[(position,)] = (
+                group(*(constants[field] for field in group._fields))
+                if group
+                else constants[argument]
+            )
             continue
-        is_stride = argument.endswith("_stride")
-        signature[argument] = "i32" if is_stride else types.get(argument, "*fp32")
-        if is_stride or signature[argument].startswith("*"):
-            attributes[(position,)] = [["tt.divisibility", 16]]
+        is_stride = argument.endswith(("_stride", "strides"))
+        kind = types.get(argument, "i32" if is_stride else "*fp32")
+        signature[argument] = described(kind, (position,), is_stride)
     # Many calls differ in what a kernel does not take.
     key = repr((kernel.__name__, machine.tile, signature, constexprs, options))
     if key not in _compiled:
@@ -201,7 +183,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 # Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
 # CLIP in bfloat16 does not switch on; float32 numbers.
 VARIANTS: dict[str, dict[str, Any]] = {
-    "sizes of 1": {"ones": [name for name, kind in TYPES.items() if kind == "i32"]},
+    "sizes of 1": {"has_ones": True},
     "labels": {
         "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
         "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True, "BY_COLUMNS": True,
@@ -234,7 +216,7 @@ def descriptors(name: str, tile: ProductTile, constants: dict[str, Any]) -> dict
 def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     """The kernel as its launch asks for it."""
     settings = dict(variant)
-    ones, types = settings.pop("ones", ()), settings.pop("types", {})
+    has_ones, types = settings.pop("has_ones", False), settings.pop("types", {})
     if name in SIMILARITY_KERNELS:
         tile = production_tile(name, machine, settings)
         constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
@@ -244,11 +226,10 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     else:
         rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
         constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
-        constants["BLOCK"] = BLOCKS.get(name, 64)
-        options = {"num_warps": kept_sigmoid.NUM_WARPS if name == "from_kept" else 4}
+        options = {"num_warps": cached_gradients.NUM_WARPS if name == "from_cached" else 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})
-    return compiled(kernel, machine, constants | settings, types, ones, **options)
+    return compiled(kernel, machine, constants | settings, types, has_ones, **options)
 
 
 def production_tile(name: str, machine: Machine, settings: dict[str, Any]) -> ProductTile:

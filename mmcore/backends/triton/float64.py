@@ -43,3 +43,24 @@ def log_add_exp(a, b):
     apart = tl.abs(a - tl.where(are_equal, 0.0, b))  # ∞ − ∞ is none
     sum_of_both = larger + tl.log(1.0 + tl.exp(-apart))
     return tl.where(are_equal, a + LN_2_HIGH + LN_2_LOW, sum_of_both)
+
+
+@triton.jit
+def power_of_two_below(largest):
+    """The largest power of two up to a float64 number; 1 for 0 and what is not finite."""
+    exponent = largest.to(tl.int64, bitcast=True) >> 52
+    is_usable = (exponent > 0) & (exponent < 2047)
+    return tl.where(is_usable, (exponent << 52).to(tl.float64, bitcast=True), 1.0)
+
+
+@triton.jit
+def unit_of(largest, IS_FLOAT16: tl.constexpr):
+    """The power of two by which gradients are divided whose largest is given.
+
+    Normal float16 numbers begin at 2⁻¹⁴, and a softmax over many columns is smaller. No entry of G,
+    nor of G + Gᵀ, reaches 16 units: 2¹¹ times as much still fits.
+    """
+    unit = power_of_two_below(largest)
+    if IS_FLOAT16:
+        unit = unit * 0.00048828125
+    return unit

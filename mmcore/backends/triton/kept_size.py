@@ -1,29 +1,59 @@
-"""How many float32 numbers the Triton kernels keep from a forward for its backward."""
+"""How many float32 numbers a forward keeps for its backward, by family. Imports no Triton.
+
+softmax_similarity keeps whole rows of E (softmax_similarity/kept_exponentials.py), rounded to
+bfloat16, where products are of bfloat16: E then has the rounding that the products have anyway;
+float32 and float16 gradients would lose digits. A matrix that is its own transpose keeps nothing,
+because half of its products are spared already. At most half the workspace is kept, because the
+backward needs a chunk of G beside it.
+
+sigmoid_similarity keeps both gradients (sigmoid_similarity/cached_gradients.py).
+"""
 
 from __future__ import annotations
 
+import torch
+
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
-from mmcore.backends.triton.kept_rows import kept_tiles
+
+# Rows and columns of E are filled up to multiples of these, which the sides of every tile divide.
+BLOCK_ROWS, BLOCK_COLUMNS = 128, 256
+ITEMSIZE = torch.bfloat16.itemsize
+PER_FLOAT32 = torch.float32.itemsize // ITEMSIZE
 
 
 def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
-    """Rows of exponentials."""
-    rows, columns = inputs.x.shape[0], inputs.keys.shape[0]
-    return kept_tiles(workspace, rows, columns, inputs.multiplies_bfloat16, inputs.is_half_enough)
+    """As many rows of E as half the workspace holds."""
+    if not inputs.multiplies_bfloat16 or inputs.is_half_enough:
+        return 0
+    return rows_of_exponentials(workspace, inputs.x.shape[0], inputs.keys.shape[0])
 
 
 def product_similarity(workspace: int, inputs: ProductInputs) -> int:
-    """Rows of exponentials of each modality's matrix."""
+    """As softmax_similarity, of each modality's matrix."""
     rows = inputs.features[0].shape[0]
-    return kept_tiles(workspace, rows, rows, inputs.multiplies_bfloat16, False)
+    return rows_of_exponentials(workspace, rows, rows) if inputs.multiplies_bfloat16 else 0
+
+
+def rows_of_exponentials(workspace: int, rows: int, columns: int) -> int:
+    """The size of as many rows of E as half the workspace holds, in whole blocks."""
+    stride = whole_blocks(columns, BLOCK_COLUMNS)
+    held = workspace // 2 // (ITEMSIZE * stride) // BLOCK_ROWS * BLOCK_ROWS
+    size: int = min(whole_blocks(rows, BLOCK_ROWS), held) * stride // PER_FLOAT32
+    return size
 
 
 def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     """The gradients of x and y, if the workspace holds them and positives are targets.
 
-    Kept gradients are right for upstream gradients (a, −a) only, which the host of a GPU cannot
-    check; with targets the backward corrects them in O(N·D).
+    Cached gradients fit only the upstream gradients (a, −a), which the host of a GPU cannot check.
+    With targets the backward corrects them for any others.
     """
     size = inputs.x.numel() + (0 if inputs.y is None else inputs.y.numel())
-    return size if inputs.target is not None and 4 * size <= workspace else 0
+    is_held = size * torch.float32.itemsize <= workspace
+    return size if is_held and inputs.target is not None else 0
+
+
+def whole_blocks(size: int, block: int) -> int:
+    """`size` filled up to a multiple of `block`."""
+    return (size + block - 1) // block * block

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import triton
@@ -46,7 +46,7 @@ HEAVY |= {"running": "running", "kept": "heavy gradient"}
 
 def _tiles(
     sums: ProductTile, gradient: ProductTile, narrow: ProductTile, heavy_gradient: ProductTile,
-    small: ProductTile, *, kept: ProductTile = STREAMED, **changes: Any,
+    small: ProductTile, *, kept: ProductTile = STREAMED, **changes: bool,
 ) -> dict[str, ProductTile]:  # fmt: skip
     tiles = {
         "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,

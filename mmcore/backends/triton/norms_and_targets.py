@@ -16,10 +16,26 @@ integers that have their bits, so that the order of the atomic operations change
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-# Of the tally, before the columns' numbers.
+from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.triton.arguments import Size
+from mmcore.backends.triton.inputs import (
+    biases,
+    ids,
+    rounds_operands,
+    shape,
+    strides,
+    which_biases,
+)
+from mmcore.backends.triton.launch import row_tile
+
+# Where the largest norms stand in the tally, before the columns' numbers.
 NORM_OF_X = tl.constexpr(0)
 NORM_OF_Y = tl.constexpr(1)
 NORMS = 2
@@ -30,7 +46,7 @@ COLUMNS_BEGIN = tl.constexpr(NORMS)
 def load_wide(
     features, row, in_rows, stride, start, depth, ROUNDS: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Rows of features as they are multiplied, float64; zeros where there are none."""
+    """Rows of features in float64, after the rounding of the products; zeros beyond `in_rows`."""
     k = start + tl.arange(0, COLUMNS)[None, :]
     at = features + row.to(tl.int64)[:, None] * stride + k
     found = tl.load(at, mask=in_rows[:, None] & (k < depth), other=0)
@@ -51,42 +67,75 @@ def tally_kernel(target, tally, rows, columns, ROWS: tl.constexpr):
     add_to_tally(tally, i, j, (j >= 0) & (j < columns))
 
 
+class Purpose(NamedTuple):
+    """What the kernel finds besides logits of targets, and of what."""
+
+    HAS_TARGET: bool
+    HAS_Y: bool
+    NEEDS_NORMS: bool
+    TALLIES: bool
+    ROUNDS: bool  # whether operands are rounded to bfloat16
+
+
 @triton.jit
 def norms_and_targets_kernel(
-    x, y, target, scale, bias, row_bias, col_bias, tally, logit, rows, columns, depth, x_stride,
-    y_stride, HAS_TARGET: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_ROW_BIAS: tl.constexpr,
-    HAS_COL_BIAS: tl.constexpr, HAS_Y: tl.constexpr, NEEDS_NORMS: tl.constexpr,
-    TALLIES: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, y, target, scale, biases, tally, logit, size, depth, strides, PURPOSE: tl.constexpr,
+    BIASES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    in_rows, in_columns = i < rows, i < columns
-    of_target = tl.zeros([ROWS], tl.float64)
-    of_x, of_y = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
-    if HAS_TARGET:
+    in_rows, in_columns = i < size.rows, i < size.columns
+    target_logit = tl.zeros([ROWS], tl.float64)
+    squares_x, squares_y = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
+    if PURPOSE.HAS_TARGET:
         j = tl.load(target + i, mask=in_rows, other=-1)
-        names = in_rows & (j >= 0) & (j < columns)
+        names = in_rows & (j >= 0) & (j < size.columns)
     for start in range(0, depth, COLUMNS):
-        left = load_wide(x, i, in_rows, x_stride, start, depth, ROUNDS, COLUMNS)
-        if HAS_TARGET:
-            right = load_wide(y, j, names, y_stride, start, depth, ROUNDS, COLUMNS)
-            of_target += tl.sum(left * right, 1)
-        if NEEDS_NORMS:
-            of_x += tl.sum(left * left, 1)
-            if HAS_Y:
-                right = load_wide(y, i, in_columns, y_stride, start, depth, ROUNDS, COLUMNS)
-                of_y += tl.sum(right * right, 1)
-    if NEEDS_NORMS:
-        tl.atomic_max(tally + NORM_OF_X, tl.max(of_x, 0).to(tl.int64, bitcast=True))
-        if HAS_Y:
-            tl.atomic_max(tally + NORM_OF_Y, tl.max(of_y, 0).to(tl.int64, bitcast=True))
-    if HAS_TARGET:
-        if TALLIES:
+        left = load_wide(x, i, in_rows, strides.x, start, depth, PURPOSE.ROUNDS, COLUMNS)
+        if PURPOSE.HAS_TARGET:
+            right = load_wide(y, j, names, strides.y, start, depth, PURPOSE.ROUNDS, COLUMNS)
+            target_logit += tl.sum(left * right, 1)
+        if PURPOSE.NEEDS_NORMS:
+            squares_x += tl.sum(left * left, 1)
+            if PURPOSE.HAS_Y:
+                right = load_wide(
+                    y, i, in_columns, strides.y, start, depth, PURPOSE.ROUNDS, COLUMNS
+                )
+                squares_y += tl.sum(right * right, 1)
+    if PURPOSE.NEEDS_NORMS:
+        tl.atomic_max(tally + NORM_OF_X, tl.max(squares_x, 0).to(tl.int64, bitcast=True))
+        if PURPOSE.HAS_Y:
+            tl.atomic_max(tally + NORM_OF_Y, tl.max(squares_y, 0).to(tl.int64, bitcast=True))
+    if PURPOSE.HAS_TARGET:
+        if PURPOSE.TALLIES:
             add_to_tally(tally, i, j, names)
-        of_target = of_target * tl.load(scale).to(tl.float64)
-        if HAS_BIAS:
-            of_target += tl.load(bias).to(tl.float64)
-        if HAS_ROW_BIAS:
-            of_target += tl.load(row_bias + i, mask=in_rows, other=0).to(tl.float64)
-        if HAS_COL_BIAS:
-            of_target += tl.load(col_bias + j, mask=names, other=0).to(tl.float64)
-        tl.store(logit + i, tl.where(names | (j == -1), of_target, float("nan")), mask=in_rows)
+        target_logit = target_logit * tl.load(scale).to(tl.float64)
+        if BIASES.HAS_BIAS:
+            target_logit += tl.load(biases.scalar).to(tl.float64)
+        if BIASES.HAS_ROW_BIAS:
+            target_logit += tl.load(biases.row + i, mask=in_rows, other=0).to(tl.float64)
+        if BIASES.HAS_COL_BIAS:
+            target_logit += tl.load(biases.col + j, mask=names, other=0).to(tl.float64)
+        found = tl.where(names | (j == -1), target_logit, float("nan"))
+        tl.store(logit + i, found, mask=in_rows)
+
+
+def norms_and_logits(
+    inputs: SimilarityInputs, needs_norms: bool, tallies: bool
+) -> tuple[Tensor, Tensor]:
+    """The tally, and float64 logits of targets, biases included; what is not wanted is empty."""
+    x, y, has_target = inputs.x, inputs.keys, inputs.target is not None
+    (rows, columns), depth = shape(inputs), x.shape[1]
+    purpose = Purpose(
+        has_target, inputs.y is not None, needs_norms, tallies and has_target,
+        rounds_operands(inputs),
+    )  # fmt: skip
+    counted = NORMS + columns if purpose.TALLIES else NORMS if needs_norms else 0
+    tally = x.new_zeros(counted, dtype=torch.int64)
+    logits = x.new_empty(rows if has_target else 0, dtype=torch.float64)
+    tile = row_tile(depth)
+    programs = triton.cdiv(max(rows, columns if purpose.HAS_Y else 0), tile.ROWS)
+    norms_and_targets_kernel[(programs,)](
+        x, y, ids(inputs).target, inputs.scale, biases(inputs), tally, logits, Size(rows, columns),
+        depth, strides(inputs), PURPOSE=purpose, BIASES=which_biases(inputs), **tile._asdict(),
+    )  # fmt: skip
+    return tally, logits

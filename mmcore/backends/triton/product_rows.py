@@ -32,7 +32,7 @@ def scale_rows_kernel(
         if STORES:
             tl.store(out + at_row * out_stride + k, found * by, mask=inside)
         if SUMS:
-            of_x = tl.load(features + at_row * features_stride + k, mask=inside, other=0)
-            total += tl.sum((found * of_x.to(tl.float32)).to(tl.float64), 1)
+            row_of_x = tl.load(features + at_row * features_stride + k, mask=inside, other=0)
+            total += tl.sum((found * row_of_x.to(tl.float32)).to(tl.float64), 1)
     if SUMS:
         tl.store(part + tl.program_id(0), tl.sum(total, 0))

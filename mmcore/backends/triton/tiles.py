@@ -2,13 +2,15 @@
 
     products(i, j) = ⟨x_i, y_j⟩        positive, excluded = which pairs (i, j) are (ops/pairs.py)
 
-A tile lives in registers and is never stored. Sums of products are float32; operands are multiplied
-as they are, and come by pointers or, where the GPU copies tiles by itself, by tensor descriptors.
-Ids are read as they come, so an id or a target outside its range matches nothing and reaches no
-memory.
+A tile lives in registers and is never stored. Operands are multiplied in the dtype in which they
+come, with float32 sums. They come by pointers or, where the GPU has a copy engine for tiles, by
+tensor descriptors. An id or a target outside its range matches nothing, and no memory is read for
+it.
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -16,73 +18,80 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
+class RowIds(NamedTuple):
+    """Ids of the rows of a tile."""
+
+    target: Any
+    label: Any
+    group: Any
+
+
+class ColumnIds(NamedTuple):
+    """Numbers and ids of the columns of a tile."""
+
+    number: Any
+    label: Any
+    group: Any
+
+
 @triton.jit
-def load_rows(
-    features, first, size, stride, start, DEPTH: tl.constexpr, USES_DESCRIPTORS: tl.constexpr,
-    ROWS: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
+def load_rows(features, first, size, stride, start, ROWS: tl.constexpr, TILE: tl.constexpr):
     """ROWS rows from `first` on, BK columns of them from `start` on; zeros beyond the matrix."""
-    if USES_DESCRIPTORS:
+    if TILE.USES_DESCRIPTORS:
         result = features.load([first, start])
     else:
-        row, k = first + tl.arange(0, ROWS), start + tl.arange(0, BK)
+        row, k = first + tl.arange(0, ROWS), start + tl.arange(0, TILE.BK)
         inside = (row < size)[:, None]
-        if DEPTH % BK != 0:
-            inside = inside & (k < DEPTH)[None, :]
+        if TILE.DEPTH % TILE.BK != 0:
+            inside = inside & (k < TILE.DEPTH)[None, :]
         at = row.to(tl.int64)[:, None] * stride + k[None, :]
         result = tl.load(features + at, mask=inside, other=0)
     return result
 
 
 @triton.jit
-def tile_products(
-    x, y, first_i, first_j, rows, columns, x_stride, y_stride,
-    DEPTH: tl.constexpr, WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-):  # fmt: skip
-    products = tl.zeros([BM, BN], tl.float32)
-    for start in range(0, DEPTH, BK):
-        left = load_rows(x, first_i, rows, x_stride, start, DEPTH, USES_DESCRIPTORS, BM, BK)
-        right = load_rows(y, first_j, columns, y_stride, start, DEPTH, USES_DESCRIPTORS, BN, BK)
-        if WIDENS:  # the interpreter's product takes bfloat16 for integers
+def tile_products(x, y, first_i, first_j, end, columns, strides, TILE: tl.constexpr):
+    """Products of the rows from `first_i` to `end` with the columns from `first_j` on."""
+    products = tl.zeros([TILE.BM, TILE.BN], tl.float32)
+    for start in range(0, TILE.DEPTH, TILE.BK):
+        left = load_rows(x, first_i, end, strides.x, start, TILE.BM, TILE)
+        right = load_rows(y, first_j, columns, strides.y, start, TILE.BN, TILE)
+        if TILE.WIDENS:  # the interpreter's product takes bfloat16 for integers
             left, right = left.to(tl.float32), right.to(tl.float32)
-        if left.dtype == tl.float32 and PRECISION == "ieee":
+        if left.dtype == tl.float32 and TILE.PRECISION == "ieee":
             # A sum for each chunk: one over the whole depth would round more than the vendor's.
             # As an FMA, because a sum would be folded into the product.
-            chunk = tl.dot(left, tl.trans(right), input_precision=PRECISION)
+            chunk = tl.dot(left, tl.trans(right), input_precision=TILE.PRECISION)
             products = tl.fma(chunk, 1.0, products)
         else:
-            products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
+            products = tl.dot(left, tl.trans(right), products, input_precision=TILE.PRECISION)
     return products
 
 
 @triton.jit
-def at_tile(kept, first_i, first_j, stride, BM: tl.constexpr, BN: tl.constexpr):
-    in_tile = tl.arange(0, BM).to(tl.int64)[:, None] * stride + tl.arange(0, BN)[None, :]
+def at_tile(kept, first_i, first_j, stride, TILE: tl.constexpr):
+    """Pointers to a tile of E."""
+    row, column = tl.arange(0, TILE.BM).to(tl.int64)[:, None], tl.arange(0, TILE.BN)[None, :]
+    in_tile = row * stride + column
     return kept + tl.cast(first_i, tl.int64) * stride + first_j + in_tile
 
 
 @triton.jit
-def store_kept(
-    kept, e, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr,
-):  # fmt: skip
-    """A tile of E, of which nothing is masked: kept_rows.py has room for whole tiles."""
-    if USES_DESCRIPTORS:
+def store_kept(kept, e, first_i, first_j, stride, TILE: tl.constexpr):
+    """Stores a tile of E without a mask: the memory has room for whole tiles (kept_size.py)."""
+    if TILE.USES_DESCRIPTORS:
         kept.store([first_i, first_j], e.to(tl.bfloat16))
     else:
-        tl.store(at_tile(kept, first_i, first_j, stride, BM, BN), e.to(tl.bfloat16))
+        tl.store(at_tile(kept, first_i, first_j, stride, TILE), e.to(tl.bfloat16))
 
 
 @triton.jit
-def load_kept(
-    kept, first_i, first_j, stride, USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr,
-):  # fmt: skip
-    if USES_DESCRIPTORS:
+def load_kept(kept, first_i, first_j, stride, TILE: tl.constexpr):
+    """A tile of E, float32."""
+    if TILE.USES_DESCRIPTORS:
         e = kept.load([first_i, first_j])
     else:
-        e = tl.load(at_tile(kept, first_i, first_j, stride, BM, BN))
+        e = tl.load(at_tile(kept, first_i, first_j, stride, TILE))
     return e.to(tl.float32)
 
 
@@ -94,10 +103,10 @@ def exponent_of(products, high, low, level_high, level_low):
 
 @triton.jit
 def exponent_below(products, high, low, level_high, level_low):
-    """As above, of any size.
+    """As exponent_of, for levels of any size.
 
-    Beyond float32's integers a level is the rounded a·product of some pair. What the rounding took
-    could be hundreds then, so that it must be taken from every product.
+    Beyond float32's integers a level is the rounded a·product of some pair. The rounding may then
+    have taken hundreds from it, so every product is rounded in the same way.
     """
     exact = exponent_of(products, high, low, level_high, level_low)
     rounded = tl.fma(products, high, 0.0) - level_high - level_low
@@ -108,8 +117,9 @@ def exponent_below(products, high, low, level_high, level_low):
 def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
     """E = 2^(a·product − shift), 0 below 2⁻¹²⁶.
 
-    A float32 exponent near 100 leaves 3·10⁻⁶ in E, which 16-bit operands hide and float32 ones do
-    not: one FMA then rounds the exponent to an integer, and a second leaves the exact remainder.
+    A float32 exponent near 100 leaves an error of 3·10⁻⁶ in E, which 16-bit operands hide and
+    float32 ones do not. For those one FMA rounds the exponent to an integer, and a second one
+    leaves the exact remainder.
     """
     if IS_PRECISE:
         rounder = 12582912.0  # 1.5·2²³: a smaller number added to it is rounded to an integer
@@ -124,18 +134,18 @@ def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
 
 
 @triton.jit
-def match(row_id, col_id, is_there: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+def match(row_id, col_id, is_there: tl.constexpr, TILE: tl.constexpr):
     """Whether ids are equal; −1 matches nothing."""
     if is_there:
         result = (row_id[:, None] == col_id[None, :]) & (row_id != -1)[:, None]
     else:
-        result = tl.zeros([BM, BN], tl.int1)
+        result = tl.zeros([TILE.BM, TILE.BN], tl.int1)
     return result
 
 
 @triton.jit
 def load_ids(ids, at, size, is_there: tl.constexpr):
-    """Ids of rows or columns, −1 beyond the matrix; anything where there are none."""
+    """Ids of rows or columns, −1 beyond the matrix; without ids, numbers that nobody reads."""
     if is_there:
         result = tl.load(ids + at, mask=at < size, other=-1)
     else:
@@ -145,7 +155,7 @@ def load_ids(ids, at, size, is_there: tl.constexpr):
 
 @triton.jit
 def load_targets(target, i, rows, columns, is_there: tl.constexpr):
-    """Columns, in 32 bits, which halves what a tile's comparisons hold; −1 for what is none."""
+    """Columns, in 32 bits, which halves the registers of a tile's comparisons; −1 for no target."""
     if is_there:
         wide = tl.load(target + i, mask=i < rows, other=-1)
         result = tl.where((wide >= 0) & (wide < columns), wide, -1).to(tl.int32)
@@ -155,30 +165,45 @@ def load_targets(target, i, rows, columns, is_there: tl.constexpr):
 
 
 @triton.jit
-def positive_and_excluded(
-    target, row_label, row_group, j, col_label, col_group,
-    HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr, HAS_GROUPS: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
-    """A target's own pair may be excluded too: callers take it out, and add it from float64."""
-    in_group = match(row_group, col_group, HAS_GROUPS, BM, BN)
-    if HAS_TARGET:
-        positive = target[:, None] == j[None, :]
+def load_row_ids(ids, i, end, columns, PAIRS: tl.constexpr):
+    """Ids of the rows i; of those from `end` on −1."""
+    target = load_targets(ids.target, i, end, columns, PAIRS.HAS_TARGET)
+    label = load_ids(ids.row_label, i, end, PAIRS.HAS_LABELS)
+    return RowIds(target, label, load_ids(ids.row_group, i, end, PAIRS.HAS_GROUPS))
+
+
+@triton.jit
+def load_col_ids(ids, j, columns, PAIRS: tl.constexpr):
+    """Ids of the columns j; of those beyond the matrix −1."""
+    label = load_ids(ids.col_label, j, columns, PAIRS.HAS_LABELS)
+    return ColumnIds(j, label, load_ids(ids.col_group, j, columns, PAIRS.HAS_GROUPS))
+
+
+@triton.jit
+def positive_and_excluded(row, column, PAIRS: tl.constexpr, TILE: tl.constexpr):
+    """Both masks of a tile.
+
+    A target's own pair may be excluded, too: callers leave it out of their sums, and add it from
+    float64.
+    """
+    in_group = match(row.group, column.group, PAIRS.HAS_GROUPS, TILE)
+    if PAIRS.HAS_TARGET:
+        positive = row.target[:, None] == column.number[None, :]
     else:
-        positive = match(row_label, col_label, HAS_LABELS, BM, BN) & ~in_group
+        positive = match(row.label, column.label, PAIRS.HAS_LABELS, TILE) & ~in_group
     return positive, in_group
 
 
 @triton.jit
-def counted(positive, excluded, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.constexpr):
+def counted(positive, excluded, PAIRS: tl.constexpr):
     """The pairs that enter the denominators, whether a target names them or not."""
-    if HAS_TARGET:
+    if PAIRS.HAS_TARGET:
         result = ~excluded
-        if DENOMINATOR == "positives":
+        if PAIRS.DENOMINATOR == "positives":
             result = result & excluded
-    elif DENOMINATOR == "positives":
+    elif PAIRS.DENOMINATOR == "positives":
         result = positive
-    elif DENOMINATOR == "negatives":
+    elif PAIRS.DENOMINATOR == "negatives":
         result = ~(positive | excluded)
     else:
         result = ~excluded
@@ -189,8 +214,8 @@ def counted(positive, excluded, DENOMINATOR: tl.constexpr, HAS_TARGET: tl.conste
 def own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC: tl.constexpr):
     """Pairs that rows of a chunk store directly, and those of them right of the diagonal.
 
-    Where IS_SYMMETRIC those on the right, within the chunk's own square, are stored mirrored too,
-    and what is left of the diagonal there is left to them.
+    IS_SYMMETRIC: within the square of the chunk's own rows and columns, pairs on the right of the
+    diagonal are stored a second time, mirrored, and pairs on its left are not computed.
     """
     inside = (i < end)[:, None] & (j < columns)[None, :]
     is_right = inside
@@ -201,13 +226,12 @@ def own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC: tl.constexpr):
 
 
 @triton.jit
-def store_chunk(
-    out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC: tl.constexpr
-):
+def store_chunk(out, g, in_chunk, i, j, chunk, stride, inside, IS_SYMMETRIC: tl.constexpr):
     """G of a tile into the chunk; where IS_SYMMETRIC G + Gᵀ, mirrored right of the diagonal."""
-    row_of_out = out + in_chunk.to(tl.int64)[:, None] * out_stride
+    end = chunk.first_row + chunk.rows
+    row_of_out = out + in_chunk.to(tl.int64)[:, None] * stride
     tl.store(row_of_out + j[None, :], g, mask=inside)
     if IS_SYMMETRIC:
-        at_mirrored = out + (j - first_row).to(tl.int64)[:, None] * out_stride + i[None, :]
+        at_mirrored = out + (j - chunk.first_row).to(tl.int64)[:, None] * stride + i[None, :]
         is_right = (j[:, None] > i[None, :]) & (j < end)[:, None] & (i < end)[None, :]
         tl.store(at_mirrored, tl.trans(g), mask=is_right)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from mmcore.backends.triton.kept_rows import BLOCK_COLUMNS, BLOCK_ROWS
+from mmcore.backends.triton.kept_size import BLOCK_COLUMNS, BLOCK_ROWS
 
 
 class ProductTile(NamedTuple):

@@ -3,7 +3,8 @@
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
     row_i = Σ_{j ≠ target(i)} E_ij        col_j = Σ_{i: target(i) ≠ j} E_ij
 
-These are the sums of ../exponential_sums.py, for calls with targets or without positives.
+These are the sums of softmax_similarity/exponential_sums.py, for calls with targets or without
+positives.
 
 Never stored: the logits. Where KEEPS, E of the first `kept_rows` rows is stored for the backward,
 rounded to bfloat16.
@@ -26,8 +27,10 @@ from mmcore.backends.triton.hopper.epilogue import (
     store_half,
 )
 from mmcore.backends.triton.hopper.ring import (
+    Span,
     column_of,
     item_of,
+    items_of,
     multiply,
     new_barriers,
     pass_by,
@@ -53,37 +56,39 @@ def store_column_sums(
 
 @gluon.jit
 def consumer(
-    kept_desc, x_kept, ring, staging, barriers, plan, target, row_sum, col_sum,
-    first_row, slab_rows, columns, row_blocks, strip_tiles, tiles, items, spread, kept_rows,
-    WHICH: gl.constexpr, K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr,
-    KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr, HAS_COLUMNS: gl.constexpr, BM: gl.constexpr,
-    BN: gl.constexpr,
+    kept_desc, x_kept, ring, staging, barriers, numbers, target, sums, span, items, kept_rows,
+    WHICH: gl.constexpr, RING: gl.constexpr, KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr,
+    HAS_COLUMNS: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
+    RES: gl.constexpr = RING.RES
+    columns, spread = span.columns, span.spread
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
     by_column: gl.constexpr = gl.SliceLayout(0, layout)
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN // 2, 16])
     sum_layout: gl.constexpr = gl.BlockedLayout([4, 1], [1, 32], [1, 4], [1, 0])
-    high, low, shift = gl.load(plan), gl.load(plan + 1), gl.load(plan + 2)
+    high, low, shift = gl.load(numbers), gl.load(numbers + 1), gl.load(numbers + 2)
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        block, first, last = item_of(item, row_blocks, strip_tiles, tiles)
+    for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
+        block, first, last = item_of(item, items, span.strip_tiles)
         in_slab = block * BM + gl.arange(0, BM, by_row)
-        in_rows = in_slab < slab_rows
+        in_rows = in_slab < span.rows
         target_i, least, largest = load_row_targets(
-            target, first_row + in_slab, in_rows, columns, HAS_TARGET
+            target, span.first_row + in_slab, in_rows, columns, HAS_TARGET
         )
-        is_row_edge = (block + 1) * BM > slab_rows
+        is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float32, by_row)
         own_first = first + ((begun + WHICH) & 1)
         if own_first >= last:
             pass_by(barriers, turn, RES)
         for tile in range(own_first, last, 2):
             products = multiply(
-                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, K, RES,
-                SLOTS, BM, BN, layout,
+                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, RING,
+                layout,
             )  # fmt: skip
             first_j = column_of(tile, block, first, last, spread, BN)
             e = exp2_flushed(gl.fma(products, low, gl.fma(products, high, -shift)))
@@ -95,59 +100,51 @@ def consumer(
                 e = gl.where(keep, e, 0.0)
             total += gl.sum(e, 1)
             if HAS_COLUMNS:
-                store_column_sums(col_sum, e, block, first_j, columns, BM, BN, sum_layout)
+                store_column_sums(sums.col, e, block, first_j, columns, BM, BN, sum_layout)
             if KEEPS:
-                i = first_row + block * BM
+                i = span.first_row + block * BM
                 if i < kept_rows:
                     left, right = halves(e, BM, BN, half_layout)
                     store_half(kept_desc, staging, left, i, first_j)
                     store_half(kept_desc, staging, right, i, first_j + BN // 2)
         begun += last - first
         turn += 1
-        part = 2 * (item // row_blocks) + WHICH
-        at_row = part.to(gl.int64) * slab_rows + in_slab
-        gl.store(row_sum + at_row, total, mask=in_rows)
+        part = 2 * (item // items.row_blocks) + WHICH
+        at_row = part.to(gl.int64) * span.rows + in_slab
+        gl.store(sums.row + at_row, total, mask=in_rows)
     if KEEPS:
         tma.store_wait(pendings=0)
 
 
-@gluon.jit(
-    do_not_specialize=["first_row", "slab_rows", "columns", "strip_tiles", "spread", "kept_rows"]
-)
+@gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows"])
 def hopper_sum_exponentials_kernel(
-    x_desc, y_desc, kept_desc, plan, target, row_sum, col_sum,
-    first_row, slab_rows, columns, strip_tiles, spread, kept_rows,
-    K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr, KEEPS: gl.constexpr,
-    HAS_TARGET: gl.constexpr, HAS_COLUMNS: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
-    BK: gl.constexpr,
+    x_desc, y_desc, kept_desc, numbers, target, sums, first_row, rows, columns, strip_tiles, spread,
+    kept_rows, RING: gl.constexpr, KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr,
+    HAS_COLUMNS: gl.constexpr,
 ):  # fmt: skip
-    KEPT: gl.constexpr = RES if RES > 0 else 1
-    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
-    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
+    KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
+    HALF: gl.constexpr = RING.BN // 2
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, RING.BM, RING.BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [RING.SLOTS, RING.BN, RING.BK], y_desc.layout)
     if KEEPS:
-        first = gl.allocate_shared_memory(kept_desc.dtype, [BM, BN // 2], kept_desc.layout)
-        second = gl.allocate_shared_memory(kept_desc.dtype, [BM, BN // 2], kept_desc.layout)
+        first = gl.allocate_shared_memory(kept_desc.dtype, [RING.BM, HALF], kept_desc.layout)
+        second = gl.allocate_shared_memory(kept_desc.dtype, [RING.BM, HALF], kept_desc.layout)
     else:
         first, second = ring, ring
-    barriers = new_barriers(SLOTS, RES)
-    row_blocks, tiles = gl.cdiv(slab_rows, BM), gl.cdiv(columns, BN)
-    items = row_blocks * gl.cdiv(tiles, strip_tiles)
+    barriers = new_barriers(RING.SLOTS, RING.RES)
+    span = Span(first_row, rows, columns, strip_tiles, spread)
+    items = items_of(span, RING)
     gl.warp_specialize(
         [
             (consumer, (
-                kept_desc, x_kept, ring, first, barriers, plan, target, row_sum, col_sum,
-                first_row, slab_rows, columns, row_blocks, strip_tiles, tiles, items, spread,
-                kept_rows, 0, K, RES, SLOTS, KEEPS, HAS_TARGET, HAS_COLUMNS, BM, BN,
+                kept_desc, x_kept, ring, first, barriers, numbers, target, sums, span, items,
+                kept_rows, 0, RING, KEEPS, HAS_TARGET, HAS_COLUMNS,
             )),
             (consumer, (
-                kept_desc, x_kept, ring, second, barriers, plan, target, row_sum, col_sum,
-                first_row, slab_rows, columns, row_blocks, strip_tiles, tiles, items, spread,
-                kept_rows, 1, K, RES, SLOTS, KEEPS, HAS_TARGET, HAS_COLUMNS, BM, BN,
+                kept_desc, x_kept, ring, second, barriers, numbers, target, sums, span, items,
+                kept_rows, 1, RING, KEEPS, HAS_TARGET, HAS_COLUMNS,
             )),
-            (producer, (
-                x_desc, y_desc, x_kept, ring, barriers, first_row, row_blocks, strip_tiles, tiles,
-                items, spread, K, RES, SLOTS, BM, BN, BK,
-            )),
+            (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],
         [4, 1],
         [240, 24],

@@ -4,7 +4,7 @@
 
 R, C and t are those of gradient_terms.py, E is that of exponential_sums.py. A tile with a row or a
 column too far below the bound of the shared shift is stored as 0; the exact launch of
-../gradient.py, which has the same tiles, then computes it.
+softmax_similarity/gradient.py, which has the same tiles, then computes it.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through
@@ -14,6 +14,8 @@ before G is rounded, in float64 across the tiles of an item; each warpgroup stor
 """
 
 from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
@@ -27,13 +29,25 @@ from mmcore.backends.triton.hopper.epilogue import (
     unmerged,
 )
 from mmcore.backends.triton.hopper.ring import (
+    Span,
     column_of,
     item_of,
+    items_of,
     multiply,
     new_barriers,
     pass_by,
     producer,
 )
+
+
+class TileTerms(NamedTuple):
+    """Terms of G (gradient_terms.py): R and C, where the shared shift fails, G of the targets."""
+
+    row_factor: Any
+    col_factor: Any
+    row_untrusted: Any
+    col_untrusted: Any
+    target: Any
 
 
 @gluon.jit
@@ -68,51 +82,53 @@ def half_gradient(
 
 @gluon.jit
 def consumer(
-    out_desc, x_kept, ring, staging, barriers, plan, row_factor, col_factor, row_untrusted,
-    col_untrusted, target, target_gradient, scale_part, first_row, chunk_rows, columns, row_blocks,
-    strip_tiles, tiles, items, spread, WHICH: gl.constexpr, K: gl.constexpr, RES: gl.constexpr,
-    SLOTS: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    out_desc, x_kept, ring, staging, barriers, numbers, terms, target, scale_part, span, items,
+    WHICH: gl.constexpr, RING: gl.constexpr, HAS_TARGET: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
+    RES: gl.constexpr = RING.RES
+    columns, spread = span.columns, span.spread
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     HALF: gl.constexpr = BN // 2
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, half_layout)
-    high, low, shift = gl.load(plan), gl.load(plan + 1), gl.load(plan + 2)
+    high, low, shift = gl.load(numbers), gl.load(numbers + 1), gl.load(numbers + 2)
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        block, first, last = item_of(item, row_blocks, strip_tiles, tiles)
+    for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
+        block, first, last = item_of(item, items, span.strip_tiles)
         in_chunk = block * BM + gl.arange(0, BM, by_row)
-        in_rows = in_chunk < chunk_rows
-        i = first_row + in_chunk
+        in_rows = in_chunk < span.rows
+        i = span.first_row + in_chunk
         target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
-        factor_i = gl.load(row_factor + i, mask=in_rows, other=0)
-        are_rows_trusted = gl.load(row_untrusted + first_row // BM + block) == 0
-        is_row_edge = (block + 1) * BM > chunk_rows
+        factor_i = gl.load(terms.row_factor + i, mask=in_rows, other=0)
+        are_rows_trusted = gl.load(terms.row_untrusted + span.first_row // BM + block) == 0
+        is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float64, by_row)
         own_first = first + ((begun + WHICH) & 1)
         if own_first >= last:
             pass_by(barriers, turn, RES)
         for tile in range(own_first, last, 2):
             products = multiply(
-                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, K, RES,
-                SLOTS, BM, BN, layout,
+                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, RING,
+                layout,
             )  # fmt: skip
             first_j = column_of(tile, block, first, last, spread, BN)
-            is_trusted = are_rows_trusted & (gl.load(col_untrusted + first_j // BN) == 0)
+            is_trusted = are_rows_trusted & (gl.load(terms.col_untrusted + first_j // BN) == 0)
             is_near = (largest >= first_j) & (least < first_j + BN)
             is_special = is_near | is_row_edge | (first_j + BN > columns) | (is_trusted == 0)
             left, right = halves(products, BM, BN, half_layout)
             g, part = half_gradient(
-                left, high, low, shift, factor_i, col_factor, i, in_rows, target_i,
-                target_gradient, first_j, columns, is_special, is_trusted, out_desc.dtype,
+                left, high, low, shift, factor_i, terms.col_factor, i, in_rows, target_i,
+                terms.target, first_j, columns, is_special, is_trusted, out_desc.dtype,
                 HAS_TARGET, HALF, half_layout,
             )  # fmt: skip
             store_half(out_desc, staging, g, block * BM, first_j)
             g, more = half_gradient(
-                right, high, low, shift, factor_i, col_factor, i, in_rows, target_i,
-                target_gradient, first_j + HALF, columns, is_special, is_trusted, out_desc.dtype,
+                right, high, low, shift, factor_i, terms.col_factor, i, in_rows, target_i,
+                terms.target, first_j + HALF, columns, is_special, is_trusted, out_desc.dtype,
                 HAS_TARGET, HALF, half_layout,
             )  # fmt: skip
             store_half(out_desc, staging, g, block * BM, first_j + HALF)
@@ -123,39 +139,31 @@ def consumer(
     tma.store_wait(pendings=0)
 
 
-@gluon.jit(do_not_specialize=["first_row", "chunk_rows", "columns", "strip_tiles", "spread"])
+@gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread"])
 def hopper_store_gradient_kernel(
-    x_desc, y_desc, out_desc, plan, row_factor, col_factor, row_untrusted, col_untrusted, target,
-    target_gradient, scale_part, first_row, chunk_rows, columns, strip_tiles, spread,
-    K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr, HAS_TARGET: gl.constexpr,
-    BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr,
+    x_desc, y_desc, out_desc, numbers, terms, target, scale_part, first_row, rows, columns,
+    strip_tiles, spread, RING: gl.constexpr, HAS_TARGET: gl.constexpr,
 ):  # fmt: skip
-    KEPT: gl.constexpr = RES if RES > 0 else 1
-    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
-    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
-    first = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
-    second = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
-    barriers = new_barriers(SLOTS, RES)
-    row_blocks, tiles = gl.cdiv(chunk_rows, BM), gl.cdiv(columns, BN)
-    items = row_blocks * gl.cdiv(tiles, strip_tiles)
+    KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
+    HALF: gl.constexpr = RING.BN // 2
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, RING.BM, RING.BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [RING.SLOTS, RING.BN, RING.BK], y_desc.layout)
+    first = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
+    second = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
+    barriers = new_barriers(RING.SLOTS, RING.RES)
+    span = Span(first_row, rows, columns, strip_tiles, spread)
+    items = items_of(span, RING)
     gl.warp_specialize(
         [
             (consumer, (
-                out_desc, x_kept, ring, first, barriers, plan, row_factor, col_factor,
-                row_untrusted, col_untrusted, target, target_gradient, scale_part, first_row,
-                chunk_rows, columns, row_blocks, strip_tiles, tiles, items, spread, 0, K, RES,
-                SLOTS, HAS_TARGET, BM, BN,
+                out_desc, x_kept, ring, first, barriers, numbers, terms, target, scale_part,
+                span, items, 0, RING, HAS_TARGET,
             )),
             (consumer, (
-                out_desc, x_kept, ring, second, barriers, plan, row_factor, col_factor,
-                row_untrusted, col_untrusted, target, target_gradient, scale_part, first_row,
-                chunk_rows, columns, row_blocks, strip_tiles, tiles, items, spread, 1, K, RES,
-                SLOTS, HAS_TARGET, BM, BN,
+                out_desc, x_kept, ring, second, barriers, numbers, terms, target, scale_part,
+                span, items, 1, RING, HAS_TARGET,
             )),
-            (producer, (
-                x_desc, y_desc, x_kept, ring, barriers, first_row, row_blocks, strip_tiles, tiles,
-                items, spread, K, RES, SLOTS, BM, BN, BK,
-            )),
+            (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],
         [4, 1],
         [240, 24],

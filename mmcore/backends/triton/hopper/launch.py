@@ -10,11 +10,16 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from mmcore.backends.triton.gradient_terms import FACTOR
+from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentials_kernel
-from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.gradient import TileTerms, hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
-from mmcore.backends.triton.matrix import Matrix
+from mmcore.backends.triton.inputs import ids, shape
+from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
+from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
+from mmcore.backends.triton.softmax_similarity.gradient_terms import FACTOR, GradientTerms
 
 # Rows, columns, and depth of a chunk.
 BM = BN = 128
@@ -26,7 +31,7 @@ OPTIONS = {"num_warps": 4, "maxnreg": 168}
 MOST_STRIPS = 64
 
 
-class Ring(NamedTuple):
+class Layout(NamedTuple):
     """Buffers of the ring, and chunks of x that stay; at how many places a strip is begun."""
 
     SLOTS: int
@@ -36,7 +41,8 @@ class Ring(NamedTuple):
 
 # All of shared memory; what is staged on its way out takes the room of two buffers. Whether E is
 # kept changes no bit: a row is summed in the same order.
-SUMS, SUMS_KEPT, GRADIENT, SIGMOID = Ring(8, 6, 1), Ring(8, 4, 1), Ring(8, 4, 1), Ring(6, 6, 8)
+SUMS, SUMS_KEPT = Layout(8, 6, 1), Layout(8, 4, 1)
+GRADIENT, SIGMOID = Layout(8, 4, 1), Layout(6, 6, 8)
 
 
 class Walk(NamedTuple):
@@ -76,11 +82,10 @@ def processors(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
-def ring_settings(ring: Ring, depth: int) -> dict[str, int]:
-    """The kernels' constants for features of a width."""
+def ring_of(layout: Layout, depth: int) -> Ring:
+    """The ring for features of a width."""
     chunks = whole(depth, BK)
-    tile = {"BM": BM, "BN": BN, "BK": BK}
-    return {"K": chunks, "RES": min(chunks, ring.RES), "SLOTS": ring.SLOTS, **tile, **OPTIONS}
+    return Ring(chunks, min(chunks, layout.RES), layout.SLOTS, BM, BN, BK)
 
 
 @cache
@@ -97,58 +102,60 @@ def descriptor(matrix: Tensor, columns: int) -> TensorDescriptor:
 
 
 def sum_exponentials(
-    matrix: Matrix, numbers: Tensor, slab: slice, rows_of_e: Tensor
+    inputs: SimilarityInputs, numbers: Tensor, slab: slice, rows_of_e: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Partial sums: (parts, rows of the slab), and (blocks of it, M), or none of columns."""
-    x, columns, count = matrix.x, matrix.shape[1], slab.stop - slab.start
+    x, columns, count = inputs.x, shape(inputs)[1], slab.stop - slab.start
     walk, keeps = Walk.over(count, columns, x.device), len(rows_of_e) > 0
-    ring = SUMS_KEPT if keeps else SUMS
+    layout = SUMS_KEPT if keeps else SUMS
     row_sum = numbers.new_empty(2 * walk.strips, count)
-    col_sum = numbers.new_empty(walk.row_blocks, columns if matrix.has_columns else 0)
-    x_desc, y_desc = descriptor(x, BK), descriptor(matrix.keys, BK)
+    col_sum = numbers.new_empty(walk.row_blocks, columns if inputs.has_columns else 0)
+    x_desc, y_desc = descriptor(x, BK), descriptor(inputs.keys, BK)
     kept_desc = descriptor(rows_of_e, BN // 2) if keeps else x_desc
     hopper_sum_exponentials_kernel[(walk.programs,)](
-        x_desc, y_desc, kept_desc, numbers, matrix.ids()[0], row_sum, col_sum, slab.start, count,
-        columns, walk.strip_tiles, ring.spread, len(rows_of_e), KEEPS=keeps,
-        HAS_TARGET=matrix.target is not None, HAS_COLUMNS=matrix.has_columns,
-        **ring_settings(ring, x.shape[1]),
+        x_desc, y_desc, kept_desc, numbers, ids(inputs).target, BothSides(row_sum, col_sum),
+        slab.start, count, columns, walk.strip_tiles, layout.spread, len(rows_of_e),
+        RING=ring_of(layout, x.shape[1]), KEEPS=keeps, HAS_TARGET=inputs.target is not None,
+        HAS_COLUMNS=inputs.has_columns, **OPTIONS,
     )  # fmt: skip
     return row_sum, col_sum
 
 
 def store_gradient(
-    matrix: Matrix, numbers: Tensor, row_terms: Tensor, col_terms: Tensor, untrusted: Tensor,
-    at_target: Tensor, first: int, out: Tensor,
-) -> Tensor:  # fmt: skip
+    inputs: SimilarityInputs, numbers: Tensor, terms: GradientTerms, first: int, out: Tensor
+) -> Tensor:
     """G of the rows from `first` on into `out`; returns parts of its sum with the products."""
-    x, columns, factor = matrix.x, matrix.shape[1], FACTOR.value
+    x, columns, factor = inputs.x, shape(inputs)[1], FACTOR.value
     walk = Walk.over(len(out), columns, x.device)
-    scale_part = at_target.new_empty(2 * walk.row_blocks * walk.strips, dtype=torch.float64)
+    scale_part = terms.target.new_empty(2 * walk.row_blocks * walk.strips, dtype=torch.float64)
     hopper_store_gradient_kernel[(walk.programs,)](
-        descriptor(x, BK), descriptor(matrix.keys, BK), descriptor(out, BN // 2), numbers,
-        row_terms[factor], col_terms[factor], *untrusted, matrix.ids()[0], at_target, scale_part,
+        descriptor(x, BK), descriptor(inputs.keys, BK), descriptor(out, BN // 2), numbers,
+        TileTerms(
+            terms.row[factor], terms.col[factor], terms.untrusted[0], terms.untrusted[1],
+            terms.target,
+        ),
+        ids(inputs).target, scale_part,
         first, len(out), columns, walk.strip_tiles, GRADIENT.spread,
-        HAS_TARGET=matrix.target is not None, **ring_settings(GRADIENT, x.shape[1]),
+        RING=ring_of(GRADIENT, x.shape[1]), HAS_TARGET=inputs.target is not None, **OPTIONS,
     )  # fmt: skip
     return scale_part
 
 
 def sigmoid_sums(
-    matrix: Matrix, numbers: Tensor, weights: Tensor, at_target: Tensor, first: int, count: int,
-    out: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """Parts of the four sums of sigmoid_tile.py, (4, parts); G into `out`, if there is one."""
-    x, columns = matrix.x, matrix.shape[1]
+    inputs: SimilarityInputs, terms: Terms, first: int, count: int, out: Tensor | None
+) -> Tensor:
+    """Parts of the sums of sigmoid_similarity/tile.py, (4, parts); fills `out`, if there is one."""
+    x, columns = inputs.x, shape(inputs)[1]
     walk = Walk.over(count, columns, x.device)
     parts = torch.zeros(
         (4, 2 * walk.row_blocks * walk.strips), dtype=torch.float64, device=x.device
     )
-    total, _, of_bias, of_scale = parts
     x_desc = descriptor(x, BK)
     hopper_sigmoid_tile_kernel[(walk.programs,)](
-        x_desc, descriptor(matrix.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
-        numbers, weights, matrix.ids()[0], at_target, total, of_bias, of_scale, first, count,
-        columns, walk.strip_tiles, SIGMOID.spread, HAS_GRADIENTS=out is not None,
-        HAS_TARGET=matrix.target is not None, **ring_settings(SIGMOID, x.shape[1]),
+        x_desc, descriptor(inputs.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
+        terms.numbers, terms.numbers[WEIGHTS:], ids(inputs).target, terms.at_target,
+        TileSums(*parts), first, count, columns, walk.strip_tiles, SIGMOID.spread,
+        RING=ring_of(SIGMOID, x.shape[1]), HAS_GRADIENTS=out is not None,
+        HAS_TARGET=inputs.target is not None, **OPTIONS,
     )  # fmt: skip
     return parts

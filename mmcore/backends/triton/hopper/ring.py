@@ -19,6 +19,8 @@ take the phase before the last for that of its own loads.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -33,18 +35,59 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 
 
+class Ring(NamedTuple):
+    """The buffers, known at compile time."""
+
+    K: int  # chunks of a row
+    RES: int  # of which stay for an item
+    SLOTS: int
+    BM: int
+    BN: int
+    BK: int
+
+
+class Span(NamedTuple):
+    """The rows of a launch, and how tiles of columns make items.
+
+    A kernel takes these numbers one by one: Triton specialises the numbers of a tuple, whatever
+    do_not_specialize says, and would compile a kernel for every kind of size.
+    """
+
+    first_row: Any
+    rows: Any
+    columns: Any
+    strip_tiles: Any
+    spread: Any  # at how many places row blocks begin a strip
+
+
+class Items(NamedTuple):
+    """How many blocks of rows, tiles of columns and items there are."""
+
+    row_blocks: Any
+    tiles: Any
+    count: Any
+
+
 @gluon.jit
-def item_of(item, row_blocks, strip_tiles, tiles):
+def items_of(span, RING: gl.constexpr):
+    """The work items of a launch."""
+    row_blocks, tiles = gl.cdiv(span.rows, RING.BM), gl.cdiv(span.columns, RING.BN)
+    return Items(row_blocks, tiles, row_blocks * gl.cdiv(tiles, span.strip_tiles))
+
+
+@gluon.jit
+def item_of(item, items, strip_tiles):
     """Row block, first and last tile of a work item: neighbours share a strip."""
-    first = item // row_blocks * strip_tiles
-    return item % row_blocks, first, gl.minimum(first + strip_tiles, tiles)
+    first = item // items.row_blocks * strip_tiles
+    return item % items.row_blocks, first, gl.minimum(first + strip_tiles, items.tiles)
 
 
 @gluon.jit
 def column_of(tile, block, first, last, spread, BN: gl.constexpr):
-    """Where the tile walked as `tile`-th begins: row blocks begin a strip at `spread` places.
+    """The first column of the tile that is walked as `tile`-th.
 
-    So that not all CTAs ask for the same lines of L2 at once.
+    Row blocks begin a strip at `spread` places, so that not all CTAs read the same lines of L2 at
+    once.
     """
     moved = tile + (block % spread) % (last - first)
     return gl.where(moved < last, moved, moved - (last - first)) * BN
@@ -78,18 +121,20 @@ def fill(desc, row, k, buffer, full, empty, phase, BK: gl.constexpr):
 
 
 @gluon.jit
-def producer(
-    x_desc, y_desc, x_kept, ring, barriers, first_row, row_blocks, strip_tiles, tiles, items,
-    spread, K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr, BM: gl.constexpr,
-    BN: gl.constexpr, BK: gl.constexpr,
-):  # fmt: skip
+def producer(x_desc, y_desc, x_kept, ring, barriers, span, items, RING: gl.constexpr):
     """The warp that brings the operands of every tile of the CTA, in the order of their use."""
+    K: gl.constexpr = RING.K
+    RES: gl.constexpr = RING.RES
+    SLOTS: gl.constexpr = RING.SLOTS
+    BN: gl.constexpr = RING.BN
+    BK: gl.constexpr = RING.BK
+    spread = span.spread
     full, empty, x_full, x_empty = barriers[:4]
     n = gl.to_tensor(0)  # slots filled so far
     turn = gl.to_tensor(0)  # items begun so far
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        block, first, last = item_of(item, row_blocks, strip_tiles, tiles)
-        i = first_row + block * BM
+    for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
+        block, first, last = item_of(item, items, span.strip_tiles)
+        i = span.first_row + block * RING.BM
         for tile in range(first, last):
             j = column_of(tile, block, first, last, spread, BN)
             for k in range(K):
@@ -115,18 +160,20 @@ def producer(
 
 @gluon.jit
 def multiply(
-    x_kept, ring, barriers, tile, turn, is_last, WHICH: gl.constexpr, K: gl.constexpr,
-    RES: gl.constexpr, SLOTS: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr,
+    x_kept, ring, barriers, tile, turn, is_last, WHICH: gl.constexpr, RING: gl.constexpr,
     layout: gl.constexpr,
 ):  # fmt: skip
-    """The products of the CTA's tile of that number; all slots are given back.
+    """The products of the CTA's tile of that number; gives all slots back.
 
     A slot is free one step after its product was issued: one product is always in flight.
     """
+    K: gl.constexpr = RING.K
+    RES: gl.constexpr = RING.RES
+    SLOTS: gl.constexpr = RING.SLOTS
     full, empty, x_full, x_empty, order = barriers
     n = tile * (2 * K - RES)
     mbarrier.wait(order.index(WHICH), (tile // 2 + 1 - WHICH) & 1)
-    acc = warpgroup_mma_init(gl.zeros([BM, BN], gl.float32, layout))
+    acc = warpgroup_mma_init(gl.zeros([RING.BM, RING.BN], gl.float32, layout))
     for k in range(RES):
         slot = n % SLOTS
         mbarrier.wait(x_full.index(k), turn & 1)
@@ -165,7 +212,7 @@ def multiply(
 
 @gluon.jit
 def pass_by(barriers, turn, RES: gl.constexpr):
-    """An item of which a warpgroup has no tile."""
+    """Passes an item of which the warpgroup has no tile."""
     x_full, x_empty = barriers[2], barriers[3]
     for k in range(RES):
         mbarrier.wait(x_full.index(k), turn & 1)

@@ -3,11 +3,11 @@
     total = Σ_{j ≠ target(i)} softplus(s_ij), s_ij = scale·⟨x_i, y_j⟩ + bias
     G_ij = a·σ(s_ij), but t_i where j = target(i)
 
-These are the formulas of ../sigmoid_tile.py for calls with targets or without positives; t is that
-of sigmoid_terms.py. Each logit takes one exponential and one reciprocal, and 64 logits take one
-logarithm together, because Σ log(1 + z) = log Π (1 + z). The product is accumulated minus 1, so
-that small z keep their digits. Only tiles that may hold a target or reach beyond the matrix are
-masked.
+These are the formulas of sigmoid_similarity/tile.py, for calls with targets or without positives; t
+is that of sigmoid_similarity/terms.py. Each logit takes one exponential and one reciprocal. 64
+logits share one logarithm, because Σ log(1 + z) = log Π (1 + z). The kernel accumulates the product
+minus 1, so that small z keep their digits. It masks only tiles that may hold a target or reach
+beyond the matrix.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: ring.py. The epilogue takes a tile in two halves, whose 16-bit numbers pass through
@@ -22,7 +22,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
-from mmcore.backends.triton import sigmoid_tile
 from mmcore.backends.triton.hopper.epilogue import (
     exp2_flushed,
     halves,
@@ -32,13 +31,16 @@ from mmcore.backends.triton.hopper.epilogue import (
     whole,
 )
 from mmcore.backends.triton.hopper.ring import (
+    Span,
     column_of,
     item_of,
+    items_of,
     multiply,
     new_barriers,
     pass_by,
     producer,
 )
+from mmcore.backends.triton.sigmoid_similarity import tile as sigmoid_tile
 
 log1p_of_unit = gluon.jit(sigmoid_tile.log1p_of_unit.fn)
 
@@ -64,18 +66,18 @@ def log1p(z):
 
 
 @gluon.jit
-def odds_and_gradient(products, numbers, of_total):
+def odds_and_gradient(products, numbers, grad_total):
     """Of every pair as if it were no target: log2(e)·s, e^−|s| and a·σ(s)."""
     high, low, bias_high, bias_low = numbers
     exponent = gl.fma(products, high, bias_high) + gl.fma(products, low, bias_low)
     z = exp2_flushed(-gl.abs(exponent))
-    larger = of_total * reciprocal(z + 1.0)
+    larger = grad_total * reciprocal(z + 1.0)
     return exponent, z, gl.where(exponent < 0, z * larger, larger)
 
 
 @gluon.jit
 def quarter_sums(
-    products, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+    products, numbers, grad_total, i, in_rows, target_i, target_gradient, first_j, columns,
     is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, WIDTH: gl.constexpr,
     layout: gl.constexpr,
 ):  # fmt: skip
@@ -83,7 +85,7 @@ def quarter_sums(
     # Whole in both branches: what a branch ends with is 16-bit, so that no products wait behind it.
     if is_special:
         products = unmerged(products)
-        exponent, z, g = odds_and_gradient(products, numbers, of_total)
+        exponent, z, g = odds_and_gradient(products, numbers, grad_total)
         j = first_j + gl.arange(0, WIDTH, gl.SliceLayout(0, layout))
         counted = in_rows.expand_dims(1) & (j < columns).expand_dims(0)
         g = gl.where(counted, g, 0.0)
@@ -94,20 +96,20 @@ def quarter_sums(
             counted = counted & (is_target == 0)
         positive = gl.sum(gl.where(counted, gl.maximum(exponent, 0.0), 0.0), 1)
         odds = gl.reduce(gl.where(counted, z, 0.0), 1, both)
-        of_g, of_scale = gl.sum(g, 1), gl.sum(g * products, 1)
+        sum_g, sum_scale = gl.sum(g, 1), gl.sum(g * products, 1)
         narrow = g.to(dtype)
     else:
-        exponent, z, g = odds_and_gradient(products, numbers, of_total)
+        exponent, z, g = odds_and_gradient(products, numbers, grad_total)
         positive = gl.sum(gl.maximum(exponent, 0.0), 1)
         odds = gl.reduce(z, 1, both)
-        of_g, of_scale = gl.sum(g, 1), gl.sum(g * products, 1)
+        sum_g, sum_scale = gl.sum(g, 1), gl.sum(g * products, 1)
         narrow = g.to(dtype)
-    return narrow, positive, odds, of_g, of_scale
+    return narrow, positive, odds, sum_g, sum_scale
 
 
 @gluon.jit
 def half_sums(
-    products, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+    products, numbers, grad_total, i, in_rows, target_i, target_gradient, first_j, columns,
     is_special, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr,
     WIDTH: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
@@ -119,123 +121,118 @@ def half_sums(
     QUARTER: gl.constexpr = WIDTH // 2
     narrow: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, QUARTER, 16])
     left, right = halves(products, BM, WIDTH, narrow)
-    g_left, positive, odds, of_g, of_scale = quarter_sums(
-        left, numbers, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+    g_left, positive, odds, sum_g, sum_scale = quarter_sums(
+        left, numbers, grad_total, i, in_rows, target_i, target_gradient, first_j, columns,
         is_special, dtype, HAS_TARGET, QUARTER, narrow,
     )  # fmt: skip
     g_right, more_positive, more_odds, more_g, more_scale = quarter_sums(
-        right, numbers, of_total, i, in_rows, target_i, target_gradient, first_j + QUARTER,
+        right, numbers, grad_total, i, in_rows, target_i, target_gradient, first_j + QUARTER,
         columns, is_special, dtype, HAS_TARGET, QUARTER, narrow,
     )  # fmt: skip
     positive = (positive + more_positive) * 0.6931471805599453
     total = positive + log1p(both(odds, more_odds))
     g = whole(g_left, g_right, BM, WIDTH, layout)
-    return g, total, of_g + more_g, of_scale + more_scale
+    return g, total, sum_g + more_g, sum_scale + more_scale
 
 
 @gluon.jit
 def consumer(
-    out_desc, x_kept, ring, staging, barriers, numbers, upstream, target, target_gradient,
-    total_part, bias_part, scale_part, first_row, chunk_rows, columns, row_blocks, strip_tiles,
-    tiles, items, spread, WHICH: gl.constexpr, K: gl.constexpr, RES: gl.constexpr,
-    SLOTS: gl.constexpr, HAS_GRADIENTS: gl.constexpr, HAS_TARGET: gl.constexpr, BM: gl.constexpr,
-    BN: gl.constexpr,
+    out_desc, x_kept, ring, staging, barriers, numbers, weights, target, target_gradient, sums,
+    span, items, WHICH: gl.constexpr, RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
+    HAS_TARGET: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
+    RES: gl.constexpr = RING.RES
+    columns, spread = span.columns, span.spread
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN, 16])
     HALF: gl.constexpr = BN // 2
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
     quarter_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF // 2, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, quarter_layout)
-    # log2(e) times scale and bias, each in two parts (sigmoid_terms.py).
+    # log2(e) times scale and bias, each in two parts (sigmoid_similarity/terms.py).
     high, low = gl.load(numbers + 2), gl.load(numbers + 3)
     known = (high, low, gl.load(numbers + 4), gl.load(numbers + 5))
-    of_total = gl.load(upstream)
+    grad_total = gl.load(weights)
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        block, first, last = item_of(item, row_blocks, strip_tiles, tiles)
+    for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
+        block, first, last = item_of(item, items, span.strip_tiles)
         in_chunk = block * BM + gl.arange(0, BM, by_row)
-        in_rows = in_chunk < chunk_rows
-        i = first_row + in_chunk
+        in_rows = in_chunk < span.rows
+        i = span.first_row + in_chunk
         target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
-        is_row_edge = (block + 1) * BM > chunk_rows
+        is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float64, by_row)
-        of_bias, of_scale = total, total
+        sum_bias, sum_scale = total, total
         own_first = first + ((begun + WHICH) & 1)
         if own_first >= last:
             pass_by(barriers, turn, RES)
         for tile in range(own_first, last, 2):
             products = multiply(
-                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, K, RES,
-                SLOTS, BM, BN, layout,
+                x_kept, ring, barriers, begun + tile - first, turn, tile + 2 >= last, WHICH, RING,
+                layout,
             )  # fmt: skip
             first_j = column_of(tile, block, first, last, spread, BN)
             is_near = (largest >= first_j) & (least < first_j + BN)
             is_special = is_near | is_row_edge | (first_j + BN > columns)
             left, right = halves(products, BM, BN, half_layout)
             g, total_left, bias_left, scale_left = half_sums(
-                left, known, of_total, i, in_rows, target_i, target_gradient, first_j, columns,
+                left, known, grad_total, i, in_rows, target_i, target_gradient, first_j, columns,
                 is_special, out_desc.dtype, HAS_TARGET, BM, HALF, half_layout,
             )  # fmt: skip
             if HAS_GRADIENTS:
                 store_half(out_desc, staging, g, block * BM, first_j)
             g, total_right, bias_right, scale_right = half_sums(
-                right, known, of_total, i, in_rows, target_i, target_gradient, first_j + HALF,
+                right, known, grad_total, i, in_rows, target_i, target_gradient, first_j + HALF,
                 columns, is_special, out_desc.dtype, HAS_TARGET, BM, HALF, half_layout,
             )  # fmt: skip
             total += (total_left + total_right).to(gl.float64)
             if HAS_GRADIENTS:
                 store_half(out_desc, staging, g, block * BM, first_j + HALF)
-                of_bias += (bias_left + bias_right).to(gl.float64)
-                of_scale += (scale_left + scale_right).to(gl.float64)
+                sum_bias += (bias_left + bias_right).to(gl.float64)
+                sum_scale += (scale_left + scale_right).to(gl.float64)
         begun += last - first
         turn += 1
         part = 2 * item + WHICH
-        gl.store(total_part + part, gl.sum(total, 0))
+        gl.store(sums.total + part, gl.sum(total, 0))
         if HAS_GRADIENTS:
-            gl.store(bias_part + part, gl.sum(of_bias, 0))
-            gl.store(scale_part + part, gl.sum(of_scale, 0))
+            gl.store(sums.bias + part, gl.sum(sum_bias, 0))
+            gl.store(sums.scale + part, gl.sum(sum_scale, 0))
     if HAS_GRADIENTS:
         tma.store_wait(pendings=0)
 
 
-@gluon.jit(do_not_specialize=["first_row", "chunk_rows", "columns", "strip_tiles", "spread"])
+@gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread"])
 def hopper_sigmoid_tile_kernel(
-    x_desc, y_desc, out_desc, numbers, upstream, target, target_gradient, total_part, bias_part,
-    scale_part, first_row, chunk_rows, columns, strip_tiles, spread,
-    K: gl.constexpr, RES: gl.constexpr, SLOTS: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
-    HAS_TARGET: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, BK: gl.constexpr,
+    x_desc, y_desc, out_desc, numbers, weights, target, target_gradient, sums, first_row, rows,
+    columns, strip_tiles, spread, RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
+    HAS_TARGET: gl.constexpr,
 ):  # fmt: skip
-    KEPT: gl.constexpr = RES if RES > 0 else 1
-    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
-    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
+    KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
+    HALF: gl.constexpr = RING.BN // 2
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, RING.BM, RING.BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [RING.SLOTS, RING.BN, RING.BK], y_desc.layout)
     if HAS_GRADIENTS:
-        first = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
-        second = gl.allocate_shared_memory(out_desc.dtype, [BM, BN // 2], out_desc.layout)
+        first = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
+        second = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
     else:
         first, second = ring, ring
-    barriers = new_barriers(SLOTS, RES)
-    row_blocks, tiles = gl.cdiv(chunk_rows, BM), gl.cdiv(columns, BN)
-    items = row_blocks * gl.cdiv(tiles, strip_tiles)
+    barriers = new_barriers(RING.SLOTS, RING.RES)
+    span = Span(first_row, rows, columns, strip_tiles, spread)
+    items = items_of(span, RING)
     gl.warp_specialize(
         [
             (consumer, (
-                out_desc, x_kept, ring, first, barriers, numbers, upstream, target,
-                target_gradient, total_part, bias_part, scale_part, first_row, chunk_rows, columns,
-                row_blocks, strip_tiles, tiles, items, spread, 0, K, RES, SLOTS, HAS_GRADIENTS,
-                HAS_TARGET, BM, BN,
+                out_desc, x_kept, ring, first, barriers, numbers, weights, target,
+                target_gradient, sums, span, items, 0, RING, HAS_GRADIENTS, HAS_TARGET,
             )),
             (consumer, (
-                out_desc, x_kept, ring, second, barriers, numbers, upstream, target,
-                target_gradient, total_part, bias_part, scale_part, first_row, chunk_rows, columns,
-                row_blocks, strip_tiles, tiles, items, spread, 1, K, RES, SLOTS, HAS_GRADIENTS,
-                HAS_TARGET, BM, BN,
+                out_desc, x_kept, ring, second, barriers, numbers, weights, target,
+                target_gradient, sums, span, items, 1, RING, HAS_GRADIENTS, HAS_TARGET,
             )),
-            (producer, (
-                x_desc, y_desc, x_kept, ring, barriers, first_row, row_blocks, strip_tiles, tiles,
-                items, spread, K, RES, SLOTS, BM, BN, BK,
-            )),
+            (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],
         [4, 1],
         [240, 24],

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mmcore.backends.families import Normalized
 from mmcore.backends.triton.launch import row_tile, unit_stride
 
 
@@ -52,22 +53,23 @@ def l2_normalize_backward_kernel(
     for start in range(0, columns, COLUMNS):
         k = start + tl.arange(0, COLUMNS)[None, :]
         inside = (row < rows)[:, None] & (k < columns)
-        of_y = tl.load(y + from_row * y_stride + k, mask=inside, other=0).to(tl.float32)
+        value = tl.load(y + from_row * y_stride + k, mask=inside, other=0).to(tl.float32)
         grad = tl.load(grad_y + from_row * grad_y_stride + k, mask=inside, other=0).to(tl.float32)
-        along += tl.sum(of_y * grad, 1)
+        along += tl.sum(value * grad, 1)
     inverse = tl.load(inverse_norm + row, mask=row < rows, other=1)
     # A clamped norm does not depend on x, so the projection term vanishes.
     along = tl.where(inverse >= tl.div_rn(1.0, eps), 0.0, along)
     for start in range(0, columns, COLUMNS):
         k = start + tl.arange(0, COLUMNS)[None, :]
         inside = (row < rows)[:, None] & (k < columns)
-        of_y = tl.load(y + from_row * y_stride + k, mask=inside, other=0).to(tl.float32)
+        value = tl.load(y + from_row * y_stride + k, mask=inside, other=0).to(tl.float32)
         grad = tl.load(grad_y + from_row * grad_y_stride + k, mask=inside, other=0).to(tl.float32)
-        tangent = (grad - of_y * along[:, None]) * inverse[:, None]
+        tangent = (grad - value * along[:, None]) * inverse[:, None]
         tl.store(grad_x + from_row * grad_x_stride + k, tangent, mask=inside)
 
 
-def l2_normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def forward(x: Tensor, eps: float) -> Normalized:
+    """The normalised rows, and the inverse of their norms."""
     x = unit_stride(x)
     rows, columns = x.shape
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -77,10 +79,11 @@ def l2_normalize(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         l2_normalize_forward_kernel[(triton.cdiv(rows, tile.ROWS),)](
             x, y, inverse_norm, rows, columns, x.stride(0), y.stride(0), eps, *tile
         )
-    return y, inverse_norm
+    return Normalized(y, inverse_norm)
 
 
-def l2_normalize_backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:
+def backward(y: Tensor, inverse_norm: Tensor, grad_y: Tensor, eps: float) -> Tensor:
+    """The gradient of x, in the dtype of y."""
     y, grad_y = unit_stride(y), unit_stride(grad_y)
     rows, columns = y.shape
     grad_x = torch.empty(y.shape, dtype=y.dtype, device=y.device)

@@ -7,7 +7,7 @@
 With z = e^−|s|, the only exponential, softplus(s) is max(s, 0) + log1p(z), and σ(s) is 1 / (1 + z)
 or z / (1 + z). At a positive, softplus(−s) and s are summed separately, so that total − positive
 keeps its digits, and G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of
-targets are computed in float64 beforehand (sigmoid_terms.py).
+targets are computed in float64 beforehand (terms.py).
 
 IS_SYMMETRIC, where y is x: G + Gᵀ is stored. Where the columns are also rows of the chunk, one
 entry is computed for (i, j) and (j, i); targets of i and targets of j are replaced separately.
@@ -20,12 +20,15 @@ float32 along the rows of a tile, float64 over its rows.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import triton
 import triton.language as tl
 
 from mmcore.backends.triton.tiles import (
     exponent_of,
-    load_ids,
+    load_col_ids,
+    load_row_ids,
     load_targets,
     own_pairs,
     positive_and_excluded,
@@ -55,78 +58,77 @@ def sum_of_tile(numbers, is_counted):
     return tl.sum(tl.sum(tl.where(is_counted, numbers, 0.0), 1).to(tl.float64))
 
 
+class TileSums(NamedTuple):
+    """Sums of every tile, float64: of softplus, of logits of positives, of G, of G·⟨x, y⟩."""
+
+    total: Any
+    positive: Any
+    bias: Any
+    scale: Any
+
+
 @triton.jit
 def sigmoid_tile_kernel(
-    x, y, numbers, upstream, target, target_gradient, row_label, col_label, row_group, col_group,
-    out, total_part, positive_part, bias_part, scale_part,
-    first_row, chunk_rows, columns, x_stride, y_stride, out_stride,
-    HAS_GRADIENTS: tl.constexpr, HAS_TARGET: tl.constexpr, HAS_LABELS: tl.constexpr,
-    HAS_GROUPS: tl.constexpr, IS_SYMMETRIC: tl.constexpr, DEPTH: tl.constexpr,
-    WIDENS: tl.constexpr, PRECISION: tl.constexpr,
-    USES_DESCRIPTORS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+    x, y, numbers, weights, ids, at_target, out, sums, chunk, columns, strides,
+    PAIRS: tl.constexpr, HAS_GRADIENTS: tl.constexpr, IS_SYMMETRIC: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
-    row_blocks = tl.cdiv(chunk_rows, BM)
-    block, tile = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
-    in_chunk = block * BM + tl.arange(0, BM)
-    i, j, end = first_row + in_chunk, tile * BN + tl.arange(0, BN), first_row + chunk_rows
-    first_i, first_j = first_row + block * BM, tile * BN
+    row_blocks, program = tl.cdiv(chunk.rows, TILE.BM), tl.program_id(0)
+    block, tile = program % row_blocks, program // row_blocks
+    in_chunk, j = block * TILE.BM + tl.arange(0, TILE.BM), tile * TILE.BN + tl.arange(0, TILE.BN)
+    i, end = chunk.first_row + in_chunk, chunk.first_row + chunk.rows
+    first_i, first_j = chunk.first_row + block * TILE.BM, tile * TILE.BN
     if IS_SYMMETRIC:
-        if (first_j >= first_row) & (first_j + BN <= first_i):
+        if (first_j >= chunk.first_row) & (first_j + TILE.BN <= first_i):
             return
     # scale and bias, then both times log2(e), each in two parts
     scale, bias = tl.load(numbers), tl.load(numbers + 1)
-    products = tile_products(
-        x, y, first_i, first_j, end, columns, x_stride, y_stride, DEPTH, WIDENS,
-        PRECISION, USES_DESCRIPTORS, BM, BN, BK,
-    )  # fmt: skip
+    products = tile_products(x, y, first_i, first_j, end, columns, strides, TILE)
     logit = tl.fma(products, scale, bias)
     is_negative = logit < 0
     high, low = tl.load(numbers + 2), tl.load(numbers + 3)
     exponent = exponent_of(products, high, low, -tl.load(numbers + 4), -tl.load(numbers + 5))
     z = tl.exp2(tl.where(is_negative, exponent, -exponent))
-    target_i = load_targets(target, i, end, columns, HAS_TARGET)
     positive, excluded = positive_and_excluded(
-        target_i, load_ids(row_label, i, end, HAS_LABELS),
-        load_ids(row_group, i, end, HAS_GROUPS), j, load_ids(col_label, j, columns, HAS_LABELS),
-        load_ids(col_group, j, columns, HAS_GROUPS), HAS_TARGET, HAS_LABELS, HAS_GROUPS, BM, BN,
-    )  # fmt: skip
-    inside, is_right = own_pairs(i, j, first_row, end, columns, IS_SYMMETRIC)
+        load_row_ids(ids, i, end, columns, PAIRS), load_col_ids(ids, j, columns, PAIRS), PAIRS, TILE
+    )
+    inside, is_right = own_pairs(i, j, chunk.first_row, end, columns, IS_SYMMETRIC)
     # times: the weight of an entry in sums. orders: 2 if it stands for (i, j) and for (j, i).
     times, orders = 1.0, 1.0
     if IS_SYMMETRIC:
         times, orders = tl.where(is_right, 1.0, 0.5), 2.0
-        if HAS_TARGET:
-            target_j = load_targets(target, j, columns, columns, HAS_TARGET)
+        if PAIRS.HAS_TARGET:
+            target_j = load_targets(ids.target, j, columns, columns, PAIRS.HAS_TARGET)
             mirrored = target_j[None, :] == i[:, None]
             orders = 2.0 - positive.to(tl.float32) - mirrored.to(tl.float32)
     rest = log1p_of_unit(z)
-    of_positive = tl.where(is_negative, -logit, 0.0) + rest
+    softplus_of_positive = tl.where(is_negative, -logit, 0.0) + rest
     softplus = tl.where(is_negative, 0.0, logit) + rest
-    if HAS_TARGET and not IS_SYMMETRIC:
+    if PAIRS.HAS_TARGET and not IS_SYMMETRIC:
         softplus = tl.where(positive, 0.0, softplus)
-    elif HAS_LABELS:
-        softplus = tl.where(positive, of_positive, softplus)
-    of_pair = softplus * orders * times
-    tl.store(total_part + tl.program_id(0), sum_of_tile(of_pair, inside & ~excluded))
-    if HAS_LABELS:
-        of_pair = logit * orders * times
-        tl.store(positive_part + tl.program_id(0), sum_of_tile(of_pair, inside & positive))
+    elif PAIRS.HAS_LABELS:
+        softplus = tl.where(positive, softplus_of_positive, softplus)
+    weighted = softplus * orders * times
+    tl.store(sums.total + program, sum_of_tile(weighted, inside & ~excluded))
+    if PAIRS.HAS_LABELS:
+        weighted = logit * orders * times
+        tl.store(sums.positive + program, sum_of_tile(weighted, inside & positive))
     if HAS_GRADIENTS:
-        of_total, both = tl.load(upstream), tl.load(upstream + 1)
-        larger = of_total / (z + 1.0)
+        grad_total, both = tl.load(weights), tl.load(weights + 1)
+        larger = grad_total / (z + 1.0)
         smaller = z * larger
         g = tl.where(excluded, 0.0, tl.where(is_negative, smaller, larger))
-        if HAS_LABELS:
+        if PAIRS.HAS_LABELS:
             g = tl.where(positive, both - tl.where(is_negative, larger, smaller), g)
         g = g * orders
-        if HAS_TARGET:
-            at_i = tl.load(target_gradient + i, mask=i < end, other=0)[:, None]
+        if PAIRS.HAS_TARGET:
+            at_i = tl.load(at_target + i, mask=i < end, other=0)[:, None]
             if IS_SYMMETRIC:
-                at_j = tl.load(target_gradient + j, mask=j < columns, other=0)[None, :]
+                at_j = tl.load(at_target + j, mask=j < columns, other=0)[None, :]
                 g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
             else:
                 g = tl.where(positive, at_i, g)
-        store_chunk(out, g, in_chunk, i, j, first_row, end, out_stride, inside, IS_SYMMETRIC)
+        store_chunk(out, g, in_chunk, i, j, chunk, strides.out, inside, IS_SYMMETRIC)
         g = g * times
-        tl.store(bias_part + tl.program_id(0), sum_of_tile(g, inside))
-        tl.store(scale_part + tl.program_id(0), sum_of_tile(g * products, inside))
+        tl.store(sums.bias + program, sum_of_tile(g, inside))
+        tl.store(sums.scale + program, sum_of_tile(g * products, inside))

@@ -1,0 +1,193 @@
+"""Sums of exponentials of the similarity matrix by rows and by columns: the forward's kernels.
+
+    E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
+    row_i = Σ_{j counted} E_ij·2^(col_bias_j)        col_j = Σ_{i counted} E_ij·2^(row_bias_i)
+
+The biases here are those of the call times log2(e), minus the largest of their side. The sums leave
+targets out: log_sum_exps.py adds them from float64 logits (norms_and_targets.py).
+
+Never stored: the logits. Where KEEPS, E of the first `kept_rows` rows is stored for the backward,
+rounded to bfloat16.
+Loop order: a launch takes a slab of rows. A program takes BM rows and walks the columns of one
+strip; neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Sums of
+rows stay in registers over the strip. Sums of the columns of every tile are stored, (blocks of the
+slab, M), and added up by a later kernel in one order, without atomics.
+Precision: float32, one exponential for each logit.
+
+IS_SYMMETRIC, where y is x: only pairs with i ≤ j are computed. Entries right of the diagonal are
+also summed by columns, where they stand for (j, i). So both orders of a pair have the same rounded
+product, in every sum and in the gradient.
+
+Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶ (shared_shift.py), and the row is
+computed again with a running maximum. Only the device knows whether there are such rows. So the
+second kernel is always launched, and programs without a flagged row return at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from mmcore.backends.triton.float64 import in_nats, log_add_exp
+from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
+from mmcore.backends.triton.tiles import (
+    LOG2_E,
+    counted,
+    exponent_below,
+    exponential,
+    load_col_ids,
+    load_row_ids,
+    load_targets,
+    positive_and_excluded,
+    store_kept,
+    tile_products,
+)
+
+
+class PartialSums(NamedTuple):
+    """Sums of E by rows (strips, slab) and by columns (blocks, M), and of logits of positives."""
+
+    row: Any
+    col: Any
+    row_positive: Any
+    col_positive: Any
+
+
+class Slab(NamedTuple):
+    """Consecutive rows, the tiles of a strip of columns, and how many rows of E are kept in all."""
+
+    first_row: Any
+    rows: Any
+    strip_tiles: Any
+    kept_rows: Any
+
+
+@triton.jit
+def sum_exponentials_kernel(
+    x, y, numbers, scale, row_side, col_side, ids, sums, kept, slab, size, strides,
+    PAIRS: tl.constexpr, SIDES: tl.constexpr, KEEPS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    row_blocks = tl.cdiv(slab.rows, TILE.BM)
+    block, strip = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
+    high, low, shift = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
+    in_slab, first_i = block * TILE.BM + tl.arange(0, TILE.BM), slab.first_row + block * TILE.BM
+    i = slab.first_row + in_slab
+    in_rows = i < size.rows
+    row = load_row_ids(ids, i, size.rows, size.columns, PAIRS)
+    total, pos_total = tl.zeros([TILE.BM], tl.float32), tl.zeros([TILE.BM], tl.float32)
+    first = strip * slab.strip_tiles
+    last = tl.minimum(first + slab.strip_tiles, tl.cdiv(size.columns, TILE.BN))
+    if SIDES.IS_SYMMETRIC:
+        first = tl.maximum(first, first_i // TILE.BN)
+    for tile in range(first, last):
+        j = tile * TILE.BN + tl.arange(0, TILE.BN)
+        in_columns = j < size.columns
+        at = block.to(tl.int64) * size.columns + j
+        products = tile_products(
+            x, y, first_i, tile * TILE.BN, size.rows, size.columns, strides, TILE
+        )
+        inside = in_rows[:, None] & in_columns[None, :]
+        by_rows, by_columns = inside, inside
+        if SIDES.IS_SYMMETRIC:
+            by_rows = inside & (j[None, :] >= i[:, None])
+            by_columns = inside & (j[None, :] > i[:, None])
+        column = load_col_ids(ids, j, size.columns, PAIRS)
+        positive, excluded = positive_and_excluded(row, column, PAIRS, TILE)
+        keep = inside & counted(positive, excluded, PAIRS)
+        if PAIRS.HAS_TARGET and not SIDES.IS_SYMMETRIC:
+            keep = keep & ~positive
+        e = exponential(products, high, low, shift, TILE.IS_PRECISE)
+        e = tl.where(keep, e, 0.0)
+        if KEEPS and first_i < slab.kept_rows:
+            store_kept(kept, e, first_i, tile * TILE.BN, strides.kept, TILE)
+        e_by_rows, e_by_columns = e, e
+        if SIDES.IS_SYMMETRIC:
+            e_by_rows, e_by_columns = tl.where(by_rows, e, 0.0), tl.where(by_columns, e, 0.0)
+            if PAIRS.HAS_TARGET:
+                target_j = load_targets(ids.target, j, size.columns, size.rows, PAIRS.HAS_TARGET)
+                e_by_rows = tl.where(positive, 0.0, e_by_rows)
+                e_by_columns = tl.where(target_j[None, :] == i[:, None], 0.0, e_by_columns)
+        if SIDES.HAS_COL_BIAS:
+            factor = tl.load(col_side.factor + j, mask=in_columns, other=0)
+            e_by_rows = e_by_rows * factor[None, :]
+        total += tl.sum(e_by_rows, 1)
+        if SIDES.HAS_COLUMNS:
+            if SIDES.HAS_ROW_BIAS:
+                factor = tl.load(row_side.factor + i, mask=in_rows, other=0)
+                e_by_columns = e_by_columns * factor[:, None]
+            tl.store(sums.col + at, tl.sum(e_by_columns, 0), mask=in_columns)
+        if PAIRS.HAS_LABELS:
+            by_rows, by_columns = positive & by_rows, positive & by_columns
+            logit = products * tl.load(scale).to(tl.float32)
+            in_row, in_col = logit, logit
+            if SIDES.HAS_COL_BIAS:
+                in_row += tl.load(col_side.bias + j, mask=in_columns, other=0)[None, :]
+            if SIDES.HAS_ROW_BIAS:
+                in_col += tl.load(row_side.bias + i, mask=in_rows, other=0)[:, None]
+            pos_total += tl.sum(tl.where(by_rows, in_row, 0.0), 1)
+            if SIDES.HAS_COLUMNS:
+                col_total = tl.sum(tl.where(by_columns, in_col, 0.0), 0)
+                tl.store(sums.col_positive + at, col_total, mask=in_columns)
+    at = strip.to(tl.int64) * slab.rows + in_slab
+    tl.store(sums.row + at, total, mask=in_rows)
+    if PAIRS.HAS_LABELS:
+        tl.store(sums.row_positive + at, pos_total, mask=in_rows)
+
+
+@triton.jit
+def running_log_sum_exp_kernel(
+    x, y, numbers, bias, row_side, col_side, flagged, lse, ids, size, strides,
+    BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Adds all but the targets to the log-sum-exps of flagged rows, or of columns.
+
+    Products have the orientation that they have in every other kernel, so that the backward finds
+    the same bits.
+    """
+    OWN: tl.constexpr = TILE.BN if BY_COLUMNS else TILE.BM
+    OTHER: tl.constexpr = TILE.BM if BY_COLUMNS else TILE.BN
+    AXIS: tl.constexpr = 0 if BY_COLUMNS else 1
+    HAS_OWN_BIAS: tl.constexpr = BIASES.HAS_COL_BIAS if BY_COLUMNS else BIASES.HAS_ROW_BIAS
+    HAS_OTHER_BIAS: tl.constexpr = BIASES.HAS_ROW_BIAS if BY_COLUMNS else BIASES.HAS_COL_BIAS
+    own_side, other_side = (col_side, row_side) if BY_COLUMNS else (row_side, col_side)
+    rows, columns = size.rows, size.columns
+    own_size, other_size = (columns, rows) if BY_COLUMNS else (rows, columns)
+    own = tl.program_id(0) * OWN + tl.arange(0, OWN)
+    is_flagged = tl.load(flagged + own, mask=own < own_size, other=0) != 0
+    if tl.sum(is_flagged.to(tl.int32)) == 0:
+        return
+    high, low = tl.load(numbers), tl.load(numbers + 1)
+    maximum = tl.full([OWN], float("-inf"), tl.float32)
+    total = tl.zeros([OWN], tl.float32)
+    for start in range(0, other_size, OTHER):
+        other = start + tl.arange(0, OTHER)
+        i, j = (other, own) if BY_COLUMNS else (own, other)
+        first_own = tl.program_id(0) * OWN
+        first_i, first_j = (start, first_own) if BY_COLUMNS else (first_own, start)
+        products = tile_products(x, y, first_i, first_j, rows, columns, strides, TILE)
+        positive, excluded = positive_and_excluded(
+            load_row_ids(ids, i, rows, columns, PAIRS), load_col_ids(ids, j, columns, PAIRS), PAIRS,
+            TILE,
+        )  # fmt: skip
+        keep = counted(positive, excluded, PAIRS)
+        keep = keep & (i < rows)[:, None] & (j < columns)[None, :]
+        if PAIRS.HAS_TARGET:
+            keep = keep & ~positive
+        other_bias = tl.zeros([OTHER], tl.float32)
+        if HAS_OTHER_BIAS:
+            other_bias = tl.load(other_side.bias + other, mask=other < other_size, other=0) * LOG2_E
+        other_bias = tl.expand_dims(other_bias, 1 - AXIS)
+        near = tl.where(keep, tl.fma(products, high, 0.0) + other_bias, float("-inf"))
+        largest = tl.maximum(maximum, tl.max(near, AXIS))
+        base = tl.where(largest == float("-inf"), 0.0, largest)
+        exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -other_bias)
+        e = tl.where(keep, tl.exp2(exponent), 0.0)
+        total = total * tl.exp2(maximum - base) + tl.sum(e, AXIS)
+        maximum = largest
+    result = in_nats(maximum.to(tl.float64) + tl.log2(total.to(tl.float64)))
+    result += own_biases(bias, own_side, own, own_size, BIASES.HAS_BIAS, HAS_OWN_BIAS)
+    result = tl.where(total == 0, float("-inf"), result)
+    lse_of_targets = tl.load(lse + own, mask=is_flagged, other=0)
+    tl.store(lse + own, log_add_exp(result, lse_of_targets), mask=is_flagged)
