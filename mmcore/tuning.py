@@ -1,7 +1,7 @@
-"""`python -m mmcore tune`: which tiles are the fastest on this GPU, measured and filed.
+"""`python -m mmcore tune` measures which tiles are the fastest on this GPU, and files them.
 
-Nothing looks for tiles by itself: compiling and timing dozens of them takes minutes, which no first
-call of a training run should. What was found is read by every later process (tuned_tiles.py).
+No call searches for tiles by itself, because compiling and timing dozens of them takes minutes.
+Every later process reads what a search has found (tuned_tiles.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Timer = Callable[[Callable[[], object]], float]
 
 
 def candidates(has_copy_engine: bool) -> Iterator[ProductTile]:
-    """Tiles that divide what is kept (kept_exponentials.py) and that some GPU may like."""
+    """Tiles worth a trial, whose sides divide the blocks of what is kept (kept_size.py)."""
     sides = ((128, 256), (128, 128), (128, 64), (64, 128), (64, 64))
     copies = (True, False) if has_copy_engine else (False,)
     for (rows, columns), depth, warps, stages, copied in itertools.product(
@@ -38,7 +38,7 @@ def tune(
     rows: int, columns: int, dtype: torch.dtype, tiles: Iterable[ProductTile], time_ms: Timer,
     report: Callable[[str], None] = print,
 ) -> dict[str, ProductTile]:  # fmt: skip
-    """The fastest of `tiles` for every kind of epilogue, where any runs.
+    """The fastest of `tiles` for every kind of epilogue; kinds for which none runs are left out.
 
     Args:
         rows, columns: N and D of the features that are compared.
@@ -67,19 +67,19 @@ def tune(
 
 
 def time_of(kind: str, tile: ProductTile, call: Callable[[], object], time_ms: Timer) -> float:
-    """Infinite for a tile that this GPU cannot take."""
+    """Milliseconds with a tile; infinity if this GPU cannot run it."""
     with forced(kind, tile):
         try:
             call()
             return time_ms(call)
-        # Which error says that registers or shared memory are short differs by target and version.
+        # The error for too few registers or too little shared memory differs by target and version.
         except Exception:
             return float("inf")
 
 
 @contextmanager
 def forced(kind: str, tile: ProductTile) -> Iterator[None]:
-    """The tile of a kind, whatever else is known of it, for a block."""
+    """Within the block launches of that kind take this tile."""
     launch.FORCED_TILES[kind] = tile
     try:
         yield
@@ -88,7 +88,7 @@ def forced(kind: str, tile: ProductTile) -> Iterator[None]:
 
 
 def call_of(kind: str, x: Tensor, y: Tensor) -> Callable[[], object]:
-    """What spends its time in a kernel of this kind: CLIP or SigLIP; labels of both where heavy."""
+    """A call whose time goes to a kernel of this kind: CLIP or SigLIP, with labels if heavy."""
     scale = torch.tensor(20.0, device=x.device)
     label = torch.arange(len(x), device=x.device) // 4
     # As in training: with gradients wanted, E is kept, which takes shared memory as well.
@@ -117,6 +117,6 @@ def call_of(kind: str, x: Tensor, y: Tensor) -> Callable[[], object]:
         return statistics
     if kind.endswith("sigmoid"):
         return sigmoid
-    with workspace.workspace(0):  # what is kept would not be computed again
+    with workspace.workspace(0):  # so that the backward computes every product again
         total = statistics()
     return lambda: torch.autograd.grad(total, leaf, retain_graph=True)

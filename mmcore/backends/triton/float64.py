@@ -1,7 +1,7 @@
-"""float64 arithmetic of single numbers in kernels: what is O(N + M) can afford it.
+"""float64 arithmetic of single numbers in kernels, for work that is O(N + M).
 
-Triton may take a constant for float32 whatever it meets. So each is the sum of a float32 and of
-what that leaves, and the two products are added.
+Triton may take a constant for float32, even beside a float64 number. So each constant is split into
+a float32 number and the remainder, and the two products are added.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def split(wide):
 
 @triton.jit
 def log_add_exp(a, b):
-    """log(exp(a) + exp(b)); of two that are −∞ that."""
+    """log(exp(a) + exp(b)); −∞ where both are −∞."""
     are_equal = a == b
     larger = tl.where(a > b, a, b)
-    apart = tl.abs(a - tl.where(are_equal, 0.0, b))  # ∞ − ∞ is none
+    apart = tl.abs(a - tl.where(are_equal, 0.0, b))  # ∞ − ∞ is NaN
     sum_of_both = larger + tl.log(1.0 + tl.exp(-apart))
     return tl.where(are_equal, a + LN_2_HIGH + LN_2_LOW, sum_of_both)
 

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class RowTile(NamedTuple):
-    """What one program of a row-wise kernel takes."""
+    """The rows and columns that one program of a row-wise kernel takes at a time."""
 
     ROWS: int
     COLUMNS: int
@@ -27,8 +27,8 @@ class RowTile(NamedTuple):
 
 # 4,096 numbers a program: 32 for each thread of four warps, enough loads in flight.
 NUMBERS_PER_PROGRAM = 4096
-# What an epilogue holds of each logit besides its float32 sum decides how large a tile fits into
-# 255 registers a thread; tests/test_triton_assembly.py says when it does not.
+# A thread has 255 registers. How large a tile fits depends on the numbers that the epilogue holds
+# for each logit besides its float32 sum. tests/test_triton_assembly.py fails where a tile does not.
 WIDE = ProductTile(128, 256, 64, 8, 3)
 SQUARE = ProductTile(128, 128, 64, 8, 3)
 NARROW = ProductTile(128, 64, 64, 8, 3)
@@ -36,10 +36,11 @@ LOW = ProductTile(64, 128, 64, 8, 3)
 SMALL = ProductTile(64, 64, 64, 8, 3)
 STREAMED = ProductTile(64, 128, 64, 4, 3)
 AMD = ProductTile(128, 128, 32, 8, 2)
-# "sums": exponentials and their sums; "gradient": G; "kept": G where exponentials were kept, which
-# waits for memory, so that more programs than of large tiles must fit, and takes no product, so
-# that addresses have registers enough; "sigmoid": sums and G at once; "running": the fallback with
-# running maxima. "heavy": labels are compared, or a tile is meant both ways.
+# Kinds of epilogues. "sums": exponentials and their sums. "gradient": G. "kept": G from kept
+# exponentials; it waits for memory, so small tiles are better, of which more programs run at once,
+# and without products it has registers enough for addresses. "sigmoid": sums and G at once.
+# "running": the fallback with running maxima. "heavy": epilogues that compare labels, or that
+# serve a tile and its transpose at once.
 HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")}
 HEAVY |= {"running": "running", "kept": "heavy gradient"}
 
@@ -62,13 +63,13 @@ HALF_PRECISION_TILES = {
     "hip": _tiles(*[AMD] * 5, kept=AMD),
 }
 MOST_COLUMNS_BY_POINTERS = 128
-# Of 16-bit numbers 16 bytes.
+# 16 bytes of 16-bit numbers.
 ALIGNED_COLUMNS = 8
-# By kind; of a search for tiles (mmcore/tuning.py).
+# By kind: the tiles that a search (mmcore/tuning.py) is trying.
 FORCED_TILES: dict[str, ProductTile] = {}
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
 FEWEST_BLOCKS = 64
-# float32 products without matrix units, and the interpreter's, whose time goes by programs.
+# For float32 products without matrix units; for the interpreter, where every program costs time.
 FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
 
@@ -103,7 +104,7 @@ def product_tile(x: Tensor, product_dtype: torch.dtype, kind: str) -> ProductTil
 
 
 def by_pointers(tile: ProductTile) -> ProductTile:
-    """The tile where the copy engine cannot serve: addresses take registers, so of fewer logits."""
+    """The tile for a launch without the copy engine, smaller because addresses take registers."""
     columns = min(tile.BN, MOST_COLUMNS_BY_POINTERS)
     return tile._replace(BN=columns, USES_DESCRIPTORS=False)
 
@@ -117,19 +118,19 @@ def has_tensor_float_32(device: torch.device) -> bool:
 
 
 def unit_stride(tensor: Tensor) -> Tensor:
-    """The tensor itself, or a copy where neighbours of a row are not neighbours in memory."""
+    """The tensor itself, or a copy if the numbers of a row are not neighbours in memory."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
 def is_aligned(matrix: Tensor) -> bool:
     """Whether a tensor descriptor may describe it: every row begins at a multiple of 16 bytes."""
     begins = (matrix.data_ptr(), matrix.stride(0) * matrix.element_size())
-    # Rows that share memory, as those of expand() do, are left to pointers.
+    # Rows may share memory, as after expand(): pointers serve them.
     return matrix.stride(0) >= matrix.shape[1] and all(at % 16 == 0 for at in begins)
 
 
 def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
-    """Rows of G that the workspace holds beside what is kept, in whole blocks, at least one."""
+    """Rows of G that the workspace holds beside what is kept: whole blocks, at least one."""
     rows, held = x.shape[0], workspace.current(x.device.type) - kept_bytes
     whole = held // (columns * itemsize) // block * block
     return max(block, min(whole, triton.cdiv(rows, block) * block))
@@ -148,7 +149,7 @@ def slab_rows(x: Tensor, columns: int, block: int, sums: int) -> int:
 
 
 def within_memory(run: Callable[[int], Result], size: int, block: int) -> Result:
-    """run(size): chunks of `size` rows; of half as many where memory is out, down to one block."""
+    """run(size) with chunks of `size` rows; half as many where memory runs out, down to a block."""
     while True:
         try:
             return run(size)

@@ -1,4 +1,4 @@
-"""Dense products with float32 sums, by torch: the vendor's library is hard to beat at them."""
+"""Dense products with float32 sums, by torch: its library's are hard to beat."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """a·b, float32."""
     if a.dtype == torch.float32:
         return a @ b
-    if a.device.type == "cpu":  # the interpreter's; torch.mm has no such sums there
+    if a.device.type == "cpu":  # in the interpreter: torch.mm has no float32 sums there
         return a.float() @ b.float()
     return torch.mm(a, b, out_dtype=torch.float32)
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor, begins: bool) -> None:
-    """total += a·b, float32; where that `begins` the sum, total = a·b."""
+    """total += a·b, float32; with `begins`, total = a·b."""
     beta = 0 if begins else 1
     if a.dtype == torch.float32 or a.device.type == "cpu":
         total.addmm_(a.float(), b.float(), beta=beta)
@@ -35,7 +35,7 @@ def scale_rows(product: Tensor, factor: Tensor, out: Tensor) -> Tensor:
 
 
 def sum_with_rows(product: Tensor, features: Tensor, factor: Tensor, out: Tensor | None) -> Tensor:
-    """Partial sums of Σ product·features, float64; `out`, if there is one, as by scale_rows."""
+    """Partial sums of Σ product·features, float64; fills `out`, if any, as scale_rows does."""
     programs = triton.cdiv(len(product), row_tile(product.shape[1]).ROWS)
     part = product.new_empty(programs, dtype=torch.float64)
     _scale_rows(product, features, factor, out, part)

@@ -52,10 +52,12 @@ def load_rows(features, first, size, stride, start, ROWS: tl.constexpr, TILE: tl
 @triton.jit
 def tile_products(x, y, first_i, first_j, end, columns, strides, TILE: tl.constexpr):
     """Products of the rows from `first_i` to `end` with the columns from `first_j` on."""
-    products = tl.zeros([TILE.BM, TILE.BN], tl.float32)
+    BM: tl.constexpr = TILE.BM
+    BN: tl.constexpr = TILE.BN
+    products = tl.zeros([BM, BN], tl.float32)
     for start in range(0, TILE.DEPTH, TILE.BK):
-        left = load_rows(x, first_i, end, strides.x, start, TILE.BM, TILE)
-        right = load_rows(y, first_j, columns, strides.y, start, TILE.BN, TILE)
+        left = load_rows(x, first_i, end, strides.x, start, BM, TILE)
+        right = load_rows(y, first_j, columns, strides.y, start, BN, TILE)
         if TILE.WIDENS:  # the interpreter's product takes bfloat16 for integers
             left, right = left.to(tl.float32), right.to(tl.float32)
         if left.dtype == tl.float32 and TILE.PRECISION == "ieee":
@@ -136,10 +138,12 @@ def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
 @triton.jit
 def match(row_id, col_id, is_there: tl.constexpr, TILE: tl.constexpr):
     """Whether ids are equal; −1 matches nothing."""
+    BM: tl.constexpr = TILE.BM
+    BN: tl.constexpr = TILE.BN
     if is_there:
         result = (row_id[:, None] == col_id[None, :]) & (row_id != -1)[:, None]
     else:
-        result = tl.zeros([TILE.BM, TILE.BN], tl.int1)
+        result = tl.zeros([BM, BN], tl.int1)
     return result
 
 

@@ -34,7 +34,7 @@ Tuned = dict[str, dict[str, ProductTile]]
 
 
 def file_of_tiles() -> Path | None:
-    """Where tiles are read from and written to; None where nowhere."""
+    """The file that tiles are read from and written to; None if there is none."""
     named = os.environ.get("MMCORE_TILES")
     if named is not None:
         return Path(named) if named else None
@@ -44,7 +44,7 @@ def file_of_tiles() -> Path | None:
 
 @cache
 def load() -> Tuned:
-    """Every tile that was found; nothing where nobody has looked yet."""
+    """Every tile that a search has found; empty before the first search."""
     path = file_of_tiles()
     if path is None or not path.is_file():
         return {}
@@ -69,7 +69,7 @@ def _checked(tile: ProductTile) -> ProductTile:
 
 
 def save(gpu: str, found: dict[str, ProductTile]) -> Path:
-    """Adds tiles of one GPU to the file, in one step: no other process sees half of it."""
+    """Adds tiles of one GPU to the file in one step, so that no other process reads half of it."""
     path = file_of_tiles()
     if path is None:
         raise ValueError("MMCORE_TILES must name a file to write tiles to, got an empty value")
@@ -85,7 +85,7 @@ def save(gpu: str, found: dict[str, ProductTile]) -> Path:
 
 
 def key_of(kind: str, columns: int, dtype: torch.dtype) -> str:
-    """Under which a tile is filed."""
+    """The key of a tile in the file."""
     return f"{kind}, {columns}, {str(dtype).removeprefix('torch.')}"
 
 
@@ -99,6 +99,6 @@ def find(device: torch.device, kind: str, columns: int, dtype: torch.dtype) -> P
 
 @cache
 def gpu_name(device: torch.device) -> str:
-    """As the driver has it."""
+    """The driver's name for it."""
     name: str = torch.cuda.get_device_name(device)
     return name

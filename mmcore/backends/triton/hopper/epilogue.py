@@ -10,7 +10,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
-# Triton 3.9 calls it otherwise than 3.6.
+# Triton 3.9 and 3.6 have different names for it.
 store_box = getattr(tma, "async_store", None) or tma.async_copy_shared_to_global
 
 
@@ -24,9 +24,10 @@ def exp2_flushed(x):
 
 @gluon.jit
 def unmerged(x):
-    """x, of which the compiler must not know that it is.
+    """x, in a form that the compiler does not recognise as x.
 
-    It would compute what two branches share before them, for a whole tile at once, and spill.
+    Otherwise it would compute what two branches share before both of them, for a whole tile at
+    once, and spill.
     """
     return gl.inline_asm_elementwise(
         "mov.b32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=False, pack=1
@@ -60,7 +61,7 @@ def store_half(desc, staging, half, i, j):
 
 @gluon.jit
 def load_row_targets(target, i, in_rows, columns, HAS_TARGET: gl.constexpr):
-    """Targets of rows, -1 for none, and the least and the largest column they name."""
+    """Targets of rows, -1 without one, and the least and the largest column that they name."""
     if HAS_TARGET:
         wide = gl.load(target + i, mask=in_rows, other=-1)
         target_i = gl.where((wide >= 0) & (wide < columns), wide, -1).to(gl.int32)

@@ -123,12 +123,16 @@ def hopper_sum_exponentials_kernel(
     HAS_COLUMNS: gl.constexpr,
 ):  # fmt: skip
     KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
-    HALF: gl.constexpr = RING.BN // 2
-    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, RING.BM, RING.BK], x_desc.layout)
-    ring = gl.allocate_shared_memory(y_desc.dtype, [RING.SLOTS, RING.BN, RING.BK], y_desc.layout)
+    SLOTS: gl.constexpr = RING.SLOTS
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
+    BK: gl.constexpr = RING.BK
+    HALF: gl.constexpr = BN // 2
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
     if KEEPS:
-        first = gl.allocate_shared_memory(kept_desc.dtype, [RING.BM, HALF], kept_desc.layout)
-        second = gl.allocate_shared_memory(kept_desc.dtype, [RING.BM, HALF], kept_desc.layout)
+        first = gl.allocate_shared_memory(kept_desc.dtype, [BM, HALF], kept_desc.layout)
+        second = gl.allocate_shared_memory(kept_desc.dtype, [BM, HALF], kept_desc.layout)
     else:
         first, second = ring, ring
     barriers = new_barriers(RING.SLOTS, RING.RES)

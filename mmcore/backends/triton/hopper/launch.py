@@ -1,4 +1,4 @@
-"""Launches of Hopper's tile kernels: what stays in shared memory, and who takes which item."""
+"""Launches of Hopper's tile kernels: how shared memory is divided, and the rows into items."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ BM = BN = 128
 BK = 64
 # 384 threads: two warpgroups of 240 registers, the producer's of 24.
 OPTIONS = {"num_warps": 4, "maxnreg": 168}
-# More strips of columns than this, where blocks of rows are enough for every program, would leave
-# too little work to an item.
+# With more strips of columns than this, an item would have too little work. It does not limit
+# matrices whose blocks of rows are too few for all programs.
 MOST_STRIPS = 64
 
 
@@ -39,8 +39,8 @@ class Layout(NamedTuple):
     spread: int
 
 
-# All of shared memory; what is staged on its way out takes the room of two buffers. Whether E is
-# kept changes no bit: a row is summed in the same order.
+# They fill shared memory; tiles on their way out take the room of two buffers. Whether E is kept
+# changes no bit, because rows are summed in the same order.
 SUMS, SUMS_KEPT = Layout(8, 6, 1), Layout(8, 4, 1)
 GRADIENT, SIGMOID = Layout(8, 4, 1), Layout(6, 6, 8)
 
@@ -72,13 +72,13 @@ class Walk(NamedTuple):
 
 
 def whole(size: int, block: int) -> int:
-    """How many blocks hold a size: triton.cdiv, which takes microseconds, is for launches."""
+    """How many blocks hold a size: triton.cdiv takes microseconds, and `over` calls this often."""
     return -(-size // block)
 
 
 @cache
 def processors(device: torch.device) -> int:
-    """Multiprocessors: as many CTAs as there are, each with all of one's shared memory."""
+    """Multiprocessors: a launch has one CTA for each, which takes all of its shared memory."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 

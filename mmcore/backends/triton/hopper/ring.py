@@ -13,8 +13,8 @@ Barriers, each waited for by parity:
     x_empty[k]  2 arrivals, once an item: both warpgroups are done with resident chunk k
     order[w]    1 arrival, by the other warpgroup: it has waited for all of its tile's slots
 
-A parity tells a phase from its neighbours alone. Without `order` a warpgroup that comes early would
-take the phase before the last for that of its own loads.
+A parity distinguishes a phase only from the one before and the one after it. Without `order`, a
+warpgroup that comes early would mistake an older phase for that of its own loads.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-# Triton 3.9 calls it otherwise than 3.6.
+# Triton 3.9 and 3.6 have different names for it.
 load_box = getattr(tma, "async_load", None) or tma.async_copy_global_to_shared
 
 
@@ -114,7 +114,7 @@ def new_barriers(SLOTS: gl.constexpr, RES: gl.constexpr):
 
 @gluon.jit
 def fill(desc, row, k, buffer, full, empty, phase, BK: gl.constexpr):
-    """One chunk, once its buffer is free."""
+    """Loads one chunk as soon as its buffer is free."""
     mbarrier.wait(empty, phase ^ 1)
     mbarrier.expect(full, desc.block_type.nbytes)
     load_box(desc, [row, k * BK], full, buffer)
@@ -170,10 +170,12 @@ def multiply(
     K: gl.constexpr = RING.K
     RES: gl.constexpr = RING.RES
     SLOTS: gl.constexpr = RING.SLOTS
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
     full, empty, x_full, x_empty, order = barriers
     n = tile * (2 * K - RES)
     mbarrier.wait(order.index(WHICH), (tile // 2 + 1 - WHICH) & 1)
-    acc = warpgroup_mma_init(gl.zeros([RING.BM, RING.BN], gl.float32, layout))
+    acc = warpgroup_mma_init(gl.zeros([BM, BN], gl.float32, layout))
     for k in range(RES):
         slot = n % SLOTS
         mbarrier.wait(x_full.index(k), turn & 1)

@@ -211,12 +211,16 @@ def hopper_sigmoid_tile_kernel(
     HAS_TARGET: gl.constexpr,
 ):  # fmt: skip
     KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
-    HALF: gl.constexpr = RING.BN // 2
-    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, RING.BM, RING.BK], x_desc.layout)
-    ring = gl.allocate_shared_memory(y_desc.dtype, [RING.SLOTS, RING.BN, RING.BK], y_desc.layout)
+    SLOTS: gl.constexpr = RING.SLOTS
+    BM: gl.constexpr = RING.BM
+    BN: gl.constexpr = RING.BN
+    BK: gl.constexpr = RING.BK
+    HALF: gl.constexpr = BN // 2
+    x_kept = gl.allocate_shared_memory(x_desc.dtype, [KEPT, BM, BK], x_desc.layout)
+    ring = gl.allocate_shared_memory(y_desc.dtype, [SLOTS, BN, BK], y_desc.layout)
     if HAS_GRADIENTS:
-        first = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
-        second = gl.allocate_shared_memory(out_desc.dtype, [RING.BM, HALF], out_desc.layout)
+        first = gl.allocate_shared_memory(out_desc.dtype, [BM, HALF], out_desc.layout)
+        second = gl.allocate_shared_memory(out_desc.dtype, [BM, HALF], out_desc.layout)
     else:
         first, second = ring, ring
     barriers = new_barriers(RING.SLOTS, RING.RES)

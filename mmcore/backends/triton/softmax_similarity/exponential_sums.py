@@ -69,25 +69,25 @@ def sum_exponentials_kernel(
     x, y, numbers, scale, row_side, col_side, ids, sums, kept, slab, size, strides,
     PAIRS: tl.constexpr, SIDES: tl.constexpr, KEEPS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    row_blocks = tl.cdiv(slab.rows, TILE.BM)
+    BM: tl.constexpr = TILE.BM
+    BN: tl.constexpr = TILE.BN
+    row_blocks = tl.cdiv(slab.rows, BM)
     block, strip = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
     high, low, shift = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
-    in_slab, first_i = block * TILE.BM + tl.arange(0, TILE.BM), slab.first_row + block * TILE.BM
+    in_slab, first_i = block * BM + tl.arange(0, BM), slab.first_row + block * BM
     i = slab.first_row + in_slab
     in_rows = i < size.rows
     row = load_row_ids(ids, i, size.rows, size.columns, PAIRS)
-    total, pos_total = tl.zeros([TILE.BM], tl.float32), tl.zeros([TILE.BM], tl.float32)
+    total, pos_total = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
     first = strip * slab.strip_tiles
-    last = tl.minimum(first + slab.strip_tiles, tl.cdiv(size.columns, TILE.BN))
+    last = tl.minimum(first + slab.strip_tiles, tl.cdiv(size.columns, BN))
     if SIDES.IS_SYMMETRIC:
-        first = tl.maximum(first, first_i // TILE.BN)
+        first = tl.maximum(first, first_i // BN)
     for tile in range(first, last):
-        j = tile * TILE.BN + tl.arange(0, TILE.BN)
+        j = tile * BN + tl.arange(0, BN)
         in_columns = j < size.columns
         at = block.to(tl.int64) * size.columns + j
-        products = tile_products(
-            x, y, first_i, tile * TILE.BN, size.rows, size.columns, strides, TILE
-        )
+        products = tile_products(x, y, first_i, tile * BN, size.rows, size.columns, strides, TILE)
         inside = in_rows[:, None] & in_columns[None, :]
         by_rows, by_columns = inside, inside
         if SIDES.IS_SYMMETRIC:
@@ -101,7 +101,7 @@ def sum_exponentials_kernel(
         e = exponential(products, high, low, shift, TILE.IS_PRECISE)
         e = tl.where(keep, e, 0.0)
         if KEEPS and first_i < slab.kept_rows:
-            store_kept(kept, e, first_i, tile * TILE.BN, strides.kept, TILE)
+            store_kept(kept, e, first_i, tile * BN, strides.kept, TILE)
         e_by_rows, e_by_columns = e, e
         if SIDES.IS_SYMMETRIC:
             e_by_rows, e_by_columns = tl.where(by_rows, e, 0.0), tl.where(by_columns, e, 0.0)

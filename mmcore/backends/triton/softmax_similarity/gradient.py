@@ -113,11 +113,13 @@ def store_tile(
     tile_at, x, y, numbers, terms, ids, kept, out, sums, chunk, size, strides,
     PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    row_blocks, rows, columns = tl.cdiv(chunk.rows, TILE.BM), size.rows, size.columns
+    BM: tl.constexpr = TILE.BM
+    BN: tl.constexpr = TILE.BN
+    row_blocks, rows, columns = tl.cdiv(chunk.rows, BM), size.rows, size.columns
     block, tile = tile_at % row_blocks, tile_at // row_blocks
-    in_chunk = block * TILE.BM + tl.arange(0, TILE.BM)
-    i, j = chunk.first_row + in_chunk, tile * TILE.BN + tl.arange(0, TILE.BN)
-    first_i, first_j = chunk.first_row + block * TILE.BM, tile * TILE.BN
+    in_chunk = block * BM + tl.arange(0, BM)
+    i, j = chunk.first_row + in_chunk, tile * BN + tl.arange(0, BN)
+    first_i, first_j = chunk.first_row + block * BM, tile * BN
     end = chunk.first_row + chunk.rows
     high, low, shift = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
     inside, is_right = own_pairs(i, j, chunk.first_row, end, columns, SIDES.IS_SYMMETRIC)
@@ -131,7 +133,7 @@ def store_tile(
         )
     else:
         by_row = side_factors(terms.row, terms.col, i, j, rows, columns, 1, SIDES.HAS_COL_BIAS)
-    by_col = tl.zeros([1, TILE.BN], tl.float32)
+    by_col = tl.zeros([1, BN], tl.float32)
     if SIDES.HAS_COLUMNS and FORM.IS_EXACT:
         by_col = exact_terms(
             products, high, low, terms.col, terms.row, j, i, columns, rows, 0, SIDES.HAS_ROW_BIAS
