@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -10,20 +11,20 @@ import torch
 from objective_cases import Call, every_case, results
 from torch import Tensor
 
-from mmcore.bench.catalogue import ROWS, Case, Row, filled
+from mmcore.bench.catalogue import ROWS, Case, filled
+from mmcore.bench.catalogue.row import Path
 
 # Where rows that have no positive take no part, each row is to have one.
 USUAL = [
     next((case for case in row.cases() if case.variant.title), row.cases()[0])
     for row in ROWS.values()
 ]
-# It has no backend, or raises where a matrix has no root.
-WITHOUT_BACKEND, WITHOUT_ROOT = "alignment_loss", "cca_loss"
+# It raises where a matrix has no root.
+WITHOUT_ROOT = "cca_loss"
 
 
-def is_alone(row: Row) -> bool:
-    """Whether there is no other side whose dtype could differ."""
-    return row.name in ("sup_con_loss", "uniformity_loss")
+def matrices(call: Call) -> list[Path]:
+    return [path for path, leaf in call.leaves.items() if leaf.ndim > 1]
 
 
 def with_nan(z: Tensor) -> Tensor:
@@ -37,9 +38,8 @@ def changed(case: Case, change: Callable[[Tensor], Any]) -> list[Callable[[], An
     call = Call.of(case)
     function = case.function(call.width)
     return [
-        lambda path=path, leaf=leaf: function(**filled(call.arguments, {path: change(leaf)}))
-        for path, leaf in call.leaves.items()
-        if leaf.ndim > 1
+        lambda path=path: function(**filled(call.arguments, {path: change(call.leaves[path])}))
+        for path in matrices(call)
     ]
 
 
@@ -63,7 +63,7 @@ def test_what_is_no_matrix_is_refused(
             call()
 
 
-@every_case([case for case in USUAL if not is_alone(case.row)])
+@every_case([case for case in USUAL if len(matrices(Call.of(case))) > 1])
 def test_dtypes_must_match(case: Case) -> None:
     """Catches a side that is converted in silence, or that fails in the middle of a call."""
     for call in changed(case, Tensor.double):
@@ -71,7 +71,7 @@ def test_dtypes_must_match(case: Case) -> None:
             call()
 
 
-@every_case([case for case in USUAL if case.row.name != WITHOUT_BACKEND])
+@every_case([case for case in USUAL if "backend" in signature(case.row.function).parameters])
 def test_the_backend_is_handed_on(case: Case) -> None:
     """Catches an objective that takes the option `backend` and drops it."""
     call = Call.of(case)
