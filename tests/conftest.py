@@ -27,6 +27,7 @@ from objective_cases import WIDTH
 import mmcore
 from mmcore.backends import cpu
 from mmcore.backends.reference import gram
+from mmcore.bench.catalogue import Case
 
 if not IS_GPU and find_spec("triton") is not None:
     import interpreter
@@ -70,6 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Ids that say what is tested: float16, 60x50x20, columns=True."""
+    if isinstance(val, Case):
+        return val.id
     if isinstance(val, torch.dtype):
         return str(val).removeprefix("torch.")
     if isinstance(val, bool):

@@ -1,4 +1,4 @@
-"""linear_cross_entropy_loss and coca_loss against formulas over all logits."""
+"""Edges of linear_cross_entropy_loss and coca_loss; their formulas: test_objectives.py."""
 
 from __future__ import annotations
 
@@ -10,47 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from machines import values_seen
-from objective_cases import ROWS, WIDTH, check, cross_entropy, draws, every_kind, unit_rows
-from torch import Tensor
+from objective_cases import ROWS, WIDTH, unit_rows
 
 from mmcore.functional import coca_loss, linear_cross_entropy_loss
 
 pytestmark = pytest.mark.objective
 
 CLASSES = ROWS + 40
-
-
-def smoothed(logits: Tensor, target: Tensor, ignore_index: int, smoothing: float) -> Tensor:
-    """Against targets that are spread: no part of F.cross_entropy."""
-    kept, target = logits[target != ignore_index], target[target != ignore_index]
-    wanted = (1 - smoothing) * F.one_hot(target, logits.shape[1]) + smoothing / logits.shape[1]
-    return -(wanted.to(logits.dtype) * kept.log_softmax(1)).sum(1).mean()
-
-
-@every_kind
-@pytest.mark.parametrize("ignore_index", [-100, 0])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_formula(backend: str, kind: str, ignore_index: int, smoothing: float) -> None:
-    """Logits of 100 and more; targets that lie near, so that rows have converged."""
-    target = torch.arange(ROWS)
-    target[::7] = ignore_index
-
-    def both(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-            weight = torch.cat([y, y[:40] ** 3])
-            return loss(scale * x, weight, weight[:, 0] * 0.1)
-
-        return run
-
-    check(
-        both(
-            lambda x, w, b: linear_cross_entropy_loss(
-                x, w, target, b, ignore_index=ignore_index, label_smoothing=smoothing
-            )
-        ),
-        both(lambda x, w, b: smoothed(x @ w.T + b, target, ignore_index, smoothing)),
-        draws(kind),
-    )
 
 
 def compare_with_torch(smoothing: float, dtype: torch.dtype, tolerance: float) -> None:
@@ -60,7 +26,7 @@ def compare_with_torch(smoothing: float, dtype: torch.dtype, tolerance: float) -
     inputs = [value.requires_grad_() for value in (x, weight, bias)]
     ours = linear_cross_entropy_loss(x, weight, target, bias, label_smoothing=smoothing)
     logits = F.linear(x.double(), weight.double(), bias.double())
-    plain = cross_entropy(logits.mT, target, label_smoothing=smoothing)
+    plain = F.cross_entropy(logits.mT, target, label_smoothing=smoothing)
     assert ours.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     torch.testing.assert_close(ours.double(), plain, rtol=1e-6, atol=0)
     pairs = zip(*(torch.autograd.grad(loss, inputs) for loss in (ours, plain)), strict=True)
@@ -87,7 +53,7 @@ def test_nothing_but_padding(backend: str, smoothing: float) -> None:
     assert loss == 0
     for gradient in torch.autograd.grad(loss, [x, weight]):
         assert torch.equal(gradient, torch.zeros_like(gradient))
-    assert cross_entropy(x @ weight.T, target, ignore_index=3).isnan()
+    assert F.cross_entropy(x @ weight.T, target, ignore_index=3).isnan()
 
 
 def test_ignored_rows_have_no_gradient(backend: str) -> None:
@@ -95,27 +61,6 @@ def test_ignored_rows_have_no_gradient(backend: str) -> None:
     loss = linear_cross_entropy_loss(x, unit_rows(9), target)
     gradient = torch.autograd.grad(loss, x)[0]
     assert torch.equal((gradient != 0).any(1), target != -100)
-
-
-@every_kind
-def test_coca(backend: str, kind: str) -> None:
-    words = torch.randint(50, (ROWS, 7))
-    hidden, vocabulary, bias = torch.randn(7 * ROWS, WIDTH), torch.randn(50, WIDTH), torch.randn(50)
-
-    def ours(x: Tensor, y: Tensor, *decoder: Tensor) -> Tensor:
-        hidden, vocabulary, bias, scale = decoder
-        return coca_loss(
-            x, y, scale, hidden.unflatten(0, (ROWS, 7)), vocabulary, words, bias,
-            contrastive_weight=0.7, caption_weight=1.5,
-        )  # fmt: skip
-
-    def plain(x: Tensor, y: Tensor, *decoder: Tensor) -> Tensor:
-        hidden, vocabulary, bias, scale = decoder
-        logits, target = scale * (x @ y.T), torch.arange(ROWS)
-        clip = (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-        return 0.7 * clip + 1.5 * smoothed(hidden @ vocabulary.T + bias, words.flatten(), 0, 0.0)
-
-    check(ours, plain, [[x, y, hidden, vocabulary, bias, scale] for x, y, scale in draws(kind)])
 
 
 def test_coca_weighs_as_the_paper() -> None:
@@ -129,24 +74,6 @@ def test_coca_weighs_as_the_paper() -> None:
     ]
     found = coca_loss(x, y, 9.0, hidden, vocabulary, words)
     torch.testing.assert_close(found, terms[0] + 2 * terms[1])
-
-
-WORDS = torch.arange(12) % 5
-COMPILED: dict[str, Callable[..., Tensor]] = {
-    "linear": lambda x, y: linear_cross_entropy_loss(
-        x, y, WORDS, y[:, 0], ignore_index=0, label_smoothing=0.1
-    ),
-    "coca": lambda x, y: coca_loss(x, y, 5.0, x[:, None], y, WORDS[:, None]),
-}
-
-
-@pytest.mark.parametrize("name", COMPILED)
-def test_compiles_to_one_graph(name: str) -> None:
-    loss, x, y = COMPILED[name], unit_rows(12).requires_grad_(), unit_rows(12).requires_grad_()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(x, y)
-    assert torch.equal(compiled, loss(x, y))
-    pair = [torch.autograd.grad(each, [x, y]) for each in (compiled, loss(x, y))]
-    torch.testing.assert_close(*pair)
 
 
 X, W, T = unit_rows(12), unit_rows(9), torch.arange(12) % 9

@@ -1,4 +1,4 @@
-"""mmd_loss against its formula over all distances."""
+"""Edges of mmd_loss; its formula: test_objectives.py."""
 
 from __future__ import annotations
 
@@ -8,50 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from machines import by_tier
-from objective_cases import ROWS, check, draws, every_kind, unit_rows
-from torch import Tensor
+from objective_cases import draws, every_kind, unit_rows
 
+from mmcore.bench.catalogue.geometry import mmd
 from mmcore.functional import mmd_loss
 
 pytestmark = pytest.mark.objective
 
-# mmd_loss has no scale: more of them are more draws.
-SCALES = by_tier((1.0,), (1.0, 14.0, 100.0))
 BANDWIDTHS = (0.25, 0.5, 1.0, 3.0)
-
-
-def mean_kernel(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], among: bool) -> Tensor:
-    square = (x[:, None] - y).square().sum(2)
-    total = x.new_zeros(())
-    for bandwidth in bandwidths:
-        kernel = torch.exp(-square / (2 * bandwidth**2))
-        if among:
-            kernel = kernel[~torch.eye(len(x), dtype=torch.bool)]
-        total = total + kernel.mean()
-    return total / len(bandwidths)
-
-
-def plain_loss(x: Tensor, y: Tensor, bandwidths: tuple[float, ...], unbiased: bool) -> Tensor:
-    within = [mean_kernel(z, z, bandwidths, unbiased) for z in (x, y)]
-    return within[0] + within[1] - 2 * mean_kernel(x, y, bandwidths, False)
-
-
-@every_kind
-@pytest.mark.parametrize("unbiased", [False, True])
-@pytest.mark.parametrize("bandwidths", [(0.5,), BANDWIDTHS])
-def test_formula(backend: str, kind: str, unbiased: bool, bandwidths: tuple[float, ...]) -> None:
-    """The second set is smaller, and lies elsewhere."""
-
-    def moved(y: Tensor) -> Tensor:
-        return F.normalize(y[: ROWS - 13] + 0.3, dim=1)
-
-    check(
-        lambda x, y: mmd_loss(x, moved(y), bandwidths=bandwidths, unbiased=unbiased),
-        lambda x, y: plain_loss(x, moved(y), bandwidths, unbiased),
-        [[x, y] for x, y, _ in draws(kind, SCALES)],
-    )
 
 
 @every_kind
@@ -59,7 +23,7 @@ def test_sets_that_lie_alike(backend: str, kind: str) -> None:
     """What is left of three means has their error: noise in the loss, not in its gradient."""
     for x, y, _ in draws(kind, (1.0,)):
         x.requires_grad_()
-        ours, exact = mmd_loss(x, y), plain_loss(x.double(), y.double(), (0.5, 1.0, 2.0), False)
+        ours, exact = mmd_loss(x, y), mmd(x.double(), y.double())
         assert abs(ours.item() - exact.item()) < 4e-7
         pair = [torch.autograd.grad(loss, x)[0] for loss in (ours, exact)]
         torch.testing.assert_close(*pair, rtol=1e-4, atol=1e-7)
@@ -69,7 +33,7 @@ def test_sets_that_lie_alike(backend: str, kind: str) -> None:
 def test_float64(unbiased: bool) -> None:
     x, y = (z.double().requires_grad_() for z in (unit_rows(20), unit_rows(31)))
     ours = mmd_loss(x, y, bandwidths=BANDWIDTHS, unbiased=unbiased)
-    plain = plain_loss(x, y, BANDWIDTHS, unbiased)
+    plain = mmd(x, y, bandwidths=BANDWIDTHS, unbiased=unbiased)
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(*(torch.autograd.grad(loss, [x, y]) for loss in (ours, plain)))
 
@@ -78,7 +42,7 @@ def test_bfloat16_gives_float32(backend: str) -> None:
     x, y = unit_rows().bfloat16(), unit_rows(40).bfloat16().abs()
     ours = mmd_loss(x, y)
     assert ours.dtype == torch.float32
-    exact = plain_loss(x.double(), y.double(), (0.5, 1.0, 2.0), False)
+    exact = mmd(x.double(), y.double())
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-6)
 
 
@@ -91,7 +55,7 @@ def test_a_set_and_itself(backend: str) -> None:
 
 def test_single_rows(backend: str) -> None:
     x, y = unit_rows(1), unit_rows(1)
-    torch.testing.assert_close(mmd_loss(x, y), plain_loss(x, y, (0.5, 1.0, 2.0), False))
+    torch.testing.assert_close(mmd_loss(x, y), mmd(x, y))
 
 
 def test_rows_too_far_apart_for_the_kernel(backend: str) -> None:
@@ -99,14 +63,6 @@ def test_rows_too_far_apart_for_the_kernel(backend: str) -> None:
     loss = mmd_loss(x, -x.detach(), bandwidths=(0.1,))
     assert loss.item() == pytest.approx(2 / 24)
     assert torch.equal(torch.autograd.grad(loss, x)[0], torch.zeros_like(x))
-
-
-def test_compiles_to_one_graph() -> None:
-    x, y = unit_rows(12).requires_grad_(), unit_rows(20)
-    compiled = torch.compile(mmd_loss, fullgraph=True, backend="aot_eager")(x, y)
-    assert torch.equal(compiled, mmd_loss(x, y))
-    pair = [torch.autograd.grad(loss, x)[0] for loss in (compiled, mmd_loss(x, y))]
-    torch.testing.assert_close(*pair)
 
 
 X = unit_rows(12)

@@ -1,4 +1,4 @@
-"""distill_clip_loss: both of its losses against whole matrices, and what is refused."""
+"""Edges of distill_clip_loss, and what is refused; its formula: test_objectives.py."""
 
 from __future__ import annotations
 
@@ -9,59 +9,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from budget import check_against_eager
 from machines import HALVES
-from objective_cases import ROWS, WIDTH, draws, every_kind, near, unit_rows
-from torch import Tensor
+from objective_cases import ROWS, Call, check_calls, near, unit_rows
 
+from mmcore.bench.catalogue import CASES
+from mmcore.bench.catalogue.distillation import distill_clip
 from mmcore.functional import distill_clip_loss
 
 pytestmark = pytest.mark.op
-
-
-def plain(
-    x: Tensor, y: Tensor, scale: Tensor, a: Tensor, b: Tensor, teacher_scale: float
-) -> list[Tensor]:
-    logits, teacher = scale * (x @ y.T), teacher_scale * (a @ b.T).to(x.dtype)
-    target = torch.arange(len(x))
-    losses = [
-        F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target),
-        F.cross_entropy(logits, teacher.softmax(1))
-        + F.cross_entropy(logits.T, teacher.T.softmax(1)),
-    ]
-    return [loss / 2 for loss in losses]
-
-
-def check(inputs: list[list[Tensor]], teacher: Callable[..., tuple[Tensor, Tensor, float]]) -> None:
-    """Each scale by itself; plain PyTorch in other orders of its columns as well."""
-
-    def reordered(x: Tensor, y: Tensor, scale: Tensor) -> list[Tensor]:
-        order = torch.randperm(WIDTH)
-        a, b, teacher_scale = teacher(x, y)
-        return plain(x[:, order], y[:, order], scale, a, b, teacher_scale)
-
-    def ours(x: Tensor, y: Tensor, scale: Tensor) -> list[Tensor]:
-        return list(distill_clip_loss(x, y, scale, *teacher(x, y)))
-
-    def in_order(x: Tensor, y: Tensor, scale: Tensor) -> list[Tensor]:
-        return plain(x, y, scale, *teacher(x, y))
-
-    names = ["contrastive", "distillation", "gradient x", "gradient y", "gradient scale"]
-    for scale in {one[-1].item() for one in inputs}:
-        same = [one for one in inputs if one[-1].item() == scale]
-        check_against_eager(ours, [in_order, reordered, reordered], same, names)
-
-
-@every_kind
-def test_both_losses(backend: str, kind: str) -> None:
-    a, b = (F.normalize(torch.randn(ROWS, 40), dim=1) for _ in range(2))
-    check(draws(kind), lambda x, y: (a.to(x.dtype), b.to(x.dtype), 30.0))
-
-
-def test_a_teacher_who_is_sure(backend: str) -> None:
-    a = unit_rows()
-    b = near(a, 0.05)
-    check(draws("near"), lambda x, y: (a.to(x.dtype), b.to(x.dtype), 100.0))
 
 
 def test_a_student_who_has_learned(backend: str) -> None:
@@ -75,8 +30,10 @@ def test_a_student_who_has_learned(backend: str) -> None:
 @pytest.mark.parametrize("scale", [100.0, 1e4])
 def test_rows_far_below_the_bound(backend: str, scale: float) -> None:
     x = unit_rows()
-    inputs = [[x, F.normalize(-x + 0.02 * unit_rows(), dim=1), torch.tensor(scale)]]
-    check(inputs, lambda x, y: (x.detach(), -y.detach(), 20.0))
+    y = F.normalize(-x + 0.02 * unit_rows(), dim=1)
+    teacher = {"teacher_x": x, "teacher_y": -y, "teacher_scale": 20.0}
+    arguments = {"x": x, "y": y, "scale": torch.tensor(scale), **teacher}
+    check_calls([Call(CASES["distill_clip_loss"], arguments)])
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -89,7 +46,7 @@ def test_sizes_and_dtypes(backend: str, dtype: torch.dtype, rows: int) -> None:
     )
     a, b = (F.normalize(torch.randn(rows, 16), dim=1) for _ in range(2))
     scale = torch.tensor(20.0, requires_grad=True)
-    exact = plain(x.double(), y.double(), scale, a.double(), b.double(), 30.0)
+    exact = distill_clip(x.double(), y.double(), scale, a.double(), b.double(), 30.0)
     for ours, expected in zip(distill_clip_loss(x, y, scale, a, b, 30.0), exact, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=1e-4)
@@ -131,19 +88,6 @@ def test_nan_is_not_lost(backend: str) -> None:
     assert losses.distillation.isnan()
     x[3, 0] = torch.nan
     assert distill_clip_loss(x, y, 20.0, x, b, 30.0).contrastive.isnan()
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_it_compiles_to_one_graph() -> None:
-    torch.compiler.reset()
-
-    def loss(x: Tensor, y: Tensor) -> Tensor:
-        return sum(distill_clip_loss(x, y, 5.0, y, y, 9.0), torch.zeros(()))
-
-    x, y = unit_rows().requires_grad_(), unit_rows()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(x, y)
-    assert torch.equal(compiled, loss(x, y))
-    torch.testing.assert_close(*(torch.autograd.grad(z, x)[0] for z in (compiled, loss(x, y))))
 
 
 X, Y = unit_rows(), unit_rows()

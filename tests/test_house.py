@@ -20,6 +20,7 @@ TOO_LONG = {
 # What a layer may import of mmcore besides itself. Every layer may import a module of mmcore/ that
 # imports nothing of mmcore.
 LAYERS = {
+    "bench": {"nn", "functional"},
     "nn": {"functional"},
     "functional": {"ops"},
     "ops": {"backends"},

@@ -1,4 +1,4 @@
-"""matryoshka_loss: every prefix as if it were alone, and what is refused."""
+"""Edges of matryoshka_loss, and what is refused; its formula: test_objectives.py."""
 
 from __future__ import annotations
 
@@ -10,56 +10,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from machines import DTYPES
-from objective_cases import ROWS, WIDTH, check, draws, every_kind, masked, unit_rows
+from objective_cases import ROWS, WIDTH, Call, check_calls, check_case, unit_rows
 from torch import Tensor
 
 import mmcore
+from mmcore.bench.catalogue import CASES
+from mmcore.bench.catalogue.matryoshka import four_prefixes, matryoshka
 from mmcore.functional import clip_loss, matryoshka_loss, siglip_loss
 
 pytestmark = pytest.mark.op
 
-DIMS = (3, 8, 17, 24)
-WEIGHTS = (1.0, 0.5, 0.0, 2.0)
-
-
-def clip(x: Tensor, y: Tensor, scale: Tensor, same: Tensor | None = None) -> Tensor:
-    logits = scale * (x @ y.T)
-    logits = logits if same is None else masked(logits, ~same)
-    target = torch.arange(len(x))
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def plain(x: Tensor, y: Tensor, scale: Tensor, objective: Callable[..., Tensor] = clip) -> Tensor:
-    total = x.new_zeros(())
-    for end, weight in zip(DIMS, WEIGHTS, strict=True):
-        sides = (F.normalize(z[:, :end], dim=1) for z in (x, y))
-        total = total + weight * objective(*sides, scale)
-    return total
-
-
-def some_draws(backend: str, kind: str) -> list[list[Tensor]]:
-    """Triton has no kernel of its own here, and its interpreter takes long."""
-    return draws(kind, (14.0,))[:3] if backend == "triton" else draws(kind)
-
-
-def any_order() -> Tensor:
-    """Of the columns by which each prefix is longer than the one before it."""
-    begins = (0, *DIMS)
-    parts = zip(begins, DIMS, strict=False)
-    return torch.cat([begin + torch.randperm(end - begin) for begin, end in parts])
+OPTIONS = four_prefixes(WIDTH)
+DIMS, WEIGHTS = OPTIONS["dims"], OPTIONS["weights"]
+PREFIXES = CASES["matryoshka_loss, four prefixes"]
 
 
 @pytest.mark.parametrize(
     ("kind", "workspace"), [("random", 0), ("duplicates", 10**6), ("near", 10**9)]
 )
-def test_every_prefix_counts(backend: str, kind: str, workspace: int) -> None:
+def test_every_prefix_counts(compiled: str, kind: str, workspace: int) -> None:
+    """Whatever is kept for the backward; with the default workspace: test_objectives.py."""
     with mmcore.workspace(workspace):
-        check(
-            lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS),
-            plain,
-            some_draws(backend, kind),
-            any_order,
-        )
+        check_case(PREFIXES, kind, PREFIXES.row.scales)
 
 
 def test_whatever_is_kept_gives_the_same_bits(compiled: str) -> None:
@@ -91,18 +63,6 @@ def test_wide_prefixes_of_which_some_lie_too_far_below_the_bound(compiled: str) 
         assert (a - b).abs().max() <= 1e-4 * b.abs().max()
 
 
-@every_kind
-def test_equal_captions_are_no_negatives(backend: str, kind: str) -> None:
-    group = torch.randint(-1, 12, (ROWS,))
-    same = (group[:, None] == group) & (group[:, None] >= 0) & ~torch.eye(ROWS, dtype=torch.bool)
-    check(
-        lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS, group=group),
-        lambda *a: plain(*a, objective=lambda x, y, s: clip(x, y, s, same)),
-        some_draws(backend, kind),
-        any_order,
-    )
-
-
 def test_an_objective_of_ones_own(backend: str) -> None:
     x, y = (unit_rows().requires_grad_() for _ in range(2))
     ours = matryoshka_loss(
@@ -110,7 +70,8 @@ def test_an_objective_of_ones_own(backend: str) -> None:
         objective=lambda x, y, scale, backend: siglip_loss(x, y, scale, -5.0, backend=backend),
     )  # fmt: skip
     torch.testing.assert_close(
-        ours, plain(x, y, torch.tensor(5.0), lambda *a: siglip_loss(*a, -5.0))
+        ours,
+        matryoshka(x, y, torch.tensor(5.0), **OPTIONS, objective=lambda *a: siglip_loss(*a, -5.0)),
     )
 
 
@@ -137,8 +98,7 @@ def test_rows_far_below_the_bound_and_scales_beyond_it(backend: str) -> None:
     """Where one shift for all exponents does not do."""
     x = F.normalize(torch.randn(40, 24), dim=1)
     for y, scale in ((-x + 0.01 * torch.randn(40, 24), 100.0), (x.roll(1, 0), 1e4)):
-        inputs = [[x, y, torch.tensor(scale)]]
-        check(lambda *a: matryoshka_loss(*a, DIMS, weights=WEIGHTS), plain, inputs, any_order)
+        check_calls([Call(PREFIXES, {"x": x, "y": y, "scale": torch.tensor(scale)})])
 
 
 def test_columns_of_a_matrix_for_rows(backend: str) -> None:
@@ -193,13 +153,3 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_what_is_refused(call: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
         call()
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-def test_it_compiles_to_one_graph() -> None:
-    torch.compiler.reset()
-    x, y = X.clone().requires_grad_(), Y
-    compiled = torch.compile(matryoshka_loss, fullgraph=True, backend="aot_eager")(x, y, 5.0, DIMS)
-    eager = matryoshka_loss(x, y, 5.0, DIMS)
-    assert torch.equal(compiled, eager)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (compiled, eager)))

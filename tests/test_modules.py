@@ -9,146 +9,65 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from objective_cases import WIDTH, Call, every_case, results, unit_rows
 
-from mmcore import functional, nn
+from mmcore import nn
+from mmcore.bench.catalogue import CASES, ROWS, Case, Row
 
-ROWS, WIDTH = 12, 8
-
-
-def unit_rows(count: int = ROWS) -> Tensor:
-    return F.normalize(torch.randn(count, WIDTH), dim=1)
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
 
 
-def wide_rows(count: int = 5 * ROWS) -> Tensor:
-    return torch.randn(count, WIDTH)
+def parameters(function: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function).parameters)
 
 
-def by_name() -> dict[str, Tensor]:
-    return {name: unit_rows() for name in ("image", "text", "audio")}
+def as_a_module_takes_them(case: Case, arguments: dict[str, Any]) -> tuple[list[Any], Any]:
+    """In the order of the function, as far as it has one; the others by name."""
+    in_order = []
+    for name, parameter in parameters(case.row.function).items():
+        if name not in arguments or parameter.kind is parameter.KEYWORD_ONLY:
+            break
+        in_order.append(name)
+    by_name = {name: value for name, value in arguments.items() if name not in in_order}
+    return [arguments[name] for name in in_order], by_name
 
 
-LABEL = torch.arange(ROWS) // 3
-NO_OPTIONS: dict[str, Any] = {}
-# Options, inputs, and inputs that are given by name.
-CASES: dict[str, tuple[dict[str, Any], Any, dict[str, Any]]] = {
-    "alignment_loss": ({"power": 1.0}, lambda: [unit_rows(), unit_rows()], {}),
-    "barlow_twins_loss": ({"eps": 1e-3}, lambda: [wide_rows(), wide_rows()], {}),
-    "cca_loss": ({"components": 3}, lambda: [wide_rows(), wide_rows()], {}),
-    "cka_loss": (NO_OPTIONS, lambda: [wide_rows(), wide_rows()], {}),
-    "clip_loss": (
-        {"direction": "rows"},
-        lambda: [unit_rows(), unit_rows(), 14.0],
-        {"group": LABEL},
-    ),
-    "coca_loss": (
-        {"caption_weight": 0.5},
-        lambda: [unit_rows(), unit_rows(), 14.0, unit_rows(), wide_rows(), LABEL],
-        {},
-    ),
-    "coral_loss": (NO_OPTIONS, lambda: [wide_rows(), wide_rows(30)], {}),
-    "cyclip_loss": ({"in_modal_weight": 0.5}, lambda: [unit_rows(), unit_rows()], {}),
-    "dcl_loss": ({"sigma": 0.5}, lambda: [unit_rows(), unit_rows(), 10.0], {}),
-    "distill_clip_loss": (
-        {"backend": "reference"},
-        lambda: [unit_rows(), unit_rows(), 10.0, unit_rows(), unit_rows(), 20.0],
-        {},
-    ),
-    "gram_loss": ({"anchor": "text"}, lambda: [by_name(), 10.0], {}),
-    "hard_negative_loss": ({"hardness": 0.3}, lambda: [unit_rows(), unit_rows(), 10.0], {}),
-    "info_nce_loss": (
-        {"margin": 0.2},
-        lambda: [unit_rows(), unit_rows(20), 10.0],
-        {"target": LABEL, "queue": unit_rows(5), "log_q": torch.zeros(25)},
-    ),
-    "linear_cross_entropy_loss": (
-        {"ignore_index": 2, "label_smoothing": 0.1},
-        lambda: [unit_rows(), wide_rows(), LABEL],
-        {"bias": torch.ones(5 * ROWS)},
-    ),
-    "matryoshka_loss": (
-        {"dims": (2, 8), "weights": (1.0, 0.5)},
-        lambda: [unit_rows(), unit_rows(), 10.0],
-        {"group": LABEL},
-    ),
-    "mil_nce_loss": (NO_OPTIONS, lambda: [unit_rows(), unit_rows(), LABEL, LABEL, 10.0], {}),
-    "mmd_loss": ({"bandwidths": (1.0,)}, lambda: [unit_rows(), unit_rows(20)], {}),
-    "multimodal_loss": (
-        {"pairs": "text", "objective": "siglip"},
-        lambda: [by_name(), 10.0, -10.0],
-        {"ids": dict.fromkeys(("image", "text", "audio"), torch.arange(ROWS))},
-    ),
-    "multiple_negatives_ranking_loss": (
-        {"hardness": "all_negatives", "hardness_strength": 2.0},
-        lambda: [unit_rows(), [unit_rows(), unit_rows()], 10.0],
-        {},
-    ),
-    "nt_xent_loss": (NO_OPTIONS, lambda: [unit_rows(), unit_rows(), 10.0], {}),
-    "siglip_loss": (
-        {"backend": "reference"},
-        lambda: [unit_rows(), unit_rows(), 10.0, -10.0],
-        {"row_label": LABEL, "col_label": LABEL},
-    ),
-    "soft_cca_loss": ({"decorrelation_weight": 0.3}, lambda: [wide_rows(), wide_rows()], {}),
-    "sup_con_loss": (NO_OPTIONS, lambda: [unit_rows(), LABEL, 10.0], {}),
-    "symile_loss": (NO_OPTIONS, lambda: [by_name(), 10.0], {}),
-    "unicl_loss": (NO_OPTIONS, lambda: [unit_rows(), unit_rows(), LABEL, LABEL, 10.0], {}),
-    "uniformity_loss": ({"temperature": 3.0}, lambda: [unit_rows()], {}),
-    "vse_loss": ({"margin": 0.4}, lambda: [unit_rows(), unit_rows()], {"group": LABEL}),
-    "vicreg_loss": ({"variance_weight": 9.0}, lambda: [wide_rows(), wide_rows()], {}),
-}
-
-
-def tuple_of(losses: Any) -> Any:
-    """open_clip's modules return a plain tuple where a function has a named one."""
-    return losses if isinstance(losses, Tensor) else tuple(losses)
-
-
-MODULES = {name.lower(): getattr(nn, name) for name in nn.__all__}
-
-
-def module_of(name: str) -> Any:
-    return MODULES[name.replace("_", "")]
-
-
-def test_every_objective_has_a_module() -> None:
-    losses = {name for name in functional.__all__ if name.endswith("_loss")}
-    assert losses == set(CASES)
-    assert {name.replace("_", "") for name in losses} == {
-        name for name in MODULES if name.endswith("loss")
-    }
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_module_is_the_function_with_its_options(name: str) -> None:
-    options, make_inputs, named = CASES[name]
-    module = module_of(name)(**options)
-    inputs = make_inputs()
-    expected = getattr(functional, name)(*inputs, **named, **options)
+@every_case()
+def test_module_is_the_function_with_its_options(case: Case) -> None:
+    """Catches a module that drops an argument or changes one."""
+    call, options = Call.of(case), case.options(WIDTH)
+    module = case.row.module(**options)
+    inputs, by_name = as_a_module_takes_them(case, call.arguments)
+    expected = call.function(*call.leaves.values())
     for each in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        torch.testing.assert_close(each(*inputs, **named), tuple_of(expected), rtol=0, atol=0)
+        torch.manual_seed(1)
+        torch.testing.assert_close(results(each(*inputs, **by_name)), expected, rtol=0, atol=0)
         assert not each.state_dict()
         assert repr(each) == f"{type(module).__name__}({module.extra_repr()})"
     for option, value in options.items():
-        assert f"{option}={value!r}" in repr(module)
+        assert value is None or f"{option}={value!r}" in repr(module)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_options_are_those_of_the_function_that_are_no_tensors(name: str) -> None:
+@every_row
+def test_options_are_those_of_the_function_that_are_no_tensors(row: Row) -> None:
     """By name, so that editors and type checkers see them."""
-    module = module_of(name)
-    of_function = inspect.signature(getattr(functional, name)).parameters
-    options = inspect.signature(module).parameters
-    assert set(CASES[name][0]) <= set(options)
-    assert not {"scale", "weight", "target", "x", *CASES[name][2]} & set(options)
+    case, of_function, options = row.cases()[0], parameters(row.function), parameters(row.module)
+    assert set(case.options(WIDTH)) <= set(options)
+    assert not {"scale", "weight", "target", "x", *Call.of(case).arguments} & set(options)
     assert set(options) == {
         option for option, of in of_function.items() if "Tensor" not in str(of.annotation)
     }
     assert all(options[option].default == of_function[option].default for option in options)
     assert all(option.kind is inspect.Parameter.KEYWORD_ONLY for option in options.values())
     with pytest.raises(TypeError, match="unexpected keyword argument 'temprature'"):
-        module(temprature=0.1, **CASES[name][0])
+        row.module(temprature=0.1, **case.options(WIDTH))
+
+
+@every_row
+def test_every_option_reaches_the_function(row: Row) -> None:
+    """Catches a module that forgets one of its options."""
+    given = {option: object() for option in parameters(row.module)}
+    assert row.module(**given).options == given
 
 
 @pytest.mark.parametrize(
@@ -161,21 +80,21 @@ def test_options_are_those_of_the_function_that_are_no_tensors(name: str) -> Non
 )
 def test_an_option_without_a_default_is_missed(name: str, option: str) -> None:
     with pytest.raises(TypeError, match=f"missing 1 required .*'{option}'"):
-        module_of(name)()
+        ROWS[name].module()
 
 
-@pytest.mark.parametrize("name", ["clip_loss", "siglip_loss"])
-def test_open_clips_dictionary_with_options(name: str) -> None:
-    options, make_inputs, named = CASES[name]
-    inputs = make_inputs()
-    losses = module_of(name)(**options)(*inputs, output_dict=True, **named)
-    expected = getattr(functional, name)(*inputs, **named, **options)
+@every_case([CASES["clip_loss, weights, rows"], CASES["siglip_loss, labels"]])
+def test_open_clips_dictionary_with_options(case: Case) -> None:
+    call = Call.of(case)
+    inputs, by_name = as_a_module_takes_them(case, call.arguments)
+    losses = case.row.module(**case.options(WIDTH))(*inputs, output_dict=True, **by_name)
+    (expected,) = call.function(*call.leaves.values())
     assert list(losses) == ["contrastive_loss"]
     assert torch.equal(losses["contrastive_loss"], expected)
 
 
 def test_compiles_to_one_graph() -> None:
     module = nn.InfoNceLoss(margin=0.2)
-    query, key = unit_rows().requires_grad_(), unit_rows(20)
+    query, key = unit_rows(12).requires_grad_(), unit_rows(20)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(query, key, 10.0), module(query, key, 10.0))

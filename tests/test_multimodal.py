@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from machines import values_seen
-from objective_cases import ROWS, check, cross_entropy, draws_of_several, every_kind
 from torch import Tensor
 
 from mmcore import functional
@@ -36,82 +35,12 @@ PAIRS = {
 }
 
 
-def plain_clip(x: Tensor, y: Tensor, scale: Tensor, _: Tensor) -> Tensor:
-    logits, target = scale * (x @ y.T), torch.arange(len(x))
-    return (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
-
-
-def plain_siglip(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    signs = 2 * torch.eye(len(x), dtype=x.dtype) - 1
-    return -F.logsigmoid(signs * (scale * (x @ y.T) + bias)).sum() / len(x)
-
-
-PLAIN = {"clip": plain_clip, "siglip": plain_siglip}
-WEIGHTS = (1.0, 0.0, 3.0)
-
-
-def of_every_pair(features: Sequence[Tensor]) -> dict[str, Tensor]:
-    return dict(zip(NAMES, features, strict=True))
-
-
-@every_kind
-@pytest.mark.parametrize("objective", PLAIN)
-@pytest.mark.parametrize("pairs", PAIRS)
-def test_against_the_formula(backend: str, pairs: str, objective: str, kind: str) -> None:
-    """Each pair has a weight, a scale and a bias of its own; all gradients."""
-    chosen = PAIRS[pairs]
-    weights = dict(zip(chosen, WEIGHTS, strict=False)) if pairs == "all" else None
-
-    def settings(scale: Tensor) -> tuple[dict[Any, Tensor], dict[Any, Tensor]]:
-        return (
-            {pair: scale * (1 + 0.1 * i) for i, pair in enumerate(chosen)},
-            {pair: -0.1 * scale - i for i, pair in enumerate(chosen)},
-        )
-
-    def plain(*inputs: Tensor) -> Tensor:
-        z, (scale, bias) = of_every_pair(inputs[:-1]), settings(inputs[-1])
-        of_pair = weights or dict.fromkeys(chosen, 1.0)
-        total = inputs[0].new_zeros(())
-        for a, b in chosen:
-            pair = (a, b)
-            total = total + of_pair[pair] * PLAIN[objective](z[a], z[b], scale[pair], bias[pair])
-        return total / sum(of_pair.values())
-
-    def ours(*inputs: Tensor) -> Tensor:
-        z, (scale, bias) = of_every_pair(inputs[:-1]), settings(inputs[-1])
-        return multimodal_loss(z, scale, bias, pairs=pairs, weights=weights, objective=objective)
-
-    check(ours, plain, draws_of_several(kind, 3, (1.0, 14.0, 50.0)))
-
-
 def test_pairs_may_be_listed() -> None:
     z = three()
     for name, pairs in PAIRS.items():
         assert torch.equal(
             multimodal_loss(z, 7.0, pairs=name), multimodal_loss(z, 7.0, pairs=pairs)
         )
-
-
-@every_kind
-def test_rows_are_matched_by_ids(backend: str, kind: str) -> None:
-    """Some things lack a modality, and every modality has an order of its own."""
-    ids = {
-        name: torch.randperm(ROWS)[:rows] for name, rows in zip(NAMES, (50, 45, 30), strict=True)
-    }
-
-    def plain(*inputs: Tensor) -> Tensor:
-        things, losses = of_every_pair(inputs[:-1]), []
-        for a, b in PAIRS["all"]:
-            shared = sorted(set(ids[a].tolist()) & set(ids[b].tolist()))
-            losses.append(plain_clip(things[a][shared], things[b][shared], inputs[-1], inputs[-1]))
-        return torch.stack(losses).mean()
-
-    def ours(*inputs: Tensor) -> Tensor:
-        things = of_every_pair(inputs[:-1])
-        z = {name: things[name][ids[name]] for name in things}
-        return multimodal_loss(z, inputs[-1], ids=ids)
-
-    check(ours, plain, draws_of_several(kind, 3, (1.0, 14.0, 50.0)))
 
 
 def test_rows_of_no_other_modality_get_no_gradient(backend: str) -> None:

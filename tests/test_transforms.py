@@ -1,4 +1,4 @@
-"""torch.func over every op that has a gradient: grad, vjp, vmap; errors where there is no rule."""
+"""torch.func over every op and objective: grad, vjp, vmap; errors where there is no rule."""
 
 from __future__ import annotations
 
@@ -7,40 +7,54 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 import torch.nn.functional as F
+from objective_cases import Call, every_case, results
 from torch import Tensor
 
 import mmcore
 from mmcore import functional
+from mmcore.bench.catalogue import CASES, ROWS, Case, filled
 
 pytestmark = pytest.mark.op
 
-LABEL = torch.arange(6) // 2
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def weighted_sum(z: Tensor) -> Tensor:
     return (z * torch.linspace(-1, 1, z.numel()).view_as(z)).sum()
 
 
+def of_case(name: str) -> Loss:
+    """A case of the catalogue as a loss of its first two features, 6 rows of 8 columns each."""
+    call = Call.of(CASES[name], 6, 8, scale=5.0)
+    function, (first, *others) = call.case.function(8), call.leaves
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        has_two = others and call.leaves[others[0]].ndim == 2
+        given = {first: x, others[0]: y} if has_two else {first: x}
+        return sum(results(function(**filled(call.arguments, given))), 0 * y.sum())
+
+    return loss
+
+
 # By op: a loss of x and y, (N, 8) each.
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[str, Loss] = {
     "l2_normalize": lambda x, y: weighted_sum(functional.l2_normalize(x) * y),
     "project": lambda x, y: weighted_sum(functional.project(x, y, norm="layer")),
-    "softmax_similarity": lambda x, y: functional.clip_loss(x, y, 5.0),
-    "softmax_similarity of x": lambda x, y: functional.sup_con_loss(x, LABEL, 5.0) + 0 * y.sum(),
-    "sigmoid_similarity": lambda x, y: functional.siglip_loss(x, y, 5.0, -5.0),
-    "hardest_negatives": lambda x, y: functional.vse_loss(x, y),
-    "prefix_similarity": lambda x, y: functional.matryoshka_loss(x, y, 5.0, dims=(4, 8)),
-    "distillation": lambda x, y: sum(
-        functional.distill_clip_loss(x, y, 5.0, TEACHER, TEACHER.flip(0), 9.0), torch.zeros(())
-    ),
-    "product_similarity": lambda x, y: functional.symile_loss({"a": x, "b": y}, 5.0),
-    "volume": lambda x, y: functional.gram_loss({"a": x, "b": y}, 5.0, anchor="a"),
-    "gram": lambda x, y: functional.barlow_twins_loss(x, y),
+    "softmax_similarity": of_case("clip_loss"),
+    "softmax_similarity of x": of_case("sup_con_loss"),
+    "sigmoid_similarity": of_case("siglip_loss"),
+    "hardest_negatives": of_case("vse_loss"),
+    "prefix_similarity": of_case("matryoshka_loss, four prefixes"),
+    "distillation": of_case("distill_clip_loss"),
+    "product_similarity": of_case("symile_loss, 2 modalities"),
+    "volume": of_case("gram_loss, 2 modalities"),
+    "gram": of_case("barlow_twins_loss, weight 0.005"),
 }
-TEACHER = F.normalize(torch.linspace(-1, 1, 48).sin().view(6, 8), dim=1)
 # Their labels or their teacher have 6 rows.
 FIXED = ("softmax_similarity of x", "distillation")
 every_loss = pytest.mark.parametrize("name", LOSSES)
+# The usual call of each objective.
+every_objective = every_case([row.cases()[0] for row in ROWS.values()])
 
 
 @pytest.fixture(autouse=True, params=["reference", "cpu"])
@@ -54,8 +68,8 @@ def rows(*batch: int, count: int = 6) -> Tensor:
     return F.normalize(torch.randn(*batch, count, 8), dim=-1)
 
 
-def gradients(loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
-    leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
+def gradients(loss: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    leaves = [each.detach().clone().requires_grad_() for each in inputs]
     return list(torch.autograd.grad(loss(*leaves), leaves))
 
 
@@ -76,6 +90,25 @@ def test_vmap_of_grad_is_a_loop_over_the_batch(machine: str, name: str) -> None:
     pairs = [gradients(LOSSES[name], *pair) for pair in zip(x, y, strict=True)]
     for i, expected in enumerate(zip(*pairs, strict=True)):
         torch.testing.assert_close(found[i], torch.stack(expected))
+
+
+@every_objective
+def test_objectives_under_grad_and_vmap(machine: str, case: Case) -> None:
+    """Catches an objective that leaves torch.func, or whose rows depend on the batch's.
+
+    Of features: a batch of scales is refused, because the host checks their values.
+    """
+    calls = [Call.of(case, 6, 8, scale=5.0, seed=seed) for seed in range(2)]
+    for call in calls:
+        call.leaves = {path: leaf for path, leaf in call.leaves.items() if leaf.ndim > 1}
+    loss, inputs = calls[0].loss, [list(call.leaves.values()) for call in calls]
+    gradient = torch.func.grad(loss, tuple(range(len(inputs[0]))))
+    expected = [gradients(loss, *each) for each in inputs]
+    torch.testing.assert_close(list(gradient(*inputs[0])), expected[0])
+    batch = [torch.stack(each) for each in zip(*inputs, strict=True)]
+    found = torch.func.vmap(gradient)(*batch)
+    for one, other in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.stack(other))
 
 
 @every_loss

@@ -11,6 +11,9 @@ Interactions and Implications for Software Testing", IEEE TSE 2004).
 - `@pytest.mark.objective`: every pair of values on the best instruction set; each value once on the
   reference and on Triton, where the objective's own code is the same.
 - `@pytest.mark.full`: nothing.
+
+A case of the catalogue counts as several parameters: each objective is covered by itself, and each
+axis of its variants is a parameter.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from itertools import combinations
 import pytest
 from machines import IS_GPU, MOST_INTERPRETED_ROWS
 
-Case = Mapping[str, object]
+from mmcore.bench.catalogue import Case
+
+Values = Mapping[str, object]
 MACHINE_PARAMETERS = ("backend", "compiled", "on_host", "machine")
 # Of an objective tested on one case, any kind of input serves: it changes from test to test.
 FREE_PARAMETERS = ("kind",)
@@ -33,7 +38,7 @@ ROW_PARAMETERS = ("rows", "columns", "shape")  # of a shape the first number
 COLLECTED = pytest.StashKey[tuple[list[pytest.Item], list[pytest.Item]]]()
 
 
-def covering(cases: Sequence[Case], strength: int, start: int = 0) -> list[int]:
+def covering(cases: Sequence[Values], strength: int, start: int = 0) -> list[int]:
     """Indices of few cases that together contain all that `cases` contain of `strength` values.
 
     The greedy choice: always the case with the most combinations that are still missing; `start`
@@ -50,7 +55,7 @@ def covering(cases: Sequence[Case], strength: int, start: int = 0) -> list[int]:
     return sorted(chosen)
 
 
-def _combinations(case: Case, strength: int) -> set[tuple[tuple[str, object], ...]]:
+def _combinations(case: Values, strength: int) -> set[tuple[tuple[str, object], ...]]:
     values = sorted(case.items(), key=lambda each: each[0])
     return set(combinations(values, min(strength, len(values))))
 
@@ -69,10 +74,10 @@ def selected(items: Iterable[pytest.Item], available: Collection[str]) -> set[py
             kept.add(item)
         elif item.get_closest_marker("op") is not None:
             if not is_absent:
-                groups[_test_of(item), machine.split("-")[0]].append(item)
+                groups[_subject_of(item), machine.split("-")[0]].append(item)
         elif item.get_closest_marker("objective") is not None:
             if not machine.startswith("cpu-") or machine == best:
-                groups[_test_of(item), machine].append(item)
+                groups[_subject_of(item), machine].append(item)
         else:
             kept.add(item)
     for (_, machine), group in groups.items():
@@ -87,7 +92,7 @@ def backends_by_test(items: Iterable[pytest.Item]) -> set[tuple[str, str]]:
 
 def _covered(group: Sequence[pytest.Item], machine: str) -> list[pytest.Item]:
     """Few items of one test on one machine that stand for all of them."""
-    cases, name = [_values(item) for item in group], _test_of(group[0])
+    cases, name = [_values(item) for item in group], _subject_of(group[0])
     is_objective = group[0].get_closest_marker("op") is None
     start = zlib.crc32(f"{name} {machine}".encode()) % len(group)
     if not is_objective or machine.startswith("cpu"):
@@ -108,13 +113,22 @@ def _test_of(item: pytest.Item) -> str:
     return item.nodeid.split("[")[0]
 
 
+def _subject_of(item: pytest.Item) -> str:
+    """The test, with the objective that is tested where the catalogue names it."""
+    names = [each.row.name for each in _parameters(item).values() if isinstance(each, Case)]
+    return " ".join([_test_of(item), *names])
+
+
 def _values(item: pytest.Item) -> dict[str, object]:
     """Parameters by name; a value that may not be hashable is represented by its identity."""
-    parameters = _parameters(item)
-    return {
-        name: value if isinstance(value, (bool, int, float, str)) else id(value)
-        for name, value in parameters.items()
-    }
+    found: dict[str, object] = {}
+    for name, value in _parameters(item).items():
+        of_variant = value.axes if isinstance(value, Case) else {name: value}
+        found |= {
+            axis: each if isinstance(each, (bool, int, float, str)) else id(each)
+            for axis, each in of_variant.items()
+        }
+    return found
 
 
 def _parameters(item: pytest.Item) -> dict[str, object]:

@@ -7,6 +7,11 @@ come from the installed packages, linear_cross_entropy from the installed torch.
 from functools import partial
 
 from cases import Case
+from mmcore.bench.catalogue.packages import (
+    lightly_losses,
+    metric_learning_losses,
+    open_clip_losses,
+)
 from providers.chunked import (
     build_lean_linear_cross_entropy,
     build_linear_cross_entropy,
@@ -17,12 +22,9 @@ from providers.ours import build_mmcore, build_mmcore_full, build_mmcore_lean, r
 from providers.packages import (
     build_compiled_loss,
     build_faster,
-    lightly_losses,
     lightly_nt_xent,
-    metric_learning_losses,
     metric_learning_nt_xent,
     metric_learning_sup_con,
-    open_clip_losses,
 )
 from providers.plain import build_compiled, build_eager, eager_function
 from providers.provider import Built, Provider
@@ -66,7 +68,7 @@ PROVIDERS = (
         "lightly",
         "nt_xent",
         partial(build_faster, lightly_nt_xent),
-        (lightly_losses, require_compiler),
+        (partial(lightly_losses, "ntx_ent_loss"), require_compiler),
         partial(build_compiled_loss, lightly_nt_xent),
         matrices=8,
         has_same_gradients=False,

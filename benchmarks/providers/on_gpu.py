@@ -7,6 +7,7 @@ import torch
 from cases import Case
 from gpu_device import Device
 from inputs import DTYPES, Mode
+from mmcore.bench.catalogue.contrastive import clip_of_one_product
 from providers.chunked import (
     build_lean_linear_cross_entropy,
     build_linear_cross_entropy,
@@ -23,7 +24,7 @@ from providers.gpu_rivals import (
     require_siglip_kernel,
 )
 from providers.ours import mmcore_function, settings
-from providers.plain import build_compiled, build_eager, clip_of_one_product
+from providers.plain import build_compiled, build_eager
 from providers.provider import Built, Provider, TimeCall
 
 # No loss: the product alone, beside which the forward stands.

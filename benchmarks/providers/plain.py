@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from cases import Case
 from inputs import Mode
 from measure import Function
+from mmcore.bench.catalogue.contrastive import open_clip_clip, open_clip_siglip
 from providers.compiling import compiled
-from providers.packages import open_clip_clip, open_clip_siglip
 from providers.provider import Built
 from similarity_cases import NTXentCase, SupConCase
 
@@ -65,13 +65,6 @@ def clip_in_torch(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torc
     target = torch.arange(x.shape[0], device=x.device)
     of_rows = F.cross_entropy(scale * x @ y.T, target)
     return (of_rows + F.cross_entropy(scale * y @ x.T, target)) / 2
-
-
-def clip_of_one_product(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The same from one matrix and its transpose: fewer operations, slower reads by columns."""
-    target = torch.arange(x.shape[0], device=x.device)
-    logits = scale * x @ y.T
-    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
 def siglip_in_torch(

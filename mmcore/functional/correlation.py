@@ -155,16 +155,17 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
     of_xx, of_xy, of_yy = (matrix.double().square().sum() for matrix in sums[:3])
     own = of_xx * of_yy
-    is_there = _varies(sums[0], x) & _varies(sums[2], y) & (own > 0)
+    is_there = _varies(sums[0], x) & _varies(sums[2], y) & (own != 0)
     alike = torch.where(is_there, of_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
     return as_loss(1 - alike, x)
 
 
 def _varies(centred: Tensor, x: Tensor) -> Tensor:
-    """Whether rows differ by more than their mean in float64 was rounded."""
+    """Whether rows differ by more than their mean in float64 was rounded; NaN differs."""
     squares = torch.linalg.vector_norm(x.detach(), dtype=torch.float64).square()
-    varies: Tensor = centred.diagonal().sum() > (8 * torch.finfo(torch.float64).eps) ** 2 * squares
-    return varies
+    rounding = (8 * torch.finfo(torch.float64).eps) ** 2 * squares
+    is_constant: Tensor = centred.diagonal().sum() <= rounding
+    return ~is_constant
 
 
 def _identity(like: Tensor) -> Tensor:

@@ -47,9 +47,10 @@ def alignment_loss(x: Tensor, y: Tensor, *, power: float = 2.0) -> Tensor:
     check.check_positive("power", power)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     square = (x.to(wide) - y.to(wide)).square().sum(1)
-    # Where rows are equal the gradient is 0, of a root as well.
-    distance = torch.where(square > 0, square, 1.0).pow(power / 2)
-    return as_loss(torch.where(square > 0, distance, 0.0).mean(), x)
+    # Where rows are equal the gradient is 0, of a root as well; NaN stays.
+    differs = square != 0
+    distance = torch.where(differs, square, 1.0).pow(power / 2)
+    return as_loss(torch.where(differs, distance, 0.0).mean(), x)
 
 
 def uniformity_loss(x: Tensor, *, temperature: float = 2.0, backend: str | None = None) -> Tensor:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent.parent.parent / "benchmarks"))
-
 Loss = Callable[..., Tensor]
+# In `make test-peers`, which installs all.
+ARE_INSTALLED = "MMCORE_TEST_PEERS" in os.environ
 
 
 def needs(package: str) -> pytest.MarkDecorator:
-    """Skips where the package is absent, but not in `make test-peers`, which installs all."""
-    is_skipped = "MMCORE_TEST_PEERS" not in os.environ and find_spec(package) is None
+    """Skips where the package is absent, but not in `make test-peers`."""
+    is_skipped = not ARE_INSTALLED and find_spec(package) is None
     return pytest.mark.skipif(is_skipped, reason=f"{package} is not installed")
 
 
@@ -30,10 +28,15 @@ def features(rows: int = 48, width: int = 32) -> list[Tensor]:
 
 
 def check(ours: Loss, theirs: Loss, inputs: Sequence[Tensor]) -> None:
-    """Value, and the gradient of every input."""
+    """Value, and the gradient of every matrix; of scalars where both are functions of them."""
     results = []
     for loss in (ours, theirs):
         value = loss(*inputs)
-        results.append([value.detach(), *torch.autograd.grad(value, inputs)])
-    for one, other in zip(*results, strict=True):
+        gradients = torch.autograd.grad(value, inputs, allow_unused=True)
+        results.append([value.detach(), *gradients])
+    for given, one, other in zip([None, *inputs], *results, strict=True):
+        if other is None:
+            assert given is not None
+            assert given.ndim == 0
+            continue
         torch.testing.assert_close(one, other, rtol=2e-5, atol=2e-6)

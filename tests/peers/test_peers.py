@@ -1,4 +1,7 @@
-"""Objectives against the classes of other libraries, installed and run: `make test-peers`."""
+"""Objectives beside the classes of other libraries, installed and run: `make test-peers`.
+
+Which, and how they are called: the peers of the catalogue.
+"""
 
 from __future__ import annotations
 
@@ -7,126 +10,69 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from peer_cases import Loss, check, features, needs
+from objective_cases import Call
+from peer_cases import ARE_INSTALLED, check, features, needs
 from torch import Tensor
 
-from mmcore import functional, nn
-from mmcore.functional import l2_normalize
+from mmcore import nn
+from mmcore.bench.catalogue import CASES, Case
+from mmcore.bench.catalogue.packages import open_clip_losses
 
-# open_clip
-
-
-@needs("open_clip")
-@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-def test_open_clip_clip_loss(scale: float) -> None:
-    from providers.packages import open_clip_losses
-
-    theirs = open_clip_losses().ClipLoss()
-    logit_scale = torch.tensor(scale, requires_grad=True)
-
-    def run(loss: Callable[..., Tensor]) -> Loss:
-        return lambda x, y, s: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s)
-
-    check(run(nn.ClipLoss()), run(theirs), [*features(), logit_scale])
-    found = theirs(*features(), logit_scale, output_dict=True)
-    assert nn.ClipLoss()(*features(), logit_scale, output_dict=True).keys() == found.keys()
+# What it computes is not the same.
+OTHERS = {"mmcore-longest"}
+PAIRS = [
+    pytest.param(case, peer, scale, id=f"{case.id} {name} {scale}")
+    for case in CASES.values()
+    for name, peer in {**case.variant.peers, **case.variant.small_peers}.items()
+    for scale in ((1.0, 14.3, 100.0) if name == "open_clip" else (2.0, 14.3))
+    if name not in OTHERS
+]
 
 
-@needs("open_clip")
-@pytest.mark.parametrize("scale", [1.0, 10.0, 100.0])
-def test_open_clip_siglip_loss(scale: float) -> None:
-    from providers.packages import open_clip_losses
-
-    theirs = open_clip_losses().SigLipLoss()
-    scalars = [torch.tensor(scale, requires_grad=True), torch.tensor(-10.0, requires_grad=True)]
-
-    def run(loss: Callable[..., Tensor]) -> Loss:
-        return lambda x, y, s, b: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s, b)
-
-    check(run(nn.SigLipLoss()), run(theirs), [*features(), *scalars])
+def is_of_directions(features: Tensor) -> bool:
+    """Rows are of unit length: some libraries normalise them once more."""
+    return features.ndim == 2 and bool(((features.norm(dim=1) - 1).abs() < 1e-5).all())
 
 
-@needs("open_clip")
-@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-def test_open_clip_distill_clip_loss(scale: float) -> None:
-    from providers.packages import open_clip_losses
-
-    theirs = open_clip_losses().DistillClipLoss()
-    teacher = [*(F.normalize(torch.randn(48, 16), dim=1) for _ in range(2)), torch.tensor(30.0)]
-    logit_scale = torch.tensor(scale, requires_grad=True)
-
-    def run(loss: Callable[..., tuple[Tensor, Tensor]], which: int) -> Loss:
-        return lambda x, y, s: loss(F.normalize(x, dim=1), F.normalize(y, dim=1), s, *teacher)[
-            which
-        ]
-
-    for which in (0, 1):
-        ours = run(nn.DistillClipLoss(), which)
-        check(ours, run(theirs, which), [*features(), logit_scale])
-    found, expected = (
-        loss(*features(), logit_scale, *teacher, output_dict=True)
-        for loss in (nn.DistillClipLoss(), theirs)
-    )
-    assert found.keys() == expected.keys()
-
-
-# lightly: its losses normalise inside
-
-
-def normalised(loss: Loss, *settings: float, **options: float) -> Loss:
-    return lambda *z: loss(*(l2_normalize(each) for each in z), *settings, **options)
-
-
-@needs("lightly")
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_lightly_nt_xent(temperature: float) -> None:
-    from providers.packages import lightly_losses
-
-    theirs = lightly_losses().NTXentLoss(temperature=temperature)
-    check(normalised(functional.nt_xent_loss, 1 / temperature), theirs, features())
-
-
-@needs("lightly")
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
+@pytest.mark.parametrize(("case", "peer", "scale"), PAIRS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore:To copy construct")
-def test_lightly_dcl_and_dclw(temperature: float) -> None:
-    from providers.packages import lightly_losses
+def test_value_and_gradients(
+    case: Case, peer: Callable[[], Callable[..., Tensor]], scale: float
+) -> None:
+    """Catches an objective, or an option, that is not what the library computes."""
+    try:
+        theirs = peer()
+    except ImportError as error:
+        if ARE_INSTALLED:
+            raise
+        pytest.skip(str(error))
+    call = Call.of(case, 48, 32, scale=scale)
+    units = [is_of_directions(leaf) for leaf in call.leaves.values()]
+    raw = [
+        (leaf * torch.rand(len(leaf), 1).add(0.5) if is_unit else leaf.clone()).requires_grad_()
+        for leaf, is_unit in zip(call.leaves.values(), units, strict=True)
+    ]
 
-    lightly_losses()  # enters the package without what it imports
-    from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+    def run(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def loss(*tensors: Tensor) -> Tensor:
+            pairs = zip(tensors, units, strict=True)
+            given = call.given([F.normalize(z, dim=1) if is_unit else z for z, is_unit in pairs])
+            found = function(**given)
+            return found if isinstance(found, Tensor) else found[0] + 0.3 * found[1]
 
-    ours = functional.dcl_loss
-    check(normalised(ours, 1 / temperature), DCLLoss(temperature=temperature), features())
-    weighted = DCLWLoss(temperature=temperature, sigma=0.5)
-    check(normalised(ours, 1 / temperature, sigma=0.5), weighted, features())
+        return loss
+
+    check(run(case.function(32)), run(theirs), raw)
 
 
-# pytorch-metric-learning: normalises inside as well
-
-
-@needs("pytorch_metric_learning")
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_metric_learning_sup_con(temperature: float) -> None:
-    from pytorch_metric_learning.losses import SupConLoss
-
-    label = torch.arange(48) // 4
-    theirs = SupConLoss(temperature=temperature)
-    check(
-        lambda x: functional.sup_con_loss(l2_normalize(x), label, 1 / temperature),
-        lambda x: theirs(x, label),
-        features()[:1],
+@needs("open_clip")
+@pytest.mark.parametrize("name", ["ClipLoss", "SigLipLoss", "DistillClipLoss"])
+def test_dictionaries_have_open_clips_names(name: str) -> None:
+    teacher = [*features(), torch.tensor(30.0)] if name == "DistillClipLoss" else []
+    more = [torch.tensor(-10.0)] if name == "SigLipLoss" else [z.detach() for z in teacher]
+    inputs = [*features(), torch.tensor(9.0), *more]
+    ours, theirs = (
+        getattr(losses, name)()(*inputs, output_dict=True) for losses in (nn, open_clip_losses())
     )
-
-
-@needs("pytorch_metric_learning")
-@pytest.mark.parametrize("temperature", [0.1, 0.5])
-def test_metric_learning_nt_xent(temperature: float) -> None:
-    from pytorch_metric_learning.losses import NTXentLoss
-
-    label = torch.arange(48).repeat(2)
-    theirs = NTXentLoss(temperature=temperature)
-    check(
-        normalised(functional.nt_xent_loss, 1 / temperature),
-        lambda x, y: theirs(torch.cat([x, y]), label),
-        features(),
-    )
+    assert ours.keys() == theirs.keys()

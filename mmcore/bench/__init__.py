@@ -1,0 +1,1 @@
+"""What benchmarks and tests share: every objective, its plain formula and its peers."""
