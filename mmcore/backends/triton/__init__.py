@@ -118,7 +118,9 @@ def _bias_gradient(
         else:
             number = torch.zeros_like(grad_pos)
         total = (
-            total + torch.where(lse > -torch.inf, grad_lse, 0.0).sum() + (grad_pos * number).sum()
+            total
+            + torch.where(lse > -torch.inf, grad_lse, 0.0).sum()
+            + torch.where(number > 0, grad_pos * number, 0.0).sum()
         )
     return total
 
