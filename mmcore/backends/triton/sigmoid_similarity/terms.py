@@ -1,4 +1,4 @@
-"""What the pass of a sigmoid over the matrix reads, and the totals of the sums that it stores.
+"""What a pass of sigmoid_similarity reads, and the totals of the sums that it stores.
 
     target_i = (a + c) − a·σ(−s_it), t = target(i)
     total = Σ_tiles (total + positive) + Σ_i softplus(s_it)

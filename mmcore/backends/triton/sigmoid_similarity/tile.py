@@ -1,4 +1,4 @@
-"""Sums over the similarity matrix for sigmoid objectives, with G in the same pass.
+"""sigmoid_similarity: sums over the similarity matrix, with G in the same pass.
 
     total = Σ_{counted} softplus(s_ij)     positive = Σ_{positive} s_ij
     s_ij = scale·⟨x_i, y_j⟩ + bias

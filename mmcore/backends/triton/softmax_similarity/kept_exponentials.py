@@ -1,4 +1,4 @@
-"""Exponentials that the forward keeps for the backward: whole rows of E, rounded to bfloat16.
+"""Exponentials that softmax_similarity keeps for its backward: rows of E, rounded to bfloat16.
 
     G_ij = E_ij·(R_i + C_j): where E was kept, the backward computes no product to form G.
 

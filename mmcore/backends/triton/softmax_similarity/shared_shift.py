@@ -1,4 +1,4 @@
-"""The shared shift of the exponentials, and what else the kernels know of the whole matrix.
+"""softmax_similarity: the shared shift of exponentials, and what kernels know of the whole matrix.
 
     E_ij = 2^(a·⟨x_i, y_j⟩ − shift), a = scale·log2(e)
     shift = ⌈|a|·max_i ‖x_i‖·max_j ‖y_j‖·(1 + 2⁻⁸)⌉ − 80
