@@ -198,7 +198,7 @@ def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
         if value.numel() != 1:
             raise ValueError(f"{name} must be a scalar, got shape {tuple(value.shape)}")
         check_device(name, value, x)
-        return value.reshape(())
+        return value if value.ndim == 0 else value.reshape(())
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     if not -math.inf < value < math.inf:  # torch.compile cannot trace math.isfinite

@@ -160,8 +160,10 @@ def softmax_similarity(
     keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
     inputs = SimilarityInputs(
         x=x, y=keys, scale=scale, bias=bias, row_bias=row_bias,
-        col_bias=None if keys is None else col_bias, **pairs._asdict(),
-        denominator=denominator, has_columns=columns, positives=positives,
+        col_bias=None if keys is None else col_bias, target=pairs.target,
+        row_label=pairs.row_label, col_label=pairs.col_label, row_group=pairs.row_group,
+        col_group=pairs.col_group, denominator=denominator, has_columns=columns,
+        positives=positives,
     )  # fmt: skip
     row_lse, col_lse, row_pos, col_pos, _ = softmax_op.call(inputs, backend=backend)
     return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos)

@@ -202,17 +202,17 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             if gradient is None and shape is not None:
                 gradient = torch.zeros_like(results[shape])
             upstream.append(gradient)
-        wanted = [ctx.needs_input_grad[i] for i in layout.wanted]
-        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        needed = ctx.needs_input_grad
+        wanted = [needed[i] for i in layout.wanted]
+        found: list[Tensor | None] = [None] * len(needed)
         if any(wanted):
             arguments = (*values, *results, *upstream, wanted, True, ctx.backend)
-            for i, is_wanted, gradient in zip(
-                layout.wanted, wanted, self._backward_op(*arguments), strict=True
-            ):
-                found[i] = gradient if is_wanted else None
+            for i, gradient in zip(layout.wanted, self._backward_op(*arguments), strict=True):
+                if needed[i]:
+                    found[i] = gradient
         for name, closed_form in self.closed_forms.items():
             (i,) = layout.inputs[name]
-            if ctx.needs_input_grad[i]:
+            if needed[i]:
                 inputs = self.inputs(*values)
                 found[i] = closed_form(inputs, self.results(*results), self.upstream(*upstream))
         return tuple(found)

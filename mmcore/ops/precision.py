@@ -43,5 +43,8 @@ def _is_precision_medium() -> bool:
 def with_operands(inputs: SimilarityInputs) -> SimilarityInputs:
     """The matrix with its features as they are multiplied."""
     x = as_multiplied(inputs.x)
+    of_bfloat16 = multiplies_bfloat16(x)
+    if x is inputs.x and not of_bfloat16:
+        return inputs  # y has the dtype of x
     y = None if inputs.y is None else as_multiplied(inputs.y)
-    return inputs._replace(x=x, y=y, multiplies_bfloat16=multiplies_bfloat16(x))
+    return inputs._replace(x=x, y=y, multiplies_bfloat16=of_bfloat16)
