@@ -8,6 +8,7 @@
 // Loop order: similarity_blocks.h. A tile of products is exponentiated and summed by rows and by columns while it is in
 // L1.
 // Precision: sums are float32 inside a block, float64 across blocks.
+// Used by softmax_similarity, prefix_similarity and distillation, forward.
 #pragma once
 
 #include "pairs.h"

@@ -8,6 +8,7 @@
 // them, so that a block of y is packed once for all rows of the chunk.
 // Precision: float32 products. Exponents are relative to the running maximum, which is rounded up to an integer so that
 // rescaling a sum is exact. Sums are float32 inside a block, float64 across blocks.
+// Used by softmax_similarity.
 #pragma once
 
 #include "exponential_sums.h"

@@ -5,6 +5,7 @@
 // No maximum is tracked: the shift follows from the Cauchy-Schwarz bound on |a·⟨x, y⟩|. Biases are left out of E; those
 // that differ between rows or columns are factors of it, 2^(bias − the largest bias) ≤ 1, and enter where E is summed.
 // Precision: each E to 2⁻²³ relative however large the logit; 0 below 2⁻¹²⁶.
+// Used by softmax_similarity, prefix_similarity and distillation.
 #pragma once
 
 #include <cmath>

@@ -8,6 +8,7 @@
 // These are the terms of the rows; those of the columns are alike. The weight is the upstream gradient of lse, E and F
 // are those of shared_shift.h. Where R or E has lost digits, the backward takes one exponential for each side.
 // Precision: float64; the vectors that loops over the matrix read are float32, exponents in two parts.
+// Used by softmax_similarity, prefix_similarity and distillation, backward.
 #pragma once
 
 #include <cmath>
