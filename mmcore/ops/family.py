@@ -80,10 +80,8 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         Gradients are in the dtypes of the inputs, or without `rounds` in that of the arithmetic.
         """
         op = getattr(torch.ops.mmcore, f"{self.name}_backward")
-        gradients: Sequence[Tensor | list[Tensor]] = op(
-            *inputs, *results, *upstream, flat(wanted), rounds, backend
-        )
-        return gradients
+        gradients = op(*inputs, *results, *upstream, flat(wanted), rounds, backend)
+        return (gradients,) if isinstance(gradients, Tensor) else gradients
 
     # The ops
 
@@ -106,13 +104,13 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             fake=self._fake_backward, run=self._run_backward,
         )  # fmt: skip
 
-    def _run_forward(self, backend: str, *arguments: Any) -> tuple[Any, ...]:
+    def _run_forward(self, backend: str, *arguments: Any) -> Any:
         count = len(self.input_types)
         forward = backends.implementation(backend, self.name).forward
         found: tuple[Any, ...] = forward(self.inputs(*arguments[:count]), *arguments[count:])
-        return tuple(found)
+        return _as_returned(found)
 
-    def _run_backward(self, backend: str, *arguments: Any) -> tuple[Any, ...]:
+    def _run_backward(self, backend: str, *arguments: Any) -> Any:
         inputs, results, upstream, wanted, rounds = self._parts(arguments)
         backward = backends.implementation(backend, self.name).backward
         gradients = backward(inputs, results, upstream, wanted, rounds)
@@ -126,15 +124,15 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             else _as_input(gradient, like, rounds)
             for gradient, like, is_wanted in zip(gradients, likes, flags, strict=True)
         ]
-        if self.list_at is None:
-            return tuple(rounded)
-        return tuple(nested(rounded, self._wanted_sizes(inputs)))
+        if self.list_at is not None:
+            rounded = nested(rounded, self._wanted_sizes(inputs))
+        return _as_returned(rounded)
 
-    def _fake_forward(self, *arguments: Any) -> tuple[Any, ...]:
+    def _fake_forward(self, *arguments: Any) -> Any:
         count = len(self.input_types)
-        return tuple(self.fake(self.inputs(*arguments[:count]), *arguments[count:-1]))
+        return _as_returned(self.fake(self.inputs(*arguments[:count]), *arguments[count:-1]))
 
-    def _fake_backward(self, *arguments: Any) -> tuple[Any, ...]:
+    def _fake_backward(self, *arguments: Any) -> Any:
         inputs, _, _, wanted, rounds = self._parts(arguments[:-1])
         first = backends.first_tensor(inputs)
         gradients = [
@@ -146,7 +144,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
                 strict=True,
             )
         ]  # fmt: skip
-        return tuple(nested(gradients, self._wanted_sizes(inputs)))
+        return _as_returned(nested(gradients, self._wanted_sizes(inputs)))
 
     def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Any, Upstream, Wanted, bool]:
         """The arguments of the backward op as the tuples of the contract; the backend is left."""
@@ -172,8 +170,8 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     def _flat_call(self, *values: Any) -> tuple[Tensor, ...]:
         if self.list_at is None:
-            found: tuple[Tensor, ...] = self._op(*values)
-            return found
+            found = self._op(*values)
+            return (found,) if isinstance(found, Tensor) else found
         *flat_values, count = values
         layout = self._layout(count)
         inputs = nested(flat_values[: layout.input_count], layout.input_sizes)
@@ -229,6 +227,11 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         if self.list_at is None:
             return values, results
         return nested(values, layout.input_sizes), nested(results, layout.read_sizes)
+
+
+def _as_returned(values: Sequence[Any]) -> Any:
+    """What an op returns: a tuple, or its only result."""
+    return values[0] if len(values) == 1 else tuple(values)
 
 
 def _as_input(gradient: Tensor, like: Tensor, rounds: bool) -> Tensor:
