@@ -126,9 +126,9 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         1.0
     """
     check.check_pairs(x, y)
-    of_x, of_y = _mean(x), _mean(y)
-    across = _centred_product(x, y, of_x, of_y).square().sum()
-    own = [_centred_product(z, z, mean, mean).norm() for z, mean in ((x, of_x), (y, of_y))]
+    x_mean, y_mean = _mean(x), _mean(y)
+    across = _centred_product(x, y, x_mean, y_mean).square().sum()
+    own = [_centred_product(z, z, mean, mean).norm() for z, mean in ((x, x_mean), (y, y_mean))]
     alike: Tensor = across / (own[0] * own[1])
     return alike
 

@@ -67,8 +67,8 @@ def cyclip_loss(
     # With a = x − y and b = x + y: XXᵀ − YYᵀ = (ABᵀ + BAᵀ)/2 and YXᵀ − XYᵀ = (ABᵀ − BAᵀ)/2. Near
     # convergence a is small, and so is all that is subtracted.
     sums = sums_of(left - right, left + right, False, backend, xx=True, xy=True, yy=True)
-    of_difference, across, of_sum = (matrix.double() for matrix in sums[:3])
-    square = (of_difference * of_sum).sum()
+    difference_gram, across, sum_gram = (matrix.double() for matrix in sums[:3])
+    square = (difference_gram * sum_gram).sum()
     mixed = (across * across.T).sum()
     cross, within = (square - mixed) / 2, (square + mixed) / 2
     return as_loss((cross_modal_weight * cross + in_modal_weight * within) / x.shape[0], x)

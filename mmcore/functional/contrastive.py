@@ -222,12 +222,12 @@ def _check_sides(
             f"target must be given where query has more rows than key: got {query.shape[0]} and "
             f"{key.shape[0]}"
         )
-    keys, of_keys = key.shape[0], "key"
+    keys, keys_name = key.shape[0], "key"
     if queue is not None:
         check.check_features(query, queue, "query", "queue")
-        keys, of_keys = keys + queue.shape[0], "key and queue"
+        keys, keys_name = keys + queue.shape[0], "key and queue"
     groups = {"query_group": query_group, "key_group": key_group}
-    sides = (("query_group", query.shape[0], "query"), ("key_group", keys, of_keys))
+    sides = (("query_group", query.shape[0], "query"), ("key_group", keys, keys_name))
     for name, size, of in sides:
         if groups[name] is not None:
             check.check_indices(name, groups[name], size, of, query)

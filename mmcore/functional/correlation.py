@@ -153,10 +153,10 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     """
     check.check_pairs(x, y)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
-    of_xx, of_xy, of_yy = (matrix.double().square().sum() for matrix in sums[:3])
-    own = of_xx * of_yy
+    squared_xx, squared_xy, squared_yy = (matrix.double().square().sum() for matrix in sums[:3])
+    own = squared_xx * squared_yy
     is_there = _varies(sums[0], x) & _varies(sums[2], y) & (own != 0)
-    alike = torch.where(is_there, of_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
+    alike = torch.where(is_there, squared_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
     return as_loss(1 - alike, x)
 
 

@@ -184,11 +184,11 @@ def _row_lse(
     """log Σ_j exp(−rate·‖x_i − y_j‖²), without pairs of one group."""
     # −r·‖x − y‖² = 2r·⟨x, y⟩ − r·‖x‖² − r·‖y‖²
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    of_rows = -rate * x.to(wide).square().sum(1)
-    of_columns = of_rows if y is x else -rate * y.to(wide).square().sum(1)
+    row_bias = -rate * x.to(wide).square().sum(1)
+    col_bias = row_bias if y is x else -rate * y.to(wide).square().sum(1)
     none = torch.full((x.shape[0],), -1, device=x.device)
     return softmax_similarity(
-        x, y, 2 * rate, row_bias=of_rows, col_bias=of_columns, target=none, row_group=group,
+        x, y, 2 * rate, row_bias=row_bias, col_bias=col_bias, target=none, row_group=group,
         col_group=group, columns=False, backend=backend,
     ).row_lse  # fmt: skip
 

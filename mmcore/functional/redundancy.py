@@ -61,10 +61,10 @@ def barlow_twins_loss(
     check.check_positive("eps", eps)
     rows = first.shape[0]
     sums = sums_of(first, second, True, backend, xy=True, diagonals=True)
-    of_first, of_second = _inverse_stds(sums, rows, eps)
-    across = sums.diagonals[1] / rows * of_first * of_second
+    x_inverse_std, y_inverse_std = _inverse_stds(sums, rows, eps)
+    across = sums.diagonals[1] / rows * x_inverse_std * y_inverse_std
     on = (1 - across).square().sum()
-    scaled = off_diagonal(sums.xy) * _outer(of_first, of_second, sums.xy) / rows
+    scaled = off_diagonal(sums.xy) * _outer(x_inverse_std, y_inverse_std, sums.xy) / rows
     return as_loss(on + off_diagonal_weight * scaled.square().sum(), first)
 
 
@@ -190,13 +190,19 @@ def soft_cca_loss(
     check.check_positive("eps", eps)
     rows = x.shape[0]
     sums = sums_of(x, y, True, backend, xx=True, yy=True, diagonals=True)
-    of_x, of_y = _inverse_stds(sums, rows, eps)
+    x_inverse_std, y_inverse_std = _inverse_stds(sums, rows, eps)
     # ‖x/σ − y/τ‖² by columns: sums in float64, so that their difference keeps its digits.
-    scales = torch.stack([of_x * of_x, -2 * of_x * of_y, of_y * of_y])
+    scales = torch.stack(
+        [
+            x_inverse_std * x_inverse_std,
+            -2 * x_inverse_std * y_inverse_std,
+            y_inverse_std * y_inverse_std,
+        ]
+    )
     distance = (sums.diagonals * scales).sum() / (2 * rows)
     decorrelation = sum(
         (off_diagonal(matrix) * _outer(scale, scale, matrix)).abs().sum() / (rows - 1)
-        for matrix, scale in ((sums.xx, of_x), (sums.yy, of_y))
+        for matrix, scale in ((sums.xx, x_inverse_std), (sums.yy, y_inverse_std))
     )
     return as_loss(distance + decorrelation_weight * decorrelation, x)
 
@@ -215,9 +221,9 @@ def _check_views(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> 
 
 
 def _inverse_stds(sums: Sums, rows: int, eps: float) -> tuple[Tensor, Tensor]:
-    of_x, of_y = ((sums.diagonals[i] / rows + eps).rsqrt() for i in (0, 2))
-    return of_x, of_y
+    x_inverse_std, y_inverse_std = ((sums.diagonals[i] / rows + eps).rsqrt() for i in (0, 2))
+    return x_inverse_std, y_inverse_std
 
 
-def _outer(of_rows: Tensor, of_columns: Tensor, like: Tensor) -> Tensor:
-    return of_rows.to(like.dtype)[:, None] * of_columns.to(like.dtype)
+def _outer(row: Tensor, column: Tensor, like: Tensor) -> Tensor:
+    return row.to(like.dtype)[:, None] * column.to(like.dtype)

@@ -249,5 +249,5 @@ def _scalars(
 
 def _mirror(y: Tensor, pairs: Pairs, is_symmetric: bool) -> tuple[Tensor | None, Pairs]:
     """What the ops are given for y: None where the matrix is its own transpose."""
-    of_symmetric = mirrored(pairs) if is_symmetric else None
-    return (y, pairs) if of_symmetric is None else (None, of_symmetric)
+    symmetric = mirrored(pairs) if is_symmetric else None
+    return (y, pairs) if symmetric is None else (None, symmetric)

@@ -52,15 +52,15 @@ def orthonormalise_backward(
     """The gradients of the rows; those of the directions are overwritten."""
     gradients: list[Tensor] = []
     for k in reversed(range(len(rows))):
-        z, q, of_q = rows[k], directions[k], grad_directions[k]
-        v = (of_q - dot(of_q, q) * q) / lengths[k] + grad_lengths[k] * q
+        z, q, grad_q = rows[k], directions[k], grad_directions[k]
+        v = (grad_q - dot(grad_q, q) * q) / lengths[k] + grad_lengths[k] * q
         v = torch.where(lengths[k] == 0, 0, v)
-        of_z = v.clone()
-        for before, of_before in zip(directions[:k], grad_directions[:k], strict=True):
+        grad_z = v.clone()
+        for before, grad_before in zip(directions[:k], grad_directions[:k], strict=True):
             along = dot(v, before)
-            of_z -= along * before
-            of_before -= dot(z, before) * v + along * z
-        gradients.append(of_z)
+            grad_z -= along * before
+            grad_before -= dot(z, before) * v + along * z
+        gradients.append(grad_z)
     return gradients[::-1]
 
 

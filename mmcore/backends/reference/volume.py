@@ -81,11 +81,11 @@ class Span:
         if grad_part is not None:
             grad_part.addcmul_(slope.sum(1, keepdim=True), part)
         for k, product in enumerate(volumes.products):
-            of_product = product.mul_(slope)
+            grad_product = product.mul_(slope)
             if grad_part is not None:
-                grad_part.addmm_(of_product, self.basis[k], alpha=-1)
+                grad_part.addmm_(grad_product, self.basis[k], alpha=-1)
             if grad_basis is not None:
-                grad_basis[k].addmm_(of_product.T, part, alpha=-1)
+                grad_basis[k].addmm_(grad_product.T, part, alpha=-1)
 
     def backward(
         self, grad_basis: list[Tensor] | None, grad_volume: Tensor, grad_own: Tensor
