@@ -43,11 +43,11 @@ def lines() -> Iterator[tuple[str, str]]:
 
 
 def matrix() -> Iterator[str]:
-    """A line for each op family: which backends have kernels for it."""
+    """A line for each op family: which backends have a file of it."""
     width = max(len(family) for family in FAMILIES)
     yield " ".join(["op family".ljust(width), *(name.ljust(9) for name in COMPILED)]).rstrip()
     for family in FAMILIES:
-        states = ("kernels" if has_file(name, family) else "reference" for name in COMPILED)
+        states = ("own" if has_file(name, family) else "reference" for name in COMPILED)
         yield " ".join([family.ljust(width), *(state.ljust(9) for state in states)]).rstrip()
 
 
@@ -117,7 +117,7 @@ def main() -> None:
         return
     for what, state in lines():
         print(f"{what}: {state}")
-    print("\nBackends serve a family with kernels of their own, or leave it to the reference:")
+    print("\nBackends serve an op family themselves, or leave it to the reference:")
     print("\n".join(matrix()))
 
 

@@ -89,3 +89,16 @@ def test_nan_stays() -> None:
     found = bias_gradient(inputs, SoftmaxStatistics(*statistics, kept), ones)
     assert found.isnan()
     assert found.device.type == torch.device(DEVICE).type
+
+
+def test_a_gradient_of_a_row_without_positives_is_left_out() -> None:
+    """Catches 0·∞: such a row has no part in the sum, however large its upstream gradient is."""
+    inputs = SimilarityInputs(
+        unit_rows(4, 3).double(), unit_rows(3, 3).double(), torch.tensor(1.0).double(),
+        torch.tensor(0.0).double(), None, None, None, torch.tensor([0, 1, 7, 2]),
+        torch.tensor([0, 1, 2]), None, None,
+    )  # fmt: skip
+    found = family(inputs, backend="reference")
+    upstream = SoftmaxUpstream(*(torch.ones_like(each) for each in found[:4]))
+    upstream.row_pos[2] = torch.inf
+    assert bias_gradient(inputs, found, upstream).isfinite()

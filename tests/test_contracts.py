@@ -12,8 +12,9 @@ from torch import Tensor
 import mmcore
 from mmcore import functional
 from mmcore.backends.inputs import SigmoidWanted, SimilarityInputs, SoftmaxUpstream, SoftmaxWanted
+from mmcore.backends.reference.prefix_similarity import PrefixInputs, PrefixUpstream, PrefixWanted
 from mmcore.backends.reference.project import ProjectionInputs, ProjectionWanted
-from mmcore.ops import project, sigmoid_similarity, softmax_similarity
+from mmcore.ops import prefix_similarity, project, sigmoid_similarity, softmax_similarity
 from mmcore.ops.pairs import Pairs
 
 pytestmark = pytest.mark.op
@@ -96,6 +97,22 @@ def test_opcheck_where_y_is_x(machine: str) -> None:
     softmax, sigmoid = softmax_similarity.family, sigmoid_similarity.family
     check_family(softmax, inputs, SoftmaxWanted(True, False, True), machine)
     check_family(sigmoid, inputs, SigmoidWanted(True, False, True, False), machine, 60)
+
+
+def test_prefixes_that_are_not_rounded(machine: str) -> None:
+    """Catches 16-bit gradients of a prefix that are widened afterwards."""
+    x, y = (F.normalize(torch.randn(40, 16)).bfloat16() for _ in range(2))
+    inputs = PrefixInputs(x, y, torch.tensor(10.0), [16], 1e-12, torch.arange(40), None, None, True)
+    family = prefix_similarity.family
+    found = family(inputs, backend=machine)
+    upstream = PrefixUpstream(*(torch.randn(1, 40, dtype=torch.float64) for _ in range(3)))
+    gradients = family.backward(
+        inputs, found, upstream, PrefixWanted(True, True, True), rounds=False, backend=machine
+    )
+    for gradient in gradients[:2]:
+        assert isinstance(gradient, Tensor)
+        assert gradient.dtype == torch.float32
+        assert not torch.equal(gradient, gradient.bfloat16().float())
 
 
 def test_gradients_that_are_not_rounded_are_float32(machine: str) -> None:

@@ -139,6 +139,24 @@ def test_buffers_wait_for_every_matrix_of_an_objective() -> None:
         assert waiting() == []
 
 
+def test_two_threads_never_share_a_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a buffer that looks as if it waited, because its tensor is made too late."""
+    others = []
+
+    class Lock:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None:
+            if not others:  # another thread comes in at the very moment the lock is free
+                others.append(torch.empty(0))
+                others.append(buffer_pool.take(100))
+
+    with mmcore.workspace(4 * 1000):
+        monkeypatch.setattr(buffer_pool, "_lock", Lock())
+        mine = buffer_pool.take(100)
+        assert mine.data_ptr() != others[1].data_ptr()
+
+
 def test_a_buffer_that_is_never_asked_for_is_let_go() -> None:
     with mmcore.workspace(4 * 1000):
         buffer_pool.take(900)

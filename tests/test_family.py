@@ -27,7 +27,7 @@ class Energy(NamedTuple):
 
 
 class EnergyWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
 

@@ -9,7 +9,8 @@
 
 namespace mmcore::dlpack {
 
-enum DLDeviceType : std::int32_t { kDLCPU = 1, kDLCUDAHost = 3, kDLROCMHost = 11 };  // all that the CPU can read
+// The devices that these bindings accept.
+enum DLDeviceType : std::int32_t { kDLCPU = 1, kDLCUDAHost = 3, kDLROCMHost = 11 };
 
 struct DLDevice {
   std::int32_t device_type;

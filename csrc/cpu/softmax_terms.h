@@ -21,7 +21,7 @@
 namespace mmcore {
 namespace {
 
-// E below 2⁻¹²⁶ is 0. Up to this factor on E, what was lost so is below 2⁻⁴⁰ of the sum of the row.
+// E below 2⁻¹²⁶ is flushed to 0. With a factor up to this one, the loss is below 2⁻⁴⁰ of the row's sum.
 constexpr double kLargestFactorExponent = 86;
 
 // The biases of a side's own logits, which are no part of E, and the largest log2 bias of the other side.

@@ -62,8 +62,9 @@ def take(size: int) -> Tensor:
         buffer.passed_over = 0
         _buffers[:] = [other for other in _buffers if other.passed_over < PATIENCE]
         _keep_largest()
-    # torch refers to the view, and the view to the array, as long as the tensor lives.
-    return torch.from_numpy(buffer.array[:size])
+        # torch refers to the view, and the view to the array, as long as the tensor lives. Until
+        # there is a tensor the buffer seems to wait, so no other thread may come in before.
+        return torch.from_numpy(buffer.array[:size])
 
 
 def limit(size: int) -> None:

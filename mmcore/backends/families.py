@@ -1,4 +1,4 @@
-"""What families are made of other families call of a backend: its modules, as types."""
+"""Backend modules that composite families call, as protocols."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class SoftmaxUpstream(NamedTuple):
 
 
 class SoftmaxWanted(NamedTuple):
-    """Which gradients are; that of the bias has a closed form, which no backend computes."""
+    """Which gradients are wanted; that of the bias has a closed form, which no backend computes."""
 
     x: bool
     y: bool
@@ -106,7 +106,7 @@ class SigmoidUpstream(NamedTuple):
 
 
 class SigmoidWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     y: bool

@@ -1,6 +1,7 @@
 """Gradients of ops: an autograd Function around each, which torch.func and torch.compile see.
 
-Forward mode (`torch.func.jvp`) and second derivatives are errors, and never silent zeros.
+Forward mode (`torch.func.jvp`) and second derivatives are errors, and never silent zeros. Second
+derivatives through the scalar bias of a softmax alone exist, and are right.
 """
 
 from __future__ import annotations

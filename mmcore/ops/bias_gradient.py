@@ -1,11 +1,12 @@
-"""The gradient of a softmax's scalar bias, in closed form: O(N + M), and no backend computes it.
+"""The gradient of a softmax's scalar bias, in closed form, which no backend computes: O(N + M).
 
     grad_bias = Σ_ij G_ij = Σ_i a_i + Σ_j b_j + Σ_i c_i·n_i + Σ_j d_j·m_j
 
 a, b, c, d are the upstream gradients of row_lse, col_lse, row_pos and col_pos, n_i and m_j how many
 positives rows and columns have: every softmax sums to 1, and rows and columns without any entry
-have none. Where positives are log-sum-exps they are softmaxes too, and c_i and d_j count once. It
-holds for log-sum-exps over more columns than these as well, once all processes have added theirs.
+have none. Labels are counted by sorting. Where positives are log-sum-exps they are softmaxes too,
+and c_i and d_j count once. It holds for log-sum-exps over more columns than these as well, once all
+processes have added theirs.
 """
 
 from __future__ import annotations
@@ -57,8 +58,13 @@ def _sums(inputs: SimilarityInputs, upstream: SoftmaxUpstream) -> Tensor:
     if inputs.row_group is not None and inputs.col_group is not None:
         row_group, col_group = ranks(inputs.row_group, inputs.col_group)
     count = count_positives(row_label, col_label, row_group, col_group)
-    total = (upstream.row_pos * count).sum()
+    total = _times(upstream.row_pos, count)
     if inputs.has_columns:
         count = count_positives(col_label, row_label, col_group, row_group)
-        total = total + (upstream.col_pos * count).sum()
+        total = total + _times(upstream.col_pos, count)
     return total
+
+
+def _times(gradient: Tensor, count: Tensor) -> Tensor:
+    """Σ gradient·count; a gradient without a positive is left out, also where it is not finite."""
+    return torch.where(count > 0, gradient * count, 0).sum()

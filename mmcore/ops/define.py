@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -26,9 +27,8 @@ def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..
         name = backends.choose(arguments[-1], first)
         if not first.is_cuda and not torch.is_autocast_enabled(first.device.type):
             return run(name, *arguments[:-1])
-        # The dtypes were settled above the op; autocast must not round inside the reference.
         # Triton launches on torch's current device, which need not be that of the tensors.
-        with torch.autocast(first.device.type, enabled=False), torch.cuda.device_of(first):
+        with torch.cuda.device_of(first), without_autocast(first.device.type):
             return run(name, *arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
@@ -39,3 +39,10 @@ def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..
     LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"mmcore::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"mmcore::{name}", refuse, lib=LIBRARY)
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Dtypes were settled above the op: autocast must not round inside the reference."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

@@ -38,7 +38,8 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
     A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
     results, and `backward`, which takes the inputs, the results that it reads, their gradients,
     which gradients are wanted, and whether those are rounded to the dtypes of the inputs. It may
-    leave the rounding to the caller. A family has at most one list of tensors among its inputs.
+    leave the rounding to the caller. A family may have a list of tensors among its inputs, and then
+    no other list.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         self.keeps = "kept" in self.result_types
         types = list(self.input_types.values())
         self.list_at = types.index("Tensor[]") if "Tensor[]" in types else None
+        assert self.list_at is None or sum(kind.endswith("[]") for kind in types) == 1
         self._without_list = self._layout(0)
         self._define()
         self._op = getattr(torch.ops.mmcore, name).default
@@ -184,7 +186,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             layout = self._layout(count)
         ctx.layout, ctx.backend = layout, values[-1]
         ctx.settings = [values[i] for i in layout.settings]
-        ctx.mark_non_differentiable(*[output[i] for i in layout.unmarked])
+        ctx.mark_non_differentiable(*[output[i] for i in layout.non_differentiable])
         if self.keeps:
             ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
         ctx.save_for_backward(

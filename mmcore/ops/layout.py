@@ -39,7 +39,6 @@ class Layout:
         self, inputs: Mapping[str, str], results: Mapping[str, str], *, wanted: Sequence[str],
         upstream: Sequence[str], reads: Sequence[str], count: int,
     ) -> None:  # fmt: skip
-        self.count = count
         self.input_sizes, self.result_sizes = sizes_of(inputs, count), sizes_of(results, count)
         at, size = _positions(self.input_sizes, inputs)
         self.inputs, self.input_count = at, size
@@ -48,10 +47,9 @@ class Layout:
             i for name, kind in inputs.items() if kind not in TENSORS for i in at[name]
         ]
         self.wanted = [i for name in wanted for i in at[name]]
-        self.wanted_sizes = sizes_of({name: inputs[name] for name in wanted}, count)
         at, _ = _positions(self.result_sizes, results)
         self.upstream = [i for name in upstream for i in at[name]]
-        self.unmarked = [i for name in results if name not in upstream for i in at[name]]
+        self.non_differentiable = [i for name in results if name not in upstream for i in at[name]]
         self.reads = [i for name in reads for i in at[name]]
         self.read_sizes = sizes_of({name: results[name] for name in reads}, count)
         read_names = list(reads)

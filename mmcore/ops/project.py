@@ -7,7 +7,8 @@ x: (N, K); weight: (D, K); bias: (D,); norm_weight, norm_bias: (K,); output: (N,
 (N,), or empty where it does not apply: the rows' mean and inverse_std = 1/√(variance + norm_eps),
 and inverse_norm = 1 / max(‖z‖, eps). With `multiplies_bfloat16` a backend may round the operands of
 the products to bfloat16; the reference does not. `wanted` says which gradients are computed; the
-others come back empty.
+others come back empty. Without `rounds` the gradients of the parameters stay float32 sums; a row of
+the gradient of x is no sum over rows, and a backend may round it all the same.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ TYPES = {
 TENSORS = ("Tensor", "Tensor?", "Tensor[]")
 
 
-def fields(tuple_type: type[tuple[object, ...]], prefix: str = "") -> dict[str, str]:
+def fields(tuple_type: type[tuple[object, ...]]) -> dict[str, str]:
     """{name: type in a schema} of a NamedTuple's fields."""
-    return {f"{prefix}{name}": TYPES[hint] for name, hint in get_type_hints(tuple_type).items()}
+    return {name: TYPES[hint] for name, hint in get_type_hints(tuple_type).items()}
 
 
 def schema(inputs: dict[str, str], outputs: dict[str, str]) -> str:

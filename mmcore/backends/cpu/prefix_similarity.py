@@ -56,7 +56,7 @@ def backward(
         if apart:  # what is kept was laid out for all prefixes
             statistics = statistics._replace(kept=new(0))
         sums = _together(inputs, together, statistics, upstream, wanted, sums)
-    return LOOP.add_gradients(inputs, apart, statistics, upstream, sums)
+    return LOOP.add_gradients(inputs, apart, statistics, upstream, rounds, sums)
 
 
 def _together(

@@ -53,7 +53,7 @@ class DistillationUpstream(NamedTuple):
 
 
 class DistillationWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     y: bool

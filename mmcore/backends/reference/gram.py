@@ -42,7 +42,7 @@ class GramSums(NamedTuple):
 
 
 class GramWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     y: bool

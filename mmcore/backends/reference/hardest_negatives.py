@@ -58,7 +58,7 @@ class NegativesUpstream(NamedTuple):
 
 
 class NegativesWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     y: bool

@@ -65,7 +65,7 @@ class PrefixUpstream(NamedTuple):
 
 
 class PrefixWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     y: bool
@@ -111,13 +111,15 @@ class PrefixLoop(NamedTuple):
         wanted: PrefixWanted, rounds: bool,
     ) -> Gradients:  # fmt: skip
         sums = PrefixSums.zeros(inputs)
-        return self.add_gradients(inputs, range(len(inputs.ends)), statistics, upstream, sums)
+        every = range(len(inputs.ends))
+        return self.add_gradients(inputs, every, statistics, upstream, rounds, sums)
 
     def add_gradients(
         self, inputs: PrefixInputs, prefixes: Sequence[int], statistics: PrefixStatistics,
-        upstream: PrefixUpstream, sums: PrefixSums,
+        upstream: PrefixUpstream, rounds: bool, sums: PrefixSums,
     ) -> PrefixSums:  # fmt: skip
         """The gradients that some prefixes send, added to `sums`."""
+        dtype = inputs.x.dtype if rounds else arithmetic_dtype(inputs.x.dtype)
         for k in prefixes:
             x, y = (
                 self.l2_normalize.forward(z[:, : inputs.ends[k]], inputs.eps)
@@ -133,7 +135,7 @@ class PrefixLoop(NamedTuple):
                 SoftmaxUpstream(
                     upstream.row_lse[k], upstream.col_lse[k], upstream.row_pos[k], grad_col_pos
                 ),
-                SoftmaxWanted(x=True, y=True, scale=True), rounds=True,
+                SoftmaxWanted(x=True, y=True, scale=True), rounds=rounds,
             )  # fmt: skip
             grad_x, grad_y, grad_scale, *_ = gradients
             assert grad_scale is not None
@@ -141,7 +143,7 @@ class PrefixLoop(NamedTuple):
             for total, z, grad_z in ((sums.x, x, grad_x), (sums.y, y, grad_y)):
                 assert grad_z is not None
                 total[:, : inputs.ends[k]] += self.l2_normalize.backward(
-                    z.y, z.inverse_norm, grad_z.to(z.y.dtype), inputs.eps
+                    z.y.to(dtype), z.inverse_norm, grad_z.to(dtype), inputs.eps
                 )
         return sums
 

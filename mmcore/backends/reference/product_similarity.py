@@ -49,11 +49,11 @@ class ProductInputs(NamedTuple):
         )  # fmt: skip
 
     def met(self, m: int, k: int) -> Tensor | None:
-        """Which row of k is in each key that rows of m meet; None for the same row."""
+        """Which row of k is in each key that rows of m are compared with; None for the same row."""
         return None if self.order is None else self.order[k][self.order[m].argsort()]
 
     def product(self, m: int, *left_out: int) -> Tensor:
-        """Of the modalities but m and those left out, in the order in which rows of m meet them."""
+        """Of the modalities but m and those left out, each row in the place of its row of m."""
         factors = (
             self.features[k] if (rows := self.met(m, k)) is None else self.features[k][rows]
             for k in range(len(self.features))
@@ -88,7 +88,7 @@ class ProductUpstream(NamedTuple):
 
 
 class ProductWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     features: Sequence[bool]
     scale: bool
@@ -110,7 +110,7 @@ class ProductSums(NamedTuple):
         return ProductSums(sums, torch.zeros_like(inputs.scale))
 
     def add(self, k: int, rows: Tensor | None, grad_key: Tensor, factor: Tensor) -> None:
-        """grad_key·factor to the rows of a modality, in the order in which they were met."""
+        """grad_key·factor to the rows of a modality, in the order in which they were compared."""
         total = self.features[k]
         assert total is not None
         grad_key, factor = grad_key.to(total.dtype), factor.to(total.dtype)

@@ -45,7 +45,7 @@ class ProjectionUpstream(NamedTuple):
 
 
 class ProjectionWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     x: bool
     weight: bool

@@ -35,7 +35,7 @@ class VolumeStatistics(NamedTuple):
 
 
 class VolumeWanted(NamedTuple):
-    """Which gradients are."""
+    """Which gradients are wanted."""
 
     anchor: bool
     others: Sequence[bool]

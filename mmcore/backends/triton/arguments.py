@@ -1,9 +1,9 @@
 """Arguments that kernels take in groups: each group is one NamedTuple.
 
 A group whose fields are in capitals is known at compile time and passed as one `tl.constexpr`.
-Tensor descriptors stay arguments of their own: Triton 3.6 takes none inside a tuple. It also takes
-such a constant for a plain integer, and refuses it within a list: there, kernels give it a name of
-their own first (BM: tl.constexpr = TILE.BM).
+Tensor descriptors stay arguments of their own: Triton 3.6 takes none inside a tuple. It also treats
+a field of a constant group as a plain integer and refuses it in a list of sizes, so kernels first
+bind it: ``BM: tl.constexpr = TILE.BM``.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Against targets that are spread over all classes: no part of F.cross_entropy."""
+    """Cross-entropy against explicit soft targets, without F.cross_entropy."""
     logits, target = x.flatten(0, -2) @ weight.T, target.flatten()
     if bias is not None:
         logits = logits + bias

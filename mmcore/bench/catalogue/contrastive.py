@@ -72,11 +72,9 @@ def open_clip_clip() -> Loss:
     return lambda x, y, scale: loss(x, y, scale)
 
 
-def clip_of_one_product(
-    x: Tensor, y: Tensor, scale: float | Tensor, bias: float | Tensor = 0.0, **options: float
-) -> Tensor:
+def clip_of_one_product(x: Tensor, y: Tensor, scale: float | Tensor, **options: float) -> Tensor:
     """As one writes it: one matrix and its transpose; the scale goes to the features."""
-    return both_ways(scale * x @ y.T + bias, **options)
+    return both_ways(scale * x @ y.T, **options)
 
 
 CLIP = Row(
@@ -89,9 +87,11 @@ CLIP = Row(
         Variant(
             "label smoothing",
             {"label_smoothing": 0.1},
-            lambda draw: {"bias": draw.number(3.0)},
             title="clip, label smoothing",
             peers={"torch-eager": lambda: partial(clip_of_one_product, label_smoothing=0.1)},
+        ),
+        Variant(
+            "label smoothing, bias", {"label_smoothing": 0.1}, lambda draw: {"bias": draw.number(3)}
         ),
         *(Variant(f"weights, {way}", {"direction": way}, weights) for way in ("both", "rows")),
         Variant("weights, columns", {"direction": "columns"}, weights),
@@ -135,7 +135,7 @@ def queries(draw: Draw) -> Arguments:
 
 
 def more_keys(draw: Draw) -> Arguments:
-    """Keys of nobody beside the queries' own; some queries have no key, some one of another's."""
+    """Extra keys that belong to no query. Some queries have no positive, some share another's."""
     key = torch.cat([queries(draw)["key"], draw.unit()])
     return {"key": key, "target": draw.integers(-1, len(key))}
 
@@ -153,6 +153,15 @@ def queue_in_groups(draw: Draw) -> Arguments:
         "key_group": draw.integers(-1, 30, size),
     }
     return {"queue": draw.unit(), "log_q": draw.uniform(size).log(), **groups}
+
+
+def of_one_product() -> Loss:
+    """As one writes it: keys and queue in one matrix."""
+
+    def loss(query: Tensor, key: Tensor, scale: float, queue: Tensor) -> Tensor:
+        return F.cross_entropy(scale * query @ torch.cat([key, queue]).T, diagonal(query))
+
+    return loss
 
 
 def in_blocks() -> Loss:
@@ -184,7 +193,7 @@ INFO_NCE = Row(
             products=7,
             columns=2,
             frozen=("queue",),
-            peers={"torch-eager": lambda: info_nce, "torch-eager-blocks": in_blocks},
+            peers={"torch-eager": of_one_product, "torch-eager-blocks": in_blocks},
         ),
     ),
 )

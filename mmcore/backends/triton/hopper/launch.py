@@ -56,7 +56,7 @@ class Walk(NamedTuple):
     @staticmethod
     @cache
     def over(rows: int, columns: int, device: torch.device) -> Walk:
-        """Strips with which the last program ends first; an item costs a tile more."""
+        """The strips for which the last program ends earliest; an item costs one extra tile."""
         row_blocks, tiles = whole(rows, BM), whole(columns, BN)
         programs = min(processors(device), row_blocks * tiles)
 
