@@ -11,13 +11,13 @@ from mmcore.backends.triton.arguments import (
     BothSides,
     Chunk,
     Ids,
-    Pairs,
     SideBiases,
     Sides,
     Size,
     Strides,
     Tile,
     WhichBiases,
+    WhichPairs,
 )
 
 # Packages export functions that have the names of some of their modules.
@@ -40,7 +40,7 @@ input_norm = import_module(f"{BACKEND}.project.input_norm")
 
 
 CONSTANT_GROUPS: dict[str, Any] = {
-    "PAIRS": Pairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
+    "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
     "PURPOSE": norms_and_targets.Purpose,
 }  # fmt: skip
 Types = dict[str, Any]  # of an argument: Triton's name, or a group of them
@@ -70,9 +70,9 @@ OF_UPSTREAM: Types = {
     "upstream": UPSTREAM, "strides": gradient_terms.Upstream(*["i32"] * 4), "out": TYPES["terms"],
 }  # fmt: skip
 # What differs from that table, by kernel.
-SUMS_OF_GRADIENT = gradient.PartialSums(*["*fp64"] * 3)
+SUMS_OF_GRADIENT = gradient.GradientSums(*["*fp64"] * 3)
 OWN_TYPES: dict[str, Types] = {
-    "sum_exponentials": {"sums": exponential_sums.PartialSums(*["*fp32"] * 4)},
+    "sum_exponentials": {"sums": exponential_sums.ExponentialSums(*["*fp32"] * 4)},
     "running_log_sum_exp": {"lse": "*fp64"},
     "store_gradient": {"sums": SUMS_OF_GRADIENT},
     "store_gradient_exact": {"sums": SUMS_OF_GRADIENT},

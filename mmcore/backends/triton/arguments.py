@@ -67,7 +67,7 @@ class BothSides(NamedTuple):
     col: Any
 
 
-class Pairs(NamedTuple):
+class WhichPairs(NamedTuple):
     """How positives are named, and which pairs the denominators count."""
 
     DENOMINATOR: str

@@ -14,11 +14,11 @@ from mmcore.backends.inputs import Gradients, SimilarityInputs
 from mmcore.backends.triton.arguments import (
     Biases,
     Ids,
-    Pairs,
     Sides,
     Strides,
     Tile,
     WhichBiases,
+    WhichPairs,
 )
 from mmcore.backends.triton.launch import (
     HEAVY,
@@ -139,9 +139,9 @@ def strides(inputs: SimilarityInputs) -> Strides:
     return Strides(inputs.x.stride(0), inputs.keys.stride(0))
 
 
-def pairs(inputs: SimilarityInputs) -> Pairs:
+def pairs(inputs: SimilarityInputs) -> WhichPairs:
     """How positives are named, and which pairs the denominators count."""
-    return Pairs(
+    return WhichPairs(
         inputs.denominator, inputs.target is not None, inputs.row_label is not None,
         inputs.row_group is not None,
     )  # fmt: skip

@@ -40,7 +40,7 @@ from mmcore.backends.triton.inputs import (
 from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
 from mmcore.backends.triton.softmax_similarity.gradient import (
     Form,
-    PartialSums,
+    GradientSums,
     store_gradient_kernel,
 )
 from mmcore.backends.triton.softmax_similarity.gradient_terms import (
@@ -185,7 +185,7 @@ def _products_with(gradient: Gradient, needs: Needs, size: int) -> GradientTotal
 
 
 def _store_gradient(
-    gradient: Gradient, g: Tensor, first: int, parts: PartialSums, form: Form
+    gradient: Gradient, g: Tensor, first: int, parts: GradientSums, form: Form
 ) -> None:
     """G of the rows from `first` on, and its partial sums."""
     inputs, tile = gradient.inputs, gradient.tile_of(form.HAS_KEPT)

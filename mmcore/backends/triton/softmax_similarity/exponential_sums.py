@@ -46,7 +46,7 @@ from mmcore.backends.triton.tiles import (
 )
 
 
-class PartialSums(NamedTuple):
+class ExponentialSums(NamedTuple):
     """Sums of E by rows (strips, slab) and by columns (blocks, M), and of logits of positives."""
 
     row: Any

@@ -32,7 +32,7 @@ from mmcore.backends.triton.inputs import (
 )
 from mmcore.backends.triton.launch import slab_rows
 from mmcore.backends.triton.softmax_similarity.exponential_sums import (
-    PartialSums,
+    ExponentialSums,
     Slab,
     running_log_sum_exp_kernel,
     sum_exponentials_kernel,
@@ -141,7 +141,7 @@ def _sum_slab(
     sum_exponentials_kernel[(blocks * strips,)](
         *operands(inputs, tile), shift.numbers, inputs.scale, shift.row_side, shift.col_side,
         ids(inputs),
-        PartialSums(by_rows.total, by_columns.total, by_rows.positive, by_columns.positive),
+        ExponentialSums(by_rows.total, by_columns.total, by_rows.positive, by_columns.positive),
         as_operand(rows_of_e, tile), Slab(slab.start, count, strip_tiles, kept_rows),
         Size(rows, columns), strides(inputs)._replace(kept=kept_stride),
         SIDES=which, KEEPS=kept_rows > 0, **settings(inputs, tile),

@@ -58,7 +58,7 @@ from mmcore.backends.triton.tiles import (
 )
 
 
-class PartialSums(NamedTuple):
+class GradientSums(NamedTuple):
     """Sums of G, float64: with products (tiles,), by rows (tiles, rows), by columns (blocks, M)."""
 
     scale: Any

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton.products import add_product, product, scale_rows, sum_with_rows
-from mmcore.backends.triton.softmax_similarity.gradient import PartialSums
+from mmcore.backends.triton.softmax_similarity.gradient import GradientSums
 from mmcore.backends.triton.softmax_similarity.gradient_terms import GradientTerms
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
@@ -74,7 +74,7 @@ class GradientTotals:
         self.row_sums: list[Tensor] = []
         self.col_sums: list[Tensor] = []
 
-    def new_parts(self, g: Tensor, is_kept: bool) -> PartialSums:
+    def new_parts(self, g: Tensor, is_kept: bool) -> GradientSums:
         """Memory for the partial sums of a chunk."""
         (count, columns), tile = g.shape, self.gradient.tile_of(is_kept)
         blocks, tiles = triton.cdiv(count, tile.BM), triton.cdiv(columns, tile.BN)
@@ -83,10 +83,10 @@ class GradientTotals:
         # No program writes half of a symmetric matrix, and few write tiles that Hopper's do.
         is_partial = self.gradient.is_half or self.gradient.is_hopper
         new = g.new_zeros if is_partial else g.new_empty
-        return PartialSums(*(new(shape, dtype=torch.float64) for shape in needed))
+        return GradientSums(*(new(shape, dtype=torch.float64) for shape in needed))
 
     def add(
-        self, first: int, g: Tensor, parts: PartialSums, scale_parts: list[Tensor], is_kept: bool
+        self, first: int, g: Tensor, parts: GradientSums, scale_parts: list[Tensor], is_kept: bool
     ) -> None:
         """Adds one chunk, from row `first` on."""
         rows = slice(first, first + len(g))
