@@ -2,7 +2,7 @@
 
 A table stands between `<!-- benchmark:clip-cpu -->` and `<!-- /benchmark:clip-cpu -->`. What is
 between them is made from benchmarks/results/*.jsonl and from nothing else; of several machines, the
-one with the newest line is shown, in EVERY_MACHINE each.
+one with the most cases is shown, in EVERY_MACHINE each.
 """
 
 import argparse
@@ -62,9 +62,9 @@ def by_machine(rows: Sequence[Row]) -> list[list[Row]]:
     return list(places.values())
 
 
-def of_last_machine(rows: Sequence[Row]) -> list[Row]:
-    """The rows of the machine that was measured last."""
-    return next(iter(by_machine(rows)), [])
+def of_best_machine(rows: Sequence[Row]) -> list[Row]:
+    """The rows of the machine with the most cases; of several the one that was measured last."""
+    return max(by_machine(rows), key=len, default=[])
 
 
 def plotted_rows(rows: Sequence[Row], marker: str) -> list[Row]:
@@ -85,8 +85,8 @@ def render_block(lines: Sequence[Line], marker: str, images: Path) -> str:
     machines = by_machine(rows_of(lines, marker))
     if not machines:
         return "No measurements yet."
-    rows = machines[0]
-    shown_machines = machines if marker in EVERY_MACHINE else machines[:1]
+    rows = of_best_machine(rows_of(lines, marker))
+    shown_machines = machines if marker in EVERY_MACHINE else [rows]
     table = "\n\n".join(BLOCKS[marker][2](of_one) for of_one in shown_machines)
     shown = plotted_rows(rows, marker)
     if not shown:
@@ -113,7 +113,7 @@ def rewrite(text: str, lines: Sequence[Line], images: Path) -> str:
 def draw_plots(lines: Sequence[Line], folder: Path) -> None:
     """Write every plot that the README may show."""
     for marker, plot in PLOTS.items():
-        if shown := plotted_rows(of_last_machine(rows_of(lines, marker)), marker):
+        if shown := plotted_rows(of_best_machine(rows_of(lines, marker)), marker):
             path = folder / plot_name(marker, shown)
             plots.draw(plot, shown, path)
             print(f"drew {path.name}")
