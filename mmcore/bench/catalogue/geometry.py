@@ -142,9 +142,6 @@ MMD = Row(
     ),
     products=8,
     scales=(1.0,),
-    # Where y is near x, a gradient is the small difference of what two matrices send, each rounded
-    # by itself: of some draws it exceeds the budget by up to 8 %.
-    budgets=1.1,
 )
 
 ROWS = (ALIGNMENT, UNIFORMITY, MMD)

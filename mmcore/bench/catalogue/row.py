@@ -69,8 +69,7 @@ class Row:
     place. `kernels` says what runs on a backend: kernels of the objective's "own" op, those of ops
     that are "shared" with others, or "none", plain PyTorch everywhere. Tests draw `rows` rows of
     every one of `kinds` at each of `scales`; `order` gives an order of the columns, by their number
-    and the options, that leaves the value as it is. `budgets` is how many error budgets the worst
-    error may fill: 1, but for an exception that says why.
+    and the options, that leaves the value as it is.
     """
 
     function: Loss
@@ -86,7 +85,6 @@ class Row:
     kinds: tuple[str, ...] = ("random", "duplicates", "near")
     scales: tuple[float, ...] = (1.0, 14.0, 100.0)
     order: Callable[[int, Mapping[str, Any]], Tensor] = any_order
-    budgets: float = 1.0
 
     @property
     def name(self) -> str:
