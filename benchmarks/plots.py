@@ -97,7 +97,7 @@ def draw(plot: Plot, rows: Sequence[Row], path: Path) -> None:
         if plot.has_advantages:
             label_advantages(axes, plot, rows)
         figure.text(0.02, 0.945, plot.title, fontsize=13, fontweight="bold")
-        figure.text(0.02, 0.89, subtitle(plot, rows), fontsize=9.5, color=GREY)
+        figure.text(0.02, 0.92, subtitle(plot, rows), fontsize=9.5, color=GREY, va="top")
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without the version in the metadata, equal plots are equal files.
         figure.savefig(path, metadata={"Software": None})
@@ -201,6 +201,6 @@ def subtitle(plot: Plot, rows: Sequence[Row]) -> str:
     advantages = "; 2.0×: the best rival takes twice as long" if plot.has_advantages else ""
     return (
         f"D = {rows[0].shape['width']}, {rows[0].dtype}, {line['processor']}, "
-        f"{line['instruction_set'].upper()}, {line['threads']} threads. "
-        f"Lower is better{advantages}."
+        f"{line['instruction_set'].upper()}, {line['threads']} threads."
+        f"\nLower is better{advantages}."
     )
