@@ -16,6 +16,11 @@
 
 namespace mmcore {
 
+// What a kernel may do to the operands of a product: nothing (kHighest), split float32 numbers in two bfloat16 each and
+// sum three products (kHigh), or round them to bfloat16 (kMedium). Sums are float32. Where an instruction set has no
+// such product, the operands stay as they are.
+enum class Precision { kHighest, kHigh, kMedium };
+
 enum class Norm { kNone, kLayer, kRms };
 
 // The normalisation before a projection. weight and bias are (K,) and may be nullptr.
@@ -40,8 +45,8 @@ struct ProjectionInputs {
   const float* bias = nullptr;  // (D,); nullptr: none
   InputNorm norm;
   bool normalize = false;
-  float eps = 0;                     // of the L2 normalisation: shorter rows are divided by it
-  bool multiplies_bfloat16 = false;  // operands of products are rounded to bfloat16, products summed in float32
+  float eps = 0;                              // of the L2 normalisation: shorter rows are divided by it
+  Precision precision = Precision::kHighest;  // of the products with the weight and of those of its gradients
 };
 
 // nullptr: that gradient is not wanted.
@@ -80,8 +85,8 @@ struct SimilarityInputs {
   const double* col_bias = nullptr;  // (M,); row_bias where y is x
   Pairs pairs;
   Denominator denominator = Denominator::kAll;
-  bool has_columns = true;           // whether the columns' statistics exist
-  bool multiplies_bfloat16 = false;  // features are rounded to bfloat16, products summed in float32
+  bool has_columns = true;                    // whether the columns' statistics exist
+  Precision precision = Precision::kHighest;  // of the products of features and of those of their gradients
   Positives positives = Positives::kSum;
   bool is_symmetric = false;  // y is x: (j, i) has the logit of (i, j), and half of the products are computed
 };

@@ -36,7 +36,7 @@ class ProjectionInputs:
         norm_eps: float,
         normalize: bool,
         eps: float,
-        multiplies_bfloat16: bool,
+        precision: str,
     ) -> None: ...
 
 def project_forward(
@@ -78,7 +78,7 @@ class SimilarityInputs:
         col_group: _Ids | None,
         denominator: str,
         has_columns: bool,
-        multiplies_bfloat16: bool,
+        precision: str,
         positives: str,
     ) -> None: ...
 

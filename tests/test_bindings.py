@@ -137,10 +137,10 @@ def test_capsules_are_borrowed() -> None:
     torch.testing.assert_close(from_dlpack(y), torch.full((4, 8), 8**-0.5))
 
 
-def similarity(x: Any, y: Any, target: Any) -> Any:
+def similarity(x: Any, y: Any, target: Any, precision: str = "highest") -> Any:
     nothing = [None] * 4
     return _C.SimilarityInputs(
-        x, y, 1.0, 0.0, None, None, target, *nothing, "all", True, False, "sum"
+        x, y, 1.0, 0.0, None, None, target, *nothing, "all", True, precision, "sum"
     )
 
 
@@ -175,6 +175,14 @@ def test_targets_beyond_the_columns(target: list[int]) -> None:
     """Catches a target that a kernel would take for a row of y."""
     with pytest.raises(ValueError, match=r"target must be in \[-1, 4\)"):
         similarity(torch.ones(4, 8), torch.ones(4, 8), torch.tensor(target))
+
+
+@pytest.mark.parametrize("precision", ["", "low", "High", "bfloat16"])
+def test_precisions_that_torch_does_not_have(precision: str) -> None:
+    """Catches a precision that is taken for another one."""
+    message = f"precision must be one of 'highest', 'high', 'medium', got '{precision}'"
+    with pytest.raises(ValueError, match=message):
+        similarity(torch.ones(4, 8), torch.ones(4, 8), torch.arange(4), precision)
 
 
 @pytest.mark.parametrize("inputs", [SimilarityInputs, ProjectionInputs])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from contracts import check_family, layouts, opcheck
 from machines import values_seen
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmcore
 from mmcore import functional
@@ -16,8 +19,11 @@ from mmcore.backends.reference.prefix_similarity import PrefixInputs, PrefixUpst
 from mmcore.backends.reference.project import ProjectionInputs, ProjectionWanted
 from mmcore.ops import prefix_similarity, project, sigmoid_similarity, softmax_similarity
 from mmcore.ops.pairs import Pairs
+from mmcore.ops.precision import PRECISIONS
 
 pytestmark = pytest.mark.op
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @pytest.mark.parametrize("layout", range(3))
@@ -36,7 +42,7 @@ def test_opcheck_project(machine: str, layout: int, norm: str) -> None:
         bias=None if norm == "rms" else torch.randn(4), norm=norm,
         norm_weight=None if norm == "none" else torch.randn(6),
         norm_bias=torch.randn(6) if norm == "layer" else None, norm_eps=1e-5,
-        normalize=norm != "rms", eps=1e-12, multiplies_bfloat16=True,
+        normalize=norm != "rms", eps=1e-12, precision="medium",
     )  # fmt: skip
     wanted = ProjectionWanted(True, norm != "rms", True, False, norm == "layer")
     check_family(project.family, inputs, wanted, machine)
@@ -64,7 +70,7 @@ def test_opcheck_softmax_similarity(
     inputs = SimilarityInputs(
         x=layouts()[layout], y=torch.randn(8, 6), scale=torch.tensor(2.0), bias=bias,
         row_bias=row_bias, col_bias=col_bias, **pair_vectors(pairs), denominator="negatives",
-        has_columns=has_biases, multiplies_bfloat16=True, positives=positives,
+        has_columns=has_biases, precision="medium", positives=positives,
     )  # fmt: skip
     if not rounds:
         inputs = inputs._replace(x=inputs.x.bfloat16(), y=torch.randn(8, 6).bfloat16())
@@ -102,7 +108,9 @@ def test_opcheck_where_y_is_x(machine: str) -> None:
 def test_prefixes_that_are_not_rounded(machine: str) -> None:
     """Catches 16-bit gradients of a prefix that are widened afterwards."""
     x, y = (F.normalize(torch.randn(40, 16)).bfloat16() for _ in range(2))
-    inputs = PrefixInputs(x, y, torch.tensor(10.0), [16], 1e-12, torch.arange(40), None, None, True)
+    inputs = PrefixInputs(
+        x, y, torch.tensor(10.0), [16], 1e-12, torch.arange(40), None, None, "medium"
+    )
     family = prefix_similarity.family
     found = family(inputs, backend=machine)
     upstream = PrefixUpstream(*(torch.randn(1, 40, dtype=torch.float64) for _ in range(3)))
@@ -121,7 +129,7 @@ def test_gradients_that_are_not_rounded_are_float32(machine: str) -> None:
         x=F.normalize(torch.randn(40, 16)).bfloat16(),
         y=F.normalize(torch.randn(40, 16)).bfloat16(), scale=torch.tensor(10.0), bias=None,
         row_bias=None, col_bias=None, target=torch.arange(40), row_label=None, col_label=None,
-        row_group=None, col_group=None, multiplies_bfloat16=True,
+        row_group=None, col_group=None, precision="medium",
     )  # fmt: skip
     family = softmax_similarity.family
     found = family(inputs, backend=machine)
@@ -136,6 +144,54 @@ def test_gradients_that_are_not_rounded_are_float32(machine: str) -> None:
         assert isinstance(other, Tensor)
         assert (one.dtype, other.dtype) == (torch.bfloat16, torch.float32)
         assert torch.equal(one, other.bfloat16())
+
+
+class Precisions(TorchDispatchMode):
+    """Which precision each family is called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        names = [argument.name for argument in func._schema.arguments]
+        if func.namespace == "mmcore" and "precision" in names:
+            self.found[func._opname] = args[names.index("precision")]
+        return func(*args, **(kwargs or {}))
+
+
+def call_every_family(x: Tensor, y: Tensor, teacher: Tensor) -> None:
+    """Those that multiply features."""
+    functional.project(x, y)
+    functional.softmax_similarity(x, y)
+    functional.sigmoid_similarity(x, y)
+    functional.matryoshka_loss(x, y, 2.0, [4, 8])
+    functional.hardest_negatives(x, y)
+    functional.symile_loss({"a": x, "b": y, "c": x}, 2.0)
+    functional.distill_clip_loss(x, y, 2.0, teacher, teacher, 2.0)
+
+
+FAMILIES = {
+    "project", "softmax_similarity", "sigmoid_similarity", "prefix_similarity", "hardest_negatives",
+    "product_similarity", "distillation",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_precision_reaches_every_family(precision: str) -> None:
+    """Catches a family that never hears of "high", or float16 whose precision is torch's."""
+    single, half, brain = (torch.randn(10, 8).to(dtype) for dtype in DTYPES)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        for x, expected in ((single, precision), (half, "highest"), (brain, "medium")):
+            with mmcore.backend("reference"), Precisions() as precisions:
+                call_every_family(x, x.flip(0), x)
+            assert precisions.found == dict.fromkeys(FAMILIES, expected)
+        with mmcore.backend("reference"), Precisions() as precisions:
+            call_every_family(brain, brain.flip(0), single)
+        assert precisions.found["distillation"] == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def training_step(x: Tensor, y: Tensor, weight: Tensor, scale: Tensor) -> Tensor:

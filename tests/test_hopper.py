@@ -88,8 +88,9 @@ def described(x: Tensor, y: Tensor | None, **changes: Any) -> SimilarityInputs:
     """CLIP's similarity matrix."""
     target = torch.empty(len(x), dtype=torch.int64)
     inputs = SimilarityInputs(
-        x, y, torch.empty(()), None, None, None, target, None, None, None, None, "all", True, True
-    )
+        x, y, torch.empty(()), None, None, None, target, None, None, None, None, "all", True,
+        "medium",
+    )  # fmt: skip
     return inputs._replace(**changes)
 
 

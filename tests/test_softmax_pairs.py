@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from budget import check_against_eager
-from pair_cases import Vectors, classes, other_views
+from pair_cases import Vectors, classes, other_views, targets
 from softmax_cases import (
     DENOMINATORS,
     GRADIENTS,
@@ -202,3 +202,20 @@ def test_medium_precision_multiplies_bfloat16(compiled: str) -> None:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(medium, highest) == (not mmcore.backends.cpu._C.has_bfloat16_products())
     torch.testing.assert_close(medium, highest, rtol=0, atol=0.02)
+
+
+def test_high_precision_is_within_the_budget_of_float32(compiled: str) -> None:
+    """Catches "high" that is taken for "medium", in the forward or in the backward."""
+    vectors = targets(90, 100)
+    statistics = kernel(vectors, "all")
+
+    def at_high_precision(*inputs: Tensor) -> Sequence[Tensor]:
+        torch.set_float32_matmul_precision("high")
+        try:
+            return statistics(*inputs)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+
+    baselines = [eager(vectors, "all", order) for order in (1, -1)]
+    draws = [[unit_rows(90, 64), unit_rows(100, 64), *scalars()] for _ in range(2)]
+    check_against_eager(at_high_precision, baselines, draws, STATISTICS + GRADIENTS[:4])

@@ -128,7 +128,7 @@ def softmax_peaks(batch: Batch, positives: str = "sum", **pairs: Tensor) -> tupl
     vectors = [pairs.get(name) for name in names]
     inputs = SimilarityInputs(
         x, y, scale, None, None, None, *vectors, "all", not batch.is_own_transpose,
-        batch.dtype == torch.bfloat16, positives,
+        "medium" if batch.dtype == torch.bfloat16 else "highest", positives,
     )  # fmt: skip
     with mmcore.workspace(batch.workspace), Memory(x, y, scale, *vectors) as memory:
         found = softmax_forward(inputs, kept_size.softmax_similarity(batch.workspace, inputs))
@@ -281,16 +281,16 @@ def test_objectives_of_their_own_do_not_wait(gpu: Launches) -> None:
     x, y = (torch.empty(3000, 256, dtype=torch.bfloat16) for _ in range(2))
     scale, ids = torch.empty(()), torch.empty(3000, dtype=torch.int64)
     with Memory(x, y, scale, ids):
-        inputs = PrefixInputs(x, y, scale, [64, 256], 1e-12, ids, ids, ids, True)
+        inputs = PrefixInputs(x, y, scale, [64, 256], 1e-12, ids, ids, ids, "medium")
         statistics = prefix_forward(inputs, 0)
         upstream = PrefixUpstream(*(torch.empty_like(part) for part in statistics[:3]))
         prefix_backward(inputs, statistics, upstream, PrefixWanted(*[True] * 3), True)
-        pair = distillation.DistillationInputs(x, y, scale, x, y, scale, True)
+        pair = distillation.DistillationInputs(x, y, scale, x, y, scale, "medium")
         found = distillation.forward(pair)
         grads = distillation.DistillationUpstream(*(torch.empty_like(it) for it in found[:5]))
         wanted = distillation.DistillationWanted(True, True, True)
         distillation.backward(pair, found, grads, wanted, True)
-        negatives = NegativesInputs(x, y, ids, ids, True)
+        negatives = NegativesInputs(x, y, ids, ids, "medium")
         hardest = hardest_negatives.forward(negatives)
         products = NegativesUpstream(*(torch.empty_like(part) for part in hardest[:3]))
         hardest_negatives.backward(negatives, hardest, products, NegativesWanted(True, True), True)

@@ -148,7 +148,7 @@ def test_nothing_is_kept_without_a_backward_of_bfloat16() -> None:
     x, y, scale = torch.empty(300, 24), torch.empty(150, 24), torch.empty(())
     matrix = SimilarityInputs(x, y, scale, *[None] * 8)
     half = matrix._replace(x=x.bfloat16(), y=None, has_columns=False)
-    rounded = matrix._replace(multiplies_bfloat16=True)
+    rounded = matrix._replace(precision="medium")
     assert kept_size.softmax_similarity(ROOMY, matrix) == 0
     assert kept_size.softmax_similarity(ROOMY, half) == 0
     assert kept_size.softmax_similarity(LEAN, rounded) == 0

@@ -95,6 +95,13 @@ inline int checked_threads(int threads) {
   return threads;
 }
 
+inline Precision precision_of(const std::string& name) {
+  if (name == "highest") return Precision::kHighest;
+  if (name == "high") return Precision::kHigh;
+  if (name == "medium") return Precision::kMedium;
+  refuse("precision must be one of 'highest', 'high', 'medium', got '" + name + "'");
+}
+
 // Each adds its functions to the module.
 void bind_projection(py::module_& module);
 void bind_similarity(py::module_& module);

@@ -32,7 +32,7 @@ Norm norm_of(const std::string& name) {
 
 Held<ProjectionInputs> projection_inputs(const Array& x, const Array& weight, const Array& bias,
                                          const std::string& norm, const Array& norm_weight, const Array& norm_bias,
-                                         float norm_eps, bool normalize, float eps, bool multiplies_bfloat16) {
+                                         float norm_eps, bool normalize, float eps, const std::string& precision) {
   ProjectionInputs inputs;
   inputs.x = any_matrix("x", x, -1, -1);
   const Index columns = inputs.x.columns;
@@ -42,7 +42,7 @@ Held<ProjectionInputs> projection_inputs(const Array& x, const Array& weight, co
                  optional_vector<float>("norm_bias", norm_bias, columns), norm_eps};
   inputs.normalize = normalize;
   inputs.eps = eps;
-  inputs.multiplies_bfloat16 = multiplies_bfloat16 && kernels().has_bfloat16_products;
+  inputs.precision = precision_of(precision);
   return {inputs, {x, weight, bias, norm_weight, norm_bias}};
 }
 
@@ -96,7 +96,7 @@ void bind_projection(py::module_& module) {
              "threads"_a);
   py::class_<Held<ProjectionInputs>>(module, "ProjectionInputs")
       .def(py::init(&projection_inputs), "x"_a, "weight"_a, "bias"_a, "norm"_a, "norm_weight"_a, "norm_bias"_a,
-           "norm_eps"_a, "normalize"_a, "eps"_a, "multiplies_bfloat16"_a);
+           "norm_eps"_a, "normalize"_a, "eps"_a, "precision"_a);
   module.def("project_forward", &project_forward, "inputs"_a, "output"_a, "mean"_a, "inverse_std"_a, "inverse_norm"_a,
              "threads"_a);
   module.def("project_backward", &project_backward, "inputs"_a, "output"_a, "mean"_a, "inverse_std"_a, "inverse_norm"_a,

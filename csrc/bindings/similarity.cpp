@@ -46,7 +46,7 @@ Held<SimilarityInputs> similarity_inputs(const Array& x, const Array& y, double 
                                          const Array& row_bias, const Array& col_bias, const Array& target,
                                          const Array& row_label, const Array& col_label, const Array& row_group,
                                          const Array& col_group, const std::string& denominator, bool has_columns,
-                                         bool multiplies_bfloat16, const std::string& positives) {
+                                         const std::string& precision, const std::string& positives) {
   SimilarityInputs inputs;
   inputs.x = features("x", x, -1);
   inputs.is_symmetric = y.is_none();
@@ -65,7 +65,7 @@ Held<SimilarityInputs> similarity_inputs(const Array& x, const Array& y, double 
                   optional_vector<std::int32_t>("col_group", col_group, columns)};
   inputs.denominator = denominator_of(denominator);
   inputs.has_columns = has_columns;
-  inputs.multiplies_bfloat16 = multiplies_bfloat16 && kernels().has_bfloat16_products;
+  inputs.precision = precision_of(precision);
   inputs.positives = positives_of(positives);
   check_pairs(inputs);
   return {inputs, {x, y, row_bias, col_bias, target, row_label, col_label, row_group, col_group}};
@@ -253,8 +253,8 @@ void bind_similarity(py::module_& module) {
   using namespace py::literals;
   py::class_<Held<SimilarityInputs>>(module, "SimilarityInputs")
       .def(py::init(&similarity_inputs), "x"_a, "y"_a, "scale"_a, "bias"_a, "row_bias"_a, "col_bias"_a, "target"_a,
-           "row_label"_a, "col_label"_a, "row_group"_a, "col_group"_a, "denominator"_a, "has_columns"_a,
-           "multiplies_bfloat16"_a, "positives"_a);
+           "row_label"_a, "col_label"_a, "row_group"_a, "col_group"_a, "denominator"_a, "has_columns"_a, "precision"_a,
+           "positives"_a);
   module.def("softmax_similarity_forward", &softmax_similarity_forward, "inputs"_a, "row_lse"_a, "col_lse"_a,
              "row_pos"_a, "col_pos"_a, "kept"_a, "threads"_a);
   module.def("softmax_similarity_backward", &softmax_similarity_backward, "inputs"_a, "row_lse"_a, "col_lse"_a,

@@ -6,6 +6,7 @@
 // bfloat16 it does not matter, because rounding the operands costs a hundred times more.
 #pragma once
 
+#include "../kernels.h"
 #include "parallel.h"
 #include "vec.h"
 
@@ -81,6 +82,9 @@ template <class A>
 constexpr Index units(Index depth) {
   return (depth + A::kNumbersPerUnit - 1) / A::kNumbersPerUnit;
 }
+
+// Whether products are those of Bfloat16Pairs; Float32 serves every other precision.
+inline bool multiplies_pairs(Precision precision) { return kHasBfloat16Products && precision == Precision::kMedium; }
 
 }  // namespace
 }  // namespace mmcore

@@ -153,7 +153,7 @@ class DistillationForward {
 };
 
 bool distillation_forward(const DistillationInputs& inputs, const DistillationStatistics& statistics, int threads) {
-  return inputs.student.multiplies_bfloat16 && inputs.teacher.multiplies_bfloat16
+  return multiplies_pairs(inputs.student.precision) && multiplies_pairs(inputs.teacher.precision)
              ? DistillationForward<Bfloat16Pairs>(inputs, statistics, threads).run()
              : DistillationForward<Float32>(inputs, statistics, threads).run();
 }

@@ -103,7 +103,7 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
 
 void distillation_backward(const DistillationInputs& inputs, const DistillationStatistics& statistics,
                            const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads) {
-  inputs.student.multiplies_bfloat16&& inputs.teacher.multiplies_bfloat16
+  multiplies_pairs(inputs.student.precision) && multiplies_pairs(inputs.teacher.precision)
       ? distillation_gradients<Bfloat16Pairs>(inputs, statistics, upstream, gradients, threads)
       : distillation_gradients<Float32>(inputs, statistics, upstream, gradients, threads);
 }

@@ -98,8 +98,8 @@ void find_hardest_negatives(const SimilarityInputs& inputs, Index* row_index, In
 }
 
 void hardest_negatives(const SimilarityInputs& inputs, Index* row_index, Index* col_index, int threads) {
-  inputs.multiplies_bfloat16 ? find_hardest_negatives<Bfloat16Pairs>(inputs, row_index, col_index, threads)
-                             : find_hardest_negatives<Float32>(inputs, row_index, col_index, threads);
+  multiplies_pairs(inputs.precision) ? find_hardest_negatives<Bfloat16Pairs>(inputs, row_index, col_index, threads)
+                                     : find_hardest_negatives<Float32>(inputs, row_index, col_index, threads);
 }
 
 }  // namespace

@@ -270,8 +270,9 @@ class PrefixForward {
 
 std::vector<Index> prefix_similarity_forward(const PrefixInputs& inputs, const PrefixStatistics& statistics, Kept kept,
                                              int threads) {
-  return inputs.matrix.multiplies_bfloat16 ? PrefixForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run()
-                                           : PrefixForward<Float32>(inputs, statistics, kept, threads).run();
+  return multiplies_pairs(inputs.matrix.precision)
+             ? PrefixForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run()
+             : PrefixForward<Float32>(inputs, statistics, kept, threads).run();
 }
 
 }  // namespace

@@ -262,7 +262,7 @@ class PrefixBackward {
 void prefix_similarity_backward(const PrefixInputs& inputs, const PrefixStatistics& statistics,
                                 const PrefixStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                 int threads) {
-  if (inputs.matrix.multiplies_bfloat16) {
+  if (multiplies_pairs(inputs.matrix.precision)) {
     PrefixBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
   } else {
     PrefixBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);

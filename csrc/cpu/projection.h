@@ -109,8 +109,8 @@ void project_forward(const ProjectionInputs& inputs, const MutableAnyMatrix& out
                      const ProjectionStatistics& statistics, int threads) {
   visit_dtype(output, [&](auto rows) {
     const auto x = inputs.x.as<NumberOf<decltype(rows)>>();
-    inputs.multiplies_bfloat16 ? project_rows<Bfloat16Pairs>(inputs, x, rows, statistics, threads)
-                               : project_rows<Float32>(inputs, x, rows, statistics, threads);
+    multiplies_pairs(inputs.precision) ? project_rows<Bfloat16Pairs>(inputs, x, rows, statistics, threads)
+                                       : project_rows<Float32>(inputs, x, rows, statistics, threads);
   });
 }
 

@@ -201,7 +201,7 @@ void project_backward(const ProjectionInputs& inputs, const AnyMatrix& output, c
                       const AnyMatrix& grad_output, const ProjectionGradients& gradients, int threads) {
   visit_dtype(inputs.x, [&](auto x) {
     using T = NumberOf<decltype(x)>;
-    if (inputs.multiplies_bfloat16) {
+    if (multiplies_pairs(inputs.precision)) {
       ProjectionBackward<Bfloat16Pairs, T>(inputs, output, statistics, grad_output, gradients, threads).run();
     } else {
       ProjectionBackward<Float32, T>(inputs, output, statistics, grad_output, gradients, threads).run();

@@ -183,14 +183,14 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
 }
 
 SigmoidSums sigmoid_similarity_forward(const SimilarityInputs& inputs, int threads) {
-  return inputs.multiplies_bfloat16 ? sigmoid_pass<Bfloat16Pairs>(inputs, {}, nullptr, threads)
-                                    : sigmoid_pass<Float32>(inputs, {}, nullptr, threads);
+  return multiplies_pairs(inputs.precision) ? sigmoid_pass<Bfloat16Pairs>(inputs, {}, nullptr, threads)
+                                            : sigmoid_pass<Float32>(inputs, {}, nullptr, threads);
 }
 
 SigmoidSums sigmoid_similarity_gradients(const SimilarityInputs& inputs, SigmoidSums upstream,
                                          SimilarityGradients& gradients, int threads) {
-  return inputs.multiplies_bfloat16 ? sigmoid_pass<Bfloat16Pairs>(inputs, upstream, &gradients, threads)
-                                    : sigmoid_pass<Float32>(inputs, upstream, &gradients, threads);
+  return multiplies_pairs(inputs.precision) ? sigmoid_pass<Bfloat16Pairs>(inputs, upstream, &gradients, threads)
+                                            : sigmoid_pass<Float32>(inputs, upstream, &gradients, threads);
 }
 
 }  // namespace

@@ -205,7 +205,7 @@ class SoftmaxForward {
 
 void softmax_similarity_forward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                 int threads) {
-  if (inputs.multiplies_bfloat16) {
+  if (multiplies_pairs(inputs.precision)) {
     SoftmaxForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run();
   } else {
     SoftmaxForward<Float32>(inputs, statistics, kept, threads).run();

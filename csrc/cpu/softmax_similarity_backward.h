@@ -155,7 +155,7 @@ class SoftmaxBackward {
 void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
                                  const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                  int threads) {
-  if (inputs.multiplies_bfloat16) {
+  if (multiplies_pairs(inputs.precision)) {
     SoftmaxBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
   } else {
     SoftmaxBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);

@@ -34,7 +34,7 @@ class SimilarityInputs(NamedTuple):
     col_group: Tensor | None  # (M,)
     denominator: str = "all"
     has_columns: bool = True
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"  # of products, or "high", "medium": ops/precision.py
     positives: str = "sum"
 
     @property

@@ -84,7 +84,8 @@ def project(
         (..., D) in the dtype of `x`, or in autocast's dtype under autocast. Norms, sums of products
         and the bias are float32 (float64 for float64), and the result is rounded once. The operands
         of the products are rounded to bfloat16 where `x` is bfloat16, under autocast to bfloat16,
-        and where `torch.get_float32_matmul_precision()` is "medium".
+        and where `torch.get_float32_matmul_precision()` is "medium"; where it is "high", float32
+        ones may be split in two bfloat16 numbers each, or on a GPU rounded to TensorFloat-32.
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together, or an argument of the

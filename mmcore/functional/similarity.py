@@ -131,9 +131,10 @@ def softmax_similarity(
         kept and gradients of a chunk of logits fit the workspace; a chunk has 128 rows at least.
 
     bfloat16 features, and float32 ones where ``torch.get_float32_matmul_precision()`` is "medium",
-    are multiplied as bfloat16, with float32 sums; under autocast float32 features are rounded to
-    its dtype first, as a matrix product would round them. Logits are float32 in any case. NaN or
-    inf in the features or in a tensor `scale` gives NaN.
+    are multiplied as bfloat16, with float32 sums; where it is "high", float32 ones may be split in
+    two bfloat16 numbers each, or on a GPU rounded to TensorFloat-32. Under autocast float32
+    features are rounded to its dtype first, as a matrix product would round them. Logits are
+    float32 in any case. NaN or inf in the features or in a tensor `scale` gives NaN.
 
     Example:
         >>> import torch, mmcore

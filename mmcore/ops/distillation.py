@@ -29,7 +29,7 @@ from mmcore.backends.reference.distillation import (
     DistillationWanted,
 )
 from mmcore.ops.family import Family
-from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
+from mmcore.ops.precision import as_multiplied, common_precision
 
 
 def fake(inputs: DistillationInputs) -> DistillationStatistics:
@@ -50,6 +50,6 @@ def call(inputs: DistillationInputs, *, backend: str | None) -> DistillationStat
     inputs = inputs._replace(
         x=student, y=as_multiplied(inputs.y), teacher_x=teacher,
         teacher_y=as_multiplied(inputs.teacher_y),
-        multiplies_bfloat16=multiplies_bfloat16(student) and multiplies_bfloat16(teacher),
+        precision=common_precision(student, teacher),
     )  # fmt: skip
     return family(inputs, backend=selected(backend))

@@ -22,7 +22,7 @@ from mmcore.backends.reference.hardest_negatives import (
 )
 from mmcore.backends.reference.hardest_negatives import NegativesInputs as NegativesInputs
 from mmcore.ops.family import Family
-from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
+from mmcore.ops.precision import as_multiplied, precision_of
 
 
 def fake(inputs: NegativesInputs) -> HardestNegatives:
@@ -41,7 +41,5 @@ family = Family(
 def call(inputs: NegativesInputs, *, backend: str | None) -> HardestNegatives:
     """The products, differentiable, and the indices; the inputs are checked."""
     x = as_multiplied(inputs.x)
-    inputs = inputs._replace(
-        x=x, y=as_multiplied(inputs.y), multiplies_bfloat16=multiplies_bfloat16(x)
-    )
+    inputs = inputs._replace(x=x, y=as_multiplied(inputs.y), precision=precision_of(x))
     return family(inputs, backend=selected(backend))

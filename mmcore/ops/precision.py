@@ -1,6 +1,14 @@
-"""Dtypes of the operands of a product.
+"""Dtypes of the operands of a product, and how exact the product has to be.
 
-Sums of products are float32 for every 16- and 32-bit input, however the operands are rounded.
+Sums of products are float32 for every 16- and 32-bit input, however the operands are rounded. The
+precisions are named as by `torch.set_float32_matmul_precision`:
+
+    "highest"   as exact as products of float32 numbers
+    "high"      a backend may split float32 operands in two bfloat16 numbers each, x ≈ x₁ + x₂, and
+                sum three products, x₁·y₁ + x₁·y₂ + x₂·y₁; on a GPU it may use TensorFloat-32
+    "medium"    operands may be rounded to bfloat16, as bfloat16 features are
+
+A backend that has no product for one computes as for the more exact one.
 """
 
 from __future__ import annotations
@@ -10,6 +18,8 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.tracing import constant_when_compiled
+
+PRECISIONS = ("highest", "high", "medium")  # the most exact first
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
@@ -26,25 +36,33 @@ def as_multiplied(x: Tensor) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
-def multiplies_bfloat16(x: Tensor) -> bool:
-    """bfloat16 numbers are; float32 ones where torch's float32 precision is "medium"."""
-    return x.dtype == torch.bfloat16 or (x.dtype == torch.float32 and _is_precision_medium())
+def precision_of(x: Tensor) -> str:
+    """That of products of `x`: "medium" for bfloat16, torch's setting for float32, or "highest"."""
+    if x.dtype == torch.bfloat16:
+        return "medium"
+    return _float32_precision() if x.dtype == torch.float32 else "highest"
+
+
+def common_precision(x: Tensor, y: Tensor) -> str:
+    """The more exact of both."""
+    first, second = precision_of(x), precision_of(y)
+    return first if PRECISIONS.index(first) < PRECISIONS.index(second) else second
 
 
 @constant_when_compiled
-def _is_precision_medium() -> bool:
+def _float32_precision() -> str:
     # torch.compile cannot trace the question: compiled code keeps the answer it was compiled with.
     try:
-        return torch.get_float32_matmul_precision() == "medium"
-    except RuntimeError:  # set by torch's newer switches, of which none means "medium"
-        return False
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by torch's newer switches, which have no word for these precisions
+        return "highest"
 
 
 def with_operands(inputs: SimilarityInputs) -> SimilarityInputs:
     """The matrix with its features as they are multiplied."""
     x = as_multiplied(inputs.x)
-    of_bfloat16 = multiplies_bfloat16(x)
-    if x is inputs.x and not of_bfloat16:
+    precision = precision_of(x)
+    if x is inputs.x and precision == inputs.precision:
         return inputs  # y has the dtype of x
     y = None if inputs.y is None else as_multiplied(inputs.y)
-    return inputs._replace(x=x, y=y, multiplies_bfloat16=of_bfloat16)
+    return inputs._replace(x=x, y=y, precision=precision)

@@ -8,9 +8,9 @@ Which pairs are counted: those of different groups, and the targets (pairs.py). 
 of softmax_similarity and of l2_normalize, summed over the prefixes that hold a column.
 
 x: (N, D); y: (M, D); scale: 0-D; ends: d_k of the K prefixes, ascending; target: (N,); groups as in
-softmax_similarity. The statistics are float64, (K, N) and (K, M). `multiplies_bfloat16`, `kept`,
-`wanted` (x, y, scale) and `rounds` as in softmax_similarity. is_apart: (K,) booleans, the prefixes
-whose products were computed by themselves, as they have to be in the backward, for the same bits.
+softmax_similarity. The statistics are float64, (K, N) and (K, M). `precision`, `kept`, `wanted`
+(x, y, scale) and `rounds` as in softmax_similarity. is_apart: (K,) booleans, the prefixes whose
+products were computed by themselves, as they have to be in the backward, for the same bits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mmcore.backends.reference.prefix_similarity import (
 )
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
-from mmcore.ops.precision import as_multiplied, multiplies_bfloat16
+from mmcore.ops.precision import as_multiplied, precision_of
 
 
 def fake(inputs: PrefixInputs, kept_size: int) -> PrefixStatistics:
@@ -52,9 +52,7 @@ def call(inputs: PrefixInputs, *, backend: str | None) -> PrefixStatistics:
     requested, size = selected(backend), 0
     is_recorded = wants_gradient(inputs.x, inputs.y, inputs.scale)
     x = as_multiplied(inputs.x)
-    inputs = inputs._replace(
-        x=x, y=as_multiplied(inputs.y), multiplies_bfloat16=multiplies_bfloat16(x)
-    )
+    inputs = inputs._replace(x=x, y=as_multiplied(inputs.y), precision=precision_of(x))
     if is_recorded:
         size = kept_size(requested, "prefix_similarity", inputs)
     return family(inputs, kept_size=size, backend=requested)

@@ -11,7 +11,7 @@ Gradients are those of softmax_similarity; z_l receives grad_key_m·Π_{k ∉ {l
 
 features: M matrices (N, D); scale: 0-D; order: (M, N) int64 or None. `dtype` is what z_m and key_m
 are rounded to, where autocast asks for it. The statistics are float64, (M, N).
-`multiplies_bfloat16` and each of `kept` as in softmax_similarity, which computes all of it.
+`precision` and each of `kept` as in softmax_similarity, which computes all of it.
 `wanted` says whether the gradients of each of features and of scale are; the others come back
 empty. `rounds` as in softmax_similarity.
 """
@@ -29,7 +29,7 @@ from mmcore.backends.reference.product_similarity import (
 )
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
-from mmcore.ops.precision import as_multiplied, autocast_dtype, multiplies_bfloat16
+from mmcore.ops.precision import as_multiplied, autocast_dtype, precision_of
 
 
 def fake(inputs: ProductInputs, kept_size: int) -> ProductStatistics:
@@ -50,7 +50,7 @@ def call(inputs: ProductInputs, *, backend: str | None) -> ProductStatistics:
     first, requested, size = inputs.features[0], selected(backend), 0
     inputs = inputs._replace(
         dtype=autocast_dtype(first) or first.dtype,
-        multiplies_bfloat16=multiplies_bfloat16(as_multiplied(first[:0])),
+        precision=precision_of(as_multiplied(first[:0])),
     )
     if wants_gradient(*inputs.features, inputs.scale):
         size = kept_size(requested, "product_similarity", inputs)

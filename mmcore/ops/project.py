@@ -5,8 +5,9 @@
 x: (N, K); weight: (D, K); bias: (D,); norm_weight, norm_bias: (K,); output: (N, D) in x's dtype.
 `norm` is "none", "layer" or "rms". Beside the output the op returns what its backward needs, each
 (N,), or empty where it does not apply: the rows' mean and inverse_std = 1/√(variance + norm_eps),
-and inverse_norm = 1 / max(‖z‖, eps). With `multiplies_bfloat16` a backend may round the operands of
-the products to bfloat16; the reference does not. `wanted` says which gradients are computed; the
+and inverse_norm = 1 / max(‖z‖, eps). With `precision` "medium" a backend may round the operands of
+the products to bfloat16, with "high" split each in two (precision.py); the reference does not.
+`wanted` says which gradients are computed; the
 others come back empty. Without `rounds` the gradients of the parameters stay float32 sums; a row of
 the gradient of x is no sum over rows, and a backend may round it all the same.
 """
@@ -25,7 +26,7 @@ from mmcore.backends.reference.project import (
 )
 from mmcore.backends.reference.project import ProjectionInputs as ProjectionInputs
 from mmcore.ops.family import Family
-from mmcore.ops.precision import autocast_dtype, multiplies_bfloat16
+from mmcore.ops.precision import autocast_dtype, precision_of
 
 
 def fake(inputs: ProjectionInputs) -> Projected:
@@ -48,7 +49,7 @@ family = Family(
 def call(inputs: ProjectionInputs, *, backend: str | None) -> Tensor:
     """The output, differentiable; under autocast in its dtype. The inputs are checked."""
     dtype = autocast_dtype(inputs.x)
-    of_bfloat16 = dtype == torch.bfloat16 or multiplies_bfloat16(inputs.x)
-    inputs = inputs._replace(multiplies_bfloat16=of_bfloat16)
+    precision = "medium" if dtype == torch.bfloat16 else precision_of(inputs.x)
+    inputs = inputs._replace(precision=precision)
     output = family(inputs, backend=selected(backend)).output
     return output if dtype is None else output.to(dtype)

@@ -23,8 +23,9 @@ row_bias: (N,); col_bias: (M,); without `has_columns` col_lse and col_pos are em
 are float64 for every input dtype: lse − pos is the loss, and at scale 100 the rounding of lse to
 float32 alone, 4e-6, exceeds the loss of a converged model.
 
-With `multiplies_bfloat16` a backend may round features to bfloat16 before it multiplies them; the
-sums of products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the
+With `precision` "medium" a backend may round features to bfloat16 before it multiplies them, with
+"high" split each in two bfloat16 numbers and sum three products (precision.py); the sums of
+products are float32 all the same. `kept` is `kept_size` float32 numbers that may spare the
 backward some recomputation; what they are is the backend's business. `wanted` says which of the
 gradients are: x, y, scale, row_bias, col_bias; the others come back empty. Without `rounds` the
 backward leaves gradients in float32, so that those of several processes can be added.

@@ -52,7 +52,7 @@ def _matrices(inputs: DistillationInputs) -> tuple[SimilarityInputs, SimilarityI
         return SimilarityInputs(
             x=x, y=y, scale=scale, bias=None, row_bias=None, col_bias=None, target=diagonal,
             row_label=None, col_label=None, row_group=None, col_group=None,
-            multiplies_bfloat16=inputs.multiplies_bfloat16,
+            precision=inputs.precision,
         )  # fmt: skip
 
     return (

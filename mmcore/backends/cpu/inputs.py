@@ -54,7 +54,7 @@ def as_arrays(inputs: SimilarityInputs) -> _C.SimilarityInputs:
         vector_or_none(inputs.row_bias, torch.float64),
         vector_or_none(inputs.col_bias, torch.float64),
         vector_or_none(inputs.target), row_label, col_label, row_group, col_group,
-        inputs.denominator, inputs.has_columns, inputs.multiplies_bfloat16, inputs.positives,
+        inputs.denominator, inputs.has_columns, inputs.precision, inputs.positives,
     )  # fmt: skip
 
 

@@ -68,5 +68,5 @@ def as_arrays(inputs: ProjectionInputs) -> _C.ProjectionInputs:
         rows(inputs.x), rows(inputs.weight), vector_or_none(inputs.bias, torch.float32),
         inputs.norm, vector_or_none(inputs.norm_weight, torch.float32),
         vector_or_none(inputs.norm_bias, torch.float32), inputs.norm_eps, inputs.normalize,
-        inputs.eps, inputs.multiplies_bfloat16,
+        inputs.eps, inputs.precision,
     )  # fmt: skip

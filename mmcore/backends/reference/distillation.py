@@ -26,7 +26,7 @@ class DistillationInputs(NamedTuple):
     teacher_x: Tensor  # (N, E)
     teacher_y: Tensor  # (N, E)
     teacher_scale: Tensor  # 0-D
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"
 
 
 class DistillationStatistics(NamedTuple):

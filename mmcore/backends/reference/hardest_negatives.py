@@ -26,7 +26,7 @@ class NegativesInputs(NamedTuple):
     y: Tensor  # (N, D)
     row_group: Tensor | None  # (N,)
     col_group: Tensor | None  # (N,)
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"
 
     def matrix(self) -> SimilarityInputs:
         """The similarity matrix, its scale 1."""
@@ -35,7 +35,7 @@ class NegativesInputs(NamedTuple):
             x=self.x, y=self.y, scale=torch.ones((), dtype=torch.float64, device=device),
             bias=None, row_bias=None, col_bias=None, target=torch.arange(rows, device=device),
             row_label=None, col_label=None, row_group=self.row_group, col_group=self.col_group,
-            denominator="negatives", multiplies_bfloat16=self.multiplies_bfloat16,
+            denominator="negatives", precision=self.precision,
         )  # fmt: skip
 
 

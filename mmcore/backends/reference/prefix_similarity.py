@@ -35,14 +35,14 @@ class PrefixInputs(NamedTuple):
     target: Tensor  # (N,)
     row_group: Tensor | None  # (N,)
     col_group: Tensor | None  # (M,)
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"
 
     def matrix(self, x: Tensor, y: Tensor) -> SimilarityInputs:
         """The similarity matrix of two normalised prefixes."""
         return SimilarityInputs(
             x=x, y=y, scale=self.scale, bias=None, row_bias=None, col_bias=None,
             target=self.target, row_label=None, col_label=None, row_group=self.row_group,
-            col_group=self.col_group, multiplies_bfloat16=self.multiplies_bfloat16,
+            col_group=self.col_group, precision=self.precision,
         )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ class ProductInputs(NamedTuple):
     scale: Tensor  # 0-D
     order: Tensor | None  # (M, N) int64: a permutation of the rows of each
     dtype: torch.dtype  # of the operands of products
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"
 
     def matrix(self, m: int) -> SimilarityInputs:
         """Rows of one modality against their keys: the diagonal is positive."""
@@ -45,7 +45,7 @@ class ProductInputs(NamedTuple):
             target=torch.arange(x.shape[0], device=x.device), row_label=None, col_label=None,
             row_group=None, col_group=None,
             denominator="all" if self.order is None else "negatives", has_columns=False,
-            multiplies_bfloat16=self.multiplies_bfloat16,
+            precision=self.precision,
         )  # fmt: skip
 
     def met(self, m: int, k: int) -> Tensor | None:

@@ -22,7 +22,7 @@ class ProjectionInputs(NamedTuple):
     norm_eps: float
     normalize: bool
     eps: float
-    multiplies_bfloat16: bool = False
+    precision: str = "highest"
 
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All that a gradient may be wanted of."""

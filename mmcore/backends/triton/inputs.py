@@ -55,7 +55,7 @@ def shape(inputs: SimilarityInputs) -> tuple[int, int]:
 
 def rounds_operands(inputs: SimilarityInputs) -> bool:
     """Whether float32 operands are rounded to bfloat16."""
-    return inputs.multiplies_bfloat16 and inputs.x.dtype == torch.float32
+    return inputs.precision == "medium" and inputs.x.dtype == torch.float32
 
 
 def product_dtype(inputs: SimilarityInputs) -> torch.dtype:

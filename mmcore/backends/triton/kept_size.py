@@ -24,7 +24,7 @@ PER_FLOAT32 = torch.float32.itemsize // ITEMSIZE
 
 def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     """As many rows of E as half the workspace holds."""
-    if not inputs.multiplies_bfloat16 or inputs.is_half_enough:
+    if inputs.precision != "medium" or inputs.is_half_enough:
         return 0
     return rows_of_exponentials(workspace, inputs.x.shape[0], inputs.keys.shape[0])
 
@@ -32,7 +32,7 @@ def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
 def product_similarity(workspace: int, inputs: ProductInputs) -> int:
     """As softmax_similarity, of each modality's matrix."""
     rows = inputs.features[0].shape[0]
-    return rows_of_exponentials(workspace, rows, rows) if inputs.multiplies_bfloat16 else 0
+    return rows_of_exponentials(workspace, rows, rows) if inputs.precision == "medium" else 0
 
 
 def rows_of_exponentials(workspace: int, rows: int, columns: int) -> int:

@@ -61,7 +61,7 @@ def norm_rows(inputs: ProjectionInputs) -> Normed:
 
 def product_dtype(inputs: ProjectionInputs) -> torch.dtype:
     """The dtype in which operands are multiplied."""
-    is_rounded = inputs.multiplies_bfloat16 and inputs.x.dtype == torch.float32
+    is_rounded = inputs.precision == "medium" and inputs.x.dtype == torch.float32
     return torch.bfloat16 if is_rounded else inputs.x.dtype
 
 
