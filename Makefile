@@ -7,6 +7,7 @@ NATIVE := $(shell find csrc -type f) CMakeLists.txt pyproject.toml constraints.t
 # Where the processor has no AVX-512, its kernels are compiled to AVX2 instructions for the tests, so that their tile
 # shapes are exercised everywhere. The demo and the benchmarks never use such a build's AVX-512 by default.
 EMULATE := $(if $(shell grep -m1 -o avx512bw /proc/cpuinfo),OFF,ON)
+# The matrix unit is emulated for the tests on every processor: where there is one, the bits of both are compared.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 SANITIZE := OFF
@@ -111,6 +112,7 @@ $(VENV)/.bench: $(VENV)/.demo
 
 $(VENV)/.test: $(VENV)/.torch $(NATIVE)
 	$(PIP) --no-build-isolation --config-settings=cmake.define.MMCORE_EMULATE_AVX512=$(EMULATE) \
+		--config-settings=cmake.define.MMCORE_EMULATE_AMX=ON \
 		--config-settings=cmake.define.MMCORE_SANITIZE=$(SANITIZE) --config-settings=build-dir=$(BUILD) \
 		--editable .[demo,test]
 	rm -f $(VENV)/.demo $(VENV)/.bench

@@ -207,5 +207,7 @@ const Kernels& kernels();
 std::vector<std::string> instruction_sets();
 // False when `name` is not one of instruction_sets().
 bool select_instruction_set(const std::string& name);
+// Why the instruction set "amx" is not one of them; empty where it is.
+std::string obstacle_to_matrix_unit();
 
 }  // namespace mmcore

@@ -62,7 +62,9 @@ def _cpu_state() -> str:
     if cpu.missing_module is not None:
         return f"unavailable: mmcore._C could not be imported ({cpu.missing_module})"
     in_use, *others = cpu.instruction_sets()
-    return f"available, {in_use} in use, {', '.join(others) or 'nothing else'} at hand"
+    obstacle = cpu.obstacle_to_matrix_unit()
+    without = f"; no amx: {obstacle}" if obstacle else ""
+    return f"available, {in_use} in use, {', '.join(others) or 'nothing else'} at hand{without}"
 
 
 def _gpu_state() -> str:

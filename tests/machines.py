@@ -23,6 +23,8 @@ from typing import TypeVar
 import pytest
 import torch
 
+from mmcore.backends import cpu
+
 Value = TypeVar("Value")
 
 TIERS = ("fast", "full")
@@ -39,7 +41,9 @@ def by_tier(fast: Value, full: Value) -> Value:
 
 DEVICE = os.environ.get("MMCORE_TEST_DEVICE", "cpu")
 IS_GPU = DEVICE != "cpu"
-INSTRUCTION_SETS = () if IS_GPU else ("generic", "avx2", "avx512", "avx512_bf16")
+# The matrix unit of the processor, or the same tiles without its instructions.
+MATRIX_UNIT = "amx" if "amx" in cpu.instruction_sets() else "emulated_amx"
+INSTRUCTION_SETS = () if IS_GPU else ("generic", "avx2", "avx512", "avx512_bf16", MATRIX_UNIT)
 COMPILED = [f"cpu-{name}" for name in INSTRUCTION_SETS]
 # As mmcore.backend names them.
 BACKENDS = ["reference", "triton"] if IS_GPU else ["reference", "cpu", "triton"]

@@ -21,6 +21,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("instruction_set", [] { return mmcore::kernels().instruction_set; });
   module.def("instruction_sets", &mmcore::instruction_sets);
   module.def("select_instruction_set", &mmcore::select_instruction_set, "name"_a);
+  module.def("obstacle_to_matrix_unit", &mmcore::obstacle_to_matrix_unit);
   module.def("has_bfloat16_products", [] { return mmcore::kernels().has_bfloat16_products; });
   module.def("measure_peak", &mmcore::measure_peak, "in_bfloat16"_a, "threads"_a);
   mmcore::bind_projection(module);

@@ -1,22 +1,42 @@
 // How two numbers of the operands are multiplied: the parameter `A` of packing and of the block product.
 //
-// Packed operands consist of 32-bit units: one float32, or two bfloat16 that are neighbours along the depth of the
-// product. So both kinds share their layouts, and a depth is counted in units. kChain is the number of units that are
-// added to one sum before the next sum begins (matmul.h). It is short for float32, where only the sum rounds. For
-// bfloat16 it does not matter, because rounding the operands costs a hundred times more.
+//   Float32          float32 · float32 by vectors
+//   Bfloat16Pairs    bfloat16 · bfloat16 by vectors of pairs
+//   BfloatParts      float32 numbers as sums of bfloat16 numbers, by tiles of the matrix unit (amx.h)
+//
+// All sum in float32. Packed operands consist of 32-bit units: one float32, or two bfloat16 that are neighbours along
+// the depth of the product. Where a number has several parts, it has one unit for each. An arithmetic states the layout
+// of its operands (pack.h): how many lanes, rows of lhs or columns of rhs, are packed side by side, and to how many
+// units the depth is padded.
 #pragma once
 
-#include "../kernels.h"
+#include "amx.h"
 #include "parallel.h"
-#include "vec.h"
 
 namespace mmcore {
 namespace {
 
+// Products by vectors: 6×16 sums in the 16 registers of AVX2, 12×32 in the 32 of AVX-512. Beside the matrix unit,
+// vectors multiply only what it cannot, and the rows divide its 32.
+constexpr int kSumRows = kHasMatrixUnit ? 8 : kLanes == 16 ? 12 : 6;
+// The rows and columns of products that an epilogue receives at once. Beside the matrix unit they are few, so that an
+// epilogue fits between its instructions (tile_product.h).
+constexpr int kTileRows = kHasMatrixUnit ? 2 : kSumRows;
+constexpr int kTileVectors = 2;
+constexpr int kTileColumns = kTileVectors * kLanes;
+
+// The layout of products by vectors. kChain is the number of units that are added to one sum before the next sum begins
+// (matmul.h).
+struct ByVectors {
+  static constexpr bool kUsesMatrixUnit = false;
+  static constexpr Index kParts = 1, kUnitsPerStep = 1;
+  static constexpr Index kLhsLanes = kSumRows, kRhsLanes = kTileColumns;
+};
+
 // float32 · float32; 16-bit numbers are widened, which is exact.
-struct Float32 {
+struct Float32 : ByVectors {
   static constexpr Index kNumbersPerUnit = 1;
-  // Without FMA, as on SSE2, the products are rounded as well.
+  // Short, because only the sum rounds. Without FMA, as on SSE2, the products are rounded as well.
   static constexpr Index kChain = kLanes == 4 ? 16 : 32;
 
   static void add_product(Vec& sum, Vec a, Vec b) { mmcore::add_product(sum, a, b); }
@@ -35,10 +55,10 @@ struct Float32 {
   }
 };
 
-// bfloat16 · bfloat16 in pairs, summed in float32; wider numbers are rounded first.
-struct Bfloat16Pairs {
+// bfloat16 · bfloat16 in pairs; wider numbers are rounded first.
+struct Bfloat16Pairs : ByVectors {
   static constexpr Index kNumbersPerUnit = 2;
-  static constexpr Index kChain = 256;
+  static constexpr Index kChain = 256;  // rounding the operands costs a hundred times more than a long chain
 
   static void add_product(Vec& sum, Vec a, Vec b) { add_pair_product(sum, a, b); }
 
@@ -78,13 +98,42 @@ struct Bfloat16Pairs {
   }
 };
 
+// Numbers as sums of kCount bfloat16 numbers, of which each holds the next eight bits. Of the products of parts p and
+// q, those with p + q < kOrders are summed. Three parts are a float32 and two a float16, exactly, unless a number is
+// not finite, too large to be rounded, or so small that a part is denormal (choose_arithmetic.h).
+template <int kCount, int kOrders>
+struct BfloatParts {
+  static constexpr bool kUsesMatrixUnit = true;
+  static constexpr Index kNumbersPerUnit = 2, kParts = kCount, kUnitsPerStep = 16;
+  static constexpr Index kLhsLanes = 32, kRhsLanes = 32;
+
+  static constexpr bool multiplies(int p, int q) { return p + q < kOrders; }
+
+  // The parts of two vectors as pairs: of neighbours, (a₀, a₁), …, (b₀, b₁), …, or interleaved, (a₀, b₀), (a₁, b₁), …
+  template <bool kInterleaved>
+  static void pairs(Vec a, Vec b, Vec (&out)[kCount]) {
+#pragma GCC unroll 3
+    for (int part = 0; part < kCount; ++part) {
+      const bool is_last = part == kCount - 1;
+      const Vec high_a = is_last ? a : rounded_to_bfloat16(a), high_b = is_last ? b : rounded_to_bfloat16(b);
+      out[part] = kInterleaved ? interleaved_in_bfloat16(high_a, high_b) : neighbours_in_bfloat16(high_a, high_b);
+      a -= high_a;
+      b -= high_b;
+    }
+  }
+};
+
+using Bfloat16Tiles = BfloatParts<1, 1>;
+using Float16Tiles = BfloatParts<2, 3>;
+using Float32Tiles = BfloatParts<3, 3>;
+// Of float32 numbers with two parts each, as torch's precision "high" promises.
+using HighFloat32Tiles = BfloatParts<2, 2>;
+
+// Units of one part of a row of `depth` numbers.
 template <class A>
 constexpr Index units(Index depth) {
-  return (depth + A::kNumbersPerUnit - 1) / A::kNumbersPerUnit;
+  return round_up((depth + A::kNumbersPerUnit - 1) / A::kNumbersPerUnit, A::kUnitsPerStep);
 }
-
-// Whether products are those of Bfloat16Pairs; Float32 serves every other precision.
-inline bool multiplies_pairs(Precision precision) { return kHasBfloat16Products && precision == Precision::kMedium; }
 
 }  // namespace
 }  // namespace mmcore

@@ -109,6 +109,7 @@ class DistillationForward {
     const Index student_floats = round_up(BlockScratch<A>::floats(grid, student.x.columns, false), 16);
     Scratch scratch(student_floats + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      const Multiplying<A> multiplying;
       BlockScratch<A> students(scratch.of_thread(thread), student, grid, false);
       BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
       SumDistillation epilogue{student_, teacher_};
@@ -153,9 +154,9 @@ class DistillationForward {
 };
 
 bool distillation_forward(const DistillationInputs& inputs, const DistillationStatistics& statistics, int threads) {
-  return multiplies_pairs(inputs.student.precision) && multiplies_pairs(inputs.teacher.precision)
-             ? DistillationForward<Bfloat16Pairs>(inputs, statistics, threads).run()
-             : DistillationForward<Float32>(inputs, statistics, threads).run();
+  return with_arithmetic(inputs, {}, threads, [&](auto arithmetic) {
+    return DistillationForward<decltype(arithmetic)>(inputs, statistics, threads).run();
+  });
 }
 
 }  // namespace

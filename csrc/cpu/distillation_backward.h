@@ -75,6 +75,7 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
   const Index student_floats = round_up(BlockScratch<A>::floats(grid, student.x.columns, true), 16);
   Scratch scratch(student_floats + BlockScratch<A>::floats(grid, teacher.x.columns, false), threads);
   grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+    const Multiplying<A> multiplying;
     BlockScratch<A> students(scratch.of_thread(thread), student, grid, true);
     BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
     StoreDistillationGradient epilogue{statistics,
@@ -103,9 +104,16 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
 
 void distillation_backward(const DistillationInputs& inputs, const DistillationStatistics& statistics,
                            const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads) {
-  multiplies_pairs(inputs.student.precision) && multiplies_pairs(inputs.teacher.precision)
-      ? distillation_gradients<Bfloat16Pairs>(inputs, statistics, upstream, gradients, threads)
-      : distillation_gradients<Float32>(inputs, statistics, upstream, gradients, threads);
+  const Index count = inputs.student.x.rows;
+  with_arithmetic(inputs,
+                  {{upstream.row_lse, count},
+                   {upstream.col_lse, count},
+                   {upstream.positive, count},
+                   {upstream.row_cross, count},
+                   {upstream.col_cross, count}},
+                  threads, [&](auto arithmetic) {
+                    distillation_gradients<decltype(arithmetic)>(inputs, statistics, upstream, gradients, threads);
+                  });
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 // Used by softmax_similarity, prefix_similarity and distillation, forward.
 #pragma once
 
+#include "choose_arithmetic.h"
 #include "pairs.h"
 #include "positives.h"
 #include "shared_shift.h"
@@ -108,20 +109,23 @@ struct SumExponentials {
 
  private:
   void add_plain_tile(Index row, Index column, Index valid, float* tile) {
-    Vec col_total[kTileVectors] = {};
+    Vec col_total[kTileVectors];
+    for (int v = 0; v < kTileVectors; ++v) col_total[v] = load(exponentials.col + column + v * kLanes);
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
+      Vec e[kTileVectors];
       for (int v = 0; v < kTileVectors; ++v)
-        store(tile + v * kLanes, shift.exponential(load(tile + v * kLanes), load(rounder + column + v * kLanes)));
+        e[v] = shift.exponential(load(tile + v * kLanes), load(rounder + column + v * kLanes));
       const Index lane = masks.target_lane(block.rows.begin + row + r, block.columns.begin + column);
-      if (lane >= 0 && lane < kTileColumns) tile[lane] = 0;
+      if (lane >= 0 && lane < kTileColumns) e[lane / kLanes][lane % kLanes] = 0;
       Vec row_total{};
       for (int v = 0; v < kTileVectors; ++v) {
-        row_total += load(tile + v * kLanes);
-        col_total[v] += load(tile + v * kLanes);
+        store(tile + v * kLanes, e[v]);
+        row_total += e[v];
+        col_total[v] += e[v];
       }
       BlockSums::add(exponentials.row + (row + r) * kLanes, row_total);
     }
-    for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
+    for (int v = 0; v < kTileVectors; ++v) store(exponentials.col + column + v * kLanes, col_total[v]);
   }
 
   void add_masked_tile(Index row, Index column, Index valid, float* tile) {

@@ -8,6 +8,7 @@
 // so the result does not depend on the number of threads. A NaN is never the largest.
 #pragma once
 
+#include "choose_arithmetic.h"
 #include "pairs.h"
 #include "similarity_blocks.h"
 
@@ -87,6 +88,7 @@ void find_hardest_negatives(const SimilarityInputs& inputs, Index* row_index, In
   const BlockGrid grid(inputs, threads);
   Scratch scratch(BlockScratch<A>::floats(grid, inputs.x.columns, false), threads);
   grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+    const Multiplying<A> multiplying;
     BlockScratch<A> blocks(scratch.of_thread(thread), inputs, grid, false);
     CompareProducts epilogue{masks};
     blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
@@ -98,8 +100,9 @@ void find_hardest_negatives(const SimilarityInputs& inputs, Index* row_index, In
 }
 
 void hardest_negatives(const SimilarityInputs& inputs, Index* row_index, Index* col_index, int threads) {
-  multiplies_pairs(inputs.precision) ? find_hardest_negatives<Bfloat16Pairs>(inputs, row_index, col_index, threads)
-                                     : find_hardest_negatives<Float32>(inputs, row_index, col_index, threads);
+  with_arithmetic(inputs, threads, [&](auto arithmetic) {
+    find_hardest_negatives<decltype(arithmetic)>(inputs, row_index, col_index, threads);
+  });
 }
 
 }  // namespace

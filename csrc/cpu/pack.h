@@ -1,11 +1,9 @@
-// Copies of operands in the order in which the block product reads them, zero-padded to whole tiles.
+// Copies of operands in the order in which the product by vectors reads them, zero-padded to whole panels.
 //
 //   pack_rows<A, W>     row i, unit k of that row      →  out[i / W][k][i mod W]      rows become lanes
 //   pack_columns<A, W>  column c, unit k of its rows   →  out[c / W][k][c mod W]      columns become lanes
 //
-// A unit is what the arithmetic A multiplies at once (arithmetic.h), in 32 bits. Any dtype is read, strided; numbers
-// are widened or rounded on the way. Packing costs O(rows · columns) against O(rows · columns · kBlock) multiply-adds,
-// and is done once per block.
+// A unit is what the arithmetic A multiplies at once (arithmetic.h), in 32 bits.
 #pragma once
 
 #include <type_traits>
@@ -17,11 +15,6 @@ namespace {
 
 // Units of W rows that are staged at a time: they stay in L1 while they are transposed.
 constexpr Index kStagedUnits = 64;
-
-template <class A, int kWidth>
-Index packed_units(Index lanes, Index depth) {
-  return round_up(lanes, kWidth) * units<A>(depth);
-}
 
 // Whether the numbers in memory are units already, so that none has to be staged.
 template <class A, class T>
@@ -93,16 +86,6 @@ inline void pack_columns(Matrix<const T> source, float* out) {
         std::memcpy(out + c * depth + k * kWidth, row + c, kWidth * sizeof(float));
     }
   }
-}
-
-template <class A, int kWidth>
-inline void pack_rows(const AnyMatrix& source, Index first, Index count, float* out) {
-  visit_dtype(source, [&](auto matrix) { pack_rows<A, kWidth>(matrix.rows_from(first, count), out); });
-}
-
-template <class A, int kWidth>
-inline void pack_columns(const AnyMatrix& source, Index first, Index count, float* out) {
-  visit_dtype(source, [&](auto matrix) { pack_columns<A, kWidth>(matrix.rows_from(first, count), out); });
 }
 
 }  // namespace

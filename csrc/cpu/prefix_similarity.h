@@ -208,6 +208,7 @@ class PrefixForward {
     const Scratch memory(prefixes_.floats<A>(grid, false), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, false, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      const Multiplying<A> multiplying;
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
       SumPrefixExponentials epilogue{masks_, shift_.shifted_rounder()};
       const auto take_rows = [&](Range rows) {
@@ -270,9 +271,9 @@ class PrefixForward {
 
 std::vector<Index> prefix_similarity_forward(const PrefixInputs& inputs, const PrefixStatistics& statistics, Kept kept,
                                              int threads) {
-  return multiplies_pairs(inputs.matrix.precision)
-             ? PrefixForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run()
-             : PrefixForward<Float32>(inputs, statistics, kept, threads).run();
+  return with_arithmetic(inputs.matrix, threads, [&](auto arithmetic) {
+    return PrefixForward<decltype(arithmetic)>(inputs, statistics, kept, threads).run();
+  });
 }
 
 }  // namespace

@@ -170,6 +170,7 @@ class PrefixBackward {
     const Scratch memory(prefixes_.floats<A>(grid, true), threads_);
     std::vector<SegmentScratch<A>> scratch = prefixes_.scratch<A>(memory, grid, true, threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      const Multiplying<A> multiplying;
       std::vector<BlockScratch<A>>& segments = scratch[thread].segments;
       AddPrefixGradient gradient{
           prefixes_, masks_, statistics_, upstream_, row_cosines_, col_cosines_, shift_.shifted_rounder()};
@@ -262,11 +263,12 @@ class PrefixBackward {
 void prefix_similarity_backward(const PrefixInputs& inputs, const PrefixStatistics& statistics,
                                 const PrefixStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                 int threads) {
-  if (multiplies_pairs(inputs.matrix.precision)) {
-    PrefixBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
-  } else {
-    PrefixBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);
-  }
+  const Index prefixes = static_cast<Index>(inputs.ends.size()), rows = prefixes * inputs.matrix.x.rows,
+              columns = prefixes * inputs.matrix.y.rows;
+  with_arithmetic(inputs.matrix, {{upstream.row_lse, rows}, {upstream.col_lse, columns}, {upstream.row_pos, rows}},
+                  threads, [&](auto arithmetic) {
+                    PrefixBackward<decltype(arithmetic)>(inputs, statistics, upstream, kept, threads).run(gradients);
+                  });
 }
 
 }  // namespace

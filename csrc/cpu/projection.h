@@ -12,9 +12,9 @@
 
 #include <vector>
 
+#include "choose_arithmetic.h"
 #include "input_norm.h"
 #include "matmul.h"
-#include "pack.h"
 #include "scratch.h"
 
 namespace mmcore {
@@ -51,47 +51,47 @@ inline void round_row(const float* source, Index columns, T* target) {
                   [&](Index k, Index count) { store_first(target + k, load_first(source + k, count), count); });
 }
 
-// Statistics and packed x̂ of one block of rows; `rows_of_tile` holds kTileRows × K.
+// Statistics and packed x̂ of one block of rows; `rows_of_tile` holds A::kLhsLanes × K.
 template <class A, class T>
 void pack_normalized_rows(Matrix<const T> x, const InputNorm& norm, Range rows, const ProjectionStatistics& statistics,
                           float* rows_of_tile, float* packed) {
-  if (norm.kind == Norm::kNone) return pack_rows<A, kTileRows>(x.rows_from(rows.begin, rows.size()), packed);
+  if (norm.kind == Norm::kNone) return Lhs<A>::pack_rows(x.rows_from(rows.begin, rows.size()), packed);
   const Index depth = x.columns;
-  for (Index i = rows.begin; i < rows.end; i += kTileRows) {
-    const Index count = minimum(kTileRows, rows.end - i);
+  for (Index i = rows.begin; i < rows.end; i += A::kLhsLanes) {
+    const Index count = minimum(A::kLhsLanes, rows.end - i);
     for (Index r = 0; r < count; ++r) {
       RowStatistics row = row_statistics(x.row(i + r), depth, norm);
       if (statistics.mean != nullptr) statistics.mean[i + r] = row.mean;
       statistics.inverse_std[i + r] = row.inverse_std;
       apply_norm(x.row(i + r), norm, row, 0, depth, rows_of_tile + r * depth);
     }
-    pack_rows<A, kTileRows>(ConstMatrix{rows_of_tile, count, depth, depth},
-                            packed + (i - rows.begin) * units<A>(depth));
+    Lhs<A>::pack_rows(ConstMatrix{rows_of_tile, count, depth, depth}, packed + Lhs<A>::floats(i - rows.begin, depth));
   }
 }
 
 template <class A, class T>
 void project_rows(const ProjectionInputs& inputs, Matrix<const T> x, Matrix<T> output,
                   const ProjectionStatistics& statistics, int threads) {
-  const Index depth = x.columns, packed_depth = units<A>(depth), width = output.columns;
-  Scratch packed_weight(packed_units<A, kTileColumns>(width, depth), 1);
+  const Index depth = x.columns, width = output.columns;
+  Scratch packed_weight(Rhs<A>::floats(width, depth), 1);
   pack_shared(threads, width, [&](Range part) {
-    pack_rows<A, kTileColumns>(inputs.weight, part.begin, part.size(),
-                               packed_weight.of_thread(0) + part.begin * packed_depth);
+    Rhs<A>::pack_rows(inputs.weight, part.begin, part.size(),
+                      packed_weight.of_thread(0) + Rhs<A>::floats(part.begin, depth));
   });
-  const PackedRhs weight{packed_weight.of_thread(0), packed_depth * kTileColumns};
-  Scratch scratch(packed_units<A, kTileRows>(kBlock, depth) + kTileRows * depth + kBlock * width + 48, threads);
-  for_each_stripe(threads, x.rows, kTileRows, [&](Range rows, int thread) {
+  const Rhs<A> weight(packed_weight.of_thread(0), depth);
+  Scratch scratch(Lhs<A>::floats(kBlock, depth) + A::kLhsLanes * depth + kBlock * width + 48, threads);
+  for_each_stripe(threads, x.rows, kStripeRows, [&](Range rows, int thread) {
+    const Multiplying<A> multiplying;
     Carver carver(scratch.of_thread(thread));
-    float* packed_x = carver.take(packed_units<A, kTileRows>(kBlock, depth));
-    float* rows_of_tile = carver.take(kTileRows * depth);
+    float* packed_x = carver.take(Lhs<A>::floats(kBlock, depth));
+    float* rows_of_tile = carver.take(A::kLhsLanes * depth);
     float* rows_of_z = carver.take(kBlock * width);
     for (Index begin = rows.begin; begin < rows.end; begin += kBlock) {
       const Range block{begin, minimum(begin + kBlock, rows.end)};
       const MutableMatrix z = float32_block(output, block, rows_of_z);
       pack_normalized_rows<A>(x, inputs.norm, block, statistics, rows_of_tile, packed_x);
       for (Index r = 0; r < z.rows; ++r) fill_row(z.row(r), inputs.bias, width);
-      multiply_into<A>(PackedLhs{packed_x, packed_depth * kTileRows}, weight, packed_depth, z);
+      multiply_into<A>(Lhs<A>(packed_x, depth), weight, depth, z);
       for (Index r = 0; r < z.rows; ++r) {
         if (statistics.inverse_norm == nullptr) {
           round_row(z.row(r), width, output.row(begin + r));
@@ -109,8 +109,8 @@ void project_forward(const ProjectionInputs& inputs, const MutableAnyMatrix& out
                      const ProjectionStatistics& statistics, int threads) {
   visit_dtype(output, [&](auto rows) {
     const auto x = inputs.x.as<NumberOf<decltype(rows)>>();
-    multiplies_pairs(inputs.precision) ? project_rows<Bfloat16Pairs>(inputs, x, rows, statistics, threads)
-                                       : project_rows<Float32>(inputs, x, rows, statistics, threads);
+    with_arithmetic(inputs, nullptr, threads,
+                    [&](auto arithmetic) { project_rows<decltype(arithmetic)>(inputs, x, rows, statistics, threads); });
   });
 }
 

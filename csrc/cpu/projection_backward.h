@@ -64,21 +64,22 @@ class ProjectionBackward {
 
   void run() {
     const bool needs_weight = gradients_.weight.data != nullptr;
-    Scratch packed_weight(needs_grad_normed_ ? packed_units<A, kTileColumns>(columns_, width_) : 0, 1);
+    Scratch packed_weight(needs_grad_normed_ ? Rhs<A>::floats(columns_, width_) : 0, 1);
     if (needs_grad_normed_) pack_weight(packed_weight.of_thread(0));
     Scratch chunk(needs_weight ? slot_units() * blocks_per_thread_ * threads_ : 0, 1);
     Scratch row_scratch(kBlock * width_ + (needs_grad_normed_ ? row_units() : 0) + 48, threads_);
-    Scratch weight_scratch(needs_weight ? packed_units<A, kTileColumns>(columns_, kBlock) + kBlock * columns_ + 64 : 0,
-                           threads_);
+    Scratch weight_scratch(needs_weight ? Rhs<A>::floats(columns_, kBlock) + kBlock * columns_ + 64 : 0, threads_);
     const Index rows = x_.rows, largest = blocks_per_thread_ * threads_ * kBlock;
     for (Index begin = 0; begin < rows; begin += largest) {
       chunk_ = {begin, minimum(begin + largest, rows)};
-      for_each_stripe(threads_, chunk_.size(), kTileRows, [&](Range part, int thread) {
+      for_each_stripe(threads_, chunk_.size(), kStripeRows, [&](Range part, int thread) {
+        const Multiplying<A> multiplying;
         visit_rows(part, thread, row_scratch.of_thread(thread), packed_weight.of_thread(0),
                    needs_weight ? chunk.of_thread(0) : nullptr);
       });
       if (!needs_weight) continue;
       for_each_stripe(threads_, columns_, kTileColumns, [&](Range columns, int thread) {
+        const Multiplying<A> multiplying;
         add_grad_weight(columns, chunk.of_thread(0), weight_scratch.of_thread(thread));
       });
     }
@@ -87,8 +88,8 @@ class ProjectionBackward {
 
  private:
   // The sizes of a block of grad_z that is packed by columns, and of the scratch memory of a block of grad_x.
-  Index slot_units() const { return packed_units<A, kTileRows>(width_, kBlock); }
-  Index row_units() const { return packed_units<A, kTileRows>(kBlock, width_) + kBlock * columns_; }
+  Index slot_units() const { return Lhs<A>::floats(width_, kBlock); }
+  Index row_units() const { return Lhs<A>::floats(kBlock, width_) + kBlock * columns_; }
 
   void pack_weight(float* packed) const {
     visit_dtype(inputs_.weight, [&](auto weight) {
@@ -96,7 +97,7 @@ class ProjectionBackward {
         auto columns = weight;
         columns.data += part.begin;
         columns.columns = part.size();
-        pack_columns<A, kTileColumns>(columns, packed + part.begin * units<A>(width_));
+        Rhs<A>::pack_columns(columns, packed + Rhs<A>::floats(part.begin, width_));
       });
     });
   }
@@ -116,11 +117,11 @@ class ProjectionBackward {
     for_each_block(part, thread, [&](Range block, Index slot) {
       const MutableMatrix grad_z{rows_of_grad_z, block.size(), width_, width_};
       for (Index r = 0; r < grad_z.rows; ++r) fill_grad_z(block.begin + r, grad_z.row(r), bias_.of_thread(thread));
-      if (slots != nullptr) pack_columns<A, kTileRows>(ConstMatrix(grad_z), slots + slot * slot_units());
+      if (slots != nullptr) Lhs<A>::pack_columns(ConstMatrix(grad_z), slots + slot * slot_units());
       if (!needs_grad_normed_) return;
       Carver rest = carver;
-      float* packed = rest.take(packed_units<A, kTileRows>(kBlock, width_));
-      pack_rows<A, kTileRows>(ConstMatrix(grad_z), packed);
+      float* packed = rest.take(Lhs<A>::floats(kBlock, width_));
+      Lhs<A>::pack_rows(ConstMatrix(grad_z), packed);
       store_grad_x(block, packed, packed_weight, rest.take(kBlock * columns_), thread);
     });
   }
@@ -138,10 +139,8 @@ class ProjectionBackward {
 
   void store_grad_x(Range block, const float* packed_grad_z, const float* packed_weight, float* rows, int thread) {
     const MutableMatrix grad = float32_block(grad_x_, block, rows);
-    const Index depth = units<A>(width_);
     for (Index r = 0; r < grad.rows; ++r) fill_row(grad.row(r), nullptr, columns_);
-    multiply_into<A>(PackedLhs{packed_grad_z, depth * kTileRows}, PackedRhs{packed_weight, depth * kTileColumns}, depth,
-                     grad);
+    multiply_into<A>(Lhs<A>(packed_grad_z, width_), Rhs<A>(packed_weight, width_), width_, grad);
     for (Index r = 0; r < grad.rows; ++r) {
       const Index i = block.begin + r;
       norm_row_backward(x_.row(i), inputs_.norm, row(i), columns_, grad.row(r), norm_weight_.of_thread(thread),
@@ -153,16 +152,15 @@ class ProjectionBackward {
   void add_grad_weight(Range columns, const float* slots, float* scratch) const {
     if (columns.size() == 0) return;
     Carver carver(scratch);
-    float* packed_x = carver.take(packed_units<A, kTileColumns>(columns.size(), kBlock));
+    float* packed_x = carver.take(Rhs<A>::floats(columns.size(), kBlock));
     float* rows = carver.take(kBlock * columns.size());
     const MutableMatrix target{gradients_.weight.data + columns.begin, width_, columns.size(),
                                gradients_.weight.row_stride};
     for (int thread = 0; thread < threads_; ++thread)
-      for_each_block(stripe(chunk_.size(), kTileRows, thread, threads_), thread, [&](Range block, Index slot) {
-        const Index depth = units<A>(block.size());
+      for_each_block(stripe(chunk_.size(), kStripeRows, thread, threads_), thread, [&](Range block, Index slot) {
         pack_normalized_columns(block, columns, rows, packed_x);
-        multiply_into<A>(PackedLhs{slots + slot * slot_units(), depth * kTileRows},
-                         PackedRhs{packed_x, depth * kTileColumns}, depth, target);
+        multiply_into<A>(Lhs<A>(slots + slot * slot_units(), block.size()), Rhs<A>(packed_x, block.size()),
+                         block.size(), target);
       });
   }
 
@@ -170,11 +168,11 @@ class ProjectionBackward {
   void pack_normalized_columns(Range block, Range columns, float* rows, float* packed) const {
     const Index count = columns.size();
     if (inputs_.norm.kind == Norm::kNone)
-      return pack_columns<A, kTileColumns>(
+      return Rhs<A>::pack_columns(
           Matrix<const T>{x_.row(block.begin) + columns.begin, block.size(), count, x_.row_stride}, packed);
     for (Index r = 0; r < block.size(); ++r)
       apply_norm(x_.row(block.begin + r), inputs_.norm, row(block.begin + r), columns.begin, count, rows + r * count);
-    pack_columns<A, kTileColumns>(ConstMatrix{rows, block.size(), count, count}, packed);
+    Rhs<A>::pack_columns(ConstMatrix{rows, block.size(), count, count}, packed);
   }
 
   RowStatistics row(Index i) const {
@@ -201,11 +199,9 @@ void project_backward(const ProjectionInputs& inputs, const AnyMatrix& output, c
                       const AnyMatrix& grad_output, const ProjectionGradients& gradients, int threads) {
   visit_dtype(inputs.x, [&](auto x) {
     using T = NumberOf<decltype(x)>;
-    if (multiplies_pairs(inputs.precision)) {
-      ProjectionBackward<Bfloat16Pairs, T>(inputs, output, statistics, grad_output, gradients, threads).run();
-    } else {
-      ProjectionBackward<Float32, T>(inputs, output, statistics, grad_output, gradients, threads).run();
-    }
+    with_arithmetic(inputs, &grad_output, threads, [&](auto arithmetic) {
+      ProjectionBackward<decltype(arithmetic), T>(inputs, output, statistics, grad_output, gradients, threads).run();
+    });
   });
 }
 

@@ -77,29 +77,28 @@ struct RunningCall {
   }
 
   void run(int threads) const {
-    const Index depth = x.columns, chunk = minimum(kChunk, round_up(x.rows, kTileRows)), k = units<A>(depth);
-    Scratch scratch(
-        packed_units<A, kTileRows>(chunk, depth) + packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats + 64,
-        threads);
-    for_each_stripe(threads, x.rows, kTileRows, [&](Range stripe_rows, int thread) {
+    const Index depth = x.columns, chunk = minimum(kChunk, round_up(x.rows, kStripeRows));
+    Scratch scratch(Lhs<A>::floats(chunk, depth) + Rhs<A>::floats(kBlock, depth) + kBlockFloats + 64, threads);
+    for_each_stripe(threads, x.rows, kStripeRows, [&](Range stripe_rows, int thread) {
+      const Multiplying<A> multiplying;
       Carver carver(scratch.of_thread(thread));
-      float* packed_x = carver.take(packed_units<A, kTileRows>(chunk, depth));
-      float* packed_y = carver.take(packed_units<A, kTileColumns>(kBlock, depth));
+      float* packed_x = carver.take(Lhs<A>::floats(chunk, depth));
+      float* packed_y = carver.take(Rhs<A>::floats(kBlock, depth));
       float* block = carver.take(kBlockFloats);
       float bias[kBlockStride] = {}, exponent[kBlockStride], rest[kBlockStride];
       for (Index begin = stripe_rows.begin; begin < stripe_rows.end; begin += chunk) {
         const Index rows = minimum(chunk, stripe_rows.end - begin);
         RunningLogSumExp running[kChunk];
-        pack_rows<A, kTileRows>(x, begin, rows, packed_x);
+        Lhs<A>::pack_rows(x, begin, rows, packed_x);
         for (Index j = 0; j < y.rows; j += kBlock) {
           const Range columns{j, minimum(j + kBlock, y.rows)};
-          pack_rows<A, kTileColumns>(y, j, columns.size(), packed_y);
+          Rhs<A>::pack_rows(y, j, columns.size(), packed_y);
           for (Index c = 0; col_bias != nullptr && c < columns.size(); ++c)
             bias[c] = static_cast<float>(col_bias[j + c] * kLog2E);
           for (Index i = 0; i < rows; i += kBlock) {
             const Index block_rows = minimum(kBlock, rows - i);
-            multiply_block<A>(PackedLhs{packed_x + i * k, k * kTileRows}, PackedRhs{packed_y, k * kTileColumns},
-                              block_rows, columns.size(), k, block, [](Index, Index) {});
+            multiply_block<A>(Lhs<A>(packed_x, depth).from_lane(i), Rhs<A>(packed_y, depth), block_rows, columns.size(),
+                              depth, block, [](Index, Index) {});
             for (Index r = 0; r < block_rows; ++r) {
               exponents(block + r * kBlockStride, begin + i + r, columns, bias, exponent, rest);
               running[i + r].add(exponent, rest, columns.size());

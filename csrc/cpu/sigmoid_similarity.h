@@ -12,6 +12,7 @@
 // positive, G is (a + c) − a·σ(−s): if a = −c, nothing cancels as σ → 1. Entries of targets are computed in float64.
 #pragma once
 
+#include "choose_arithmetic.h"
 #include "gradient_sums.h"
 #include "positives.h"
 #include "tile_masks.h"
@@ -155,6 +156,7 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
   std::vector<SigmoidSums> block_sums(grid.block_count());  // added in this order, whichever thread computed them
   Scratch scratch(BlockScratch<A>::floats(grid, inputs.x.columns, has_gradients), threads);
   grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+    const Multiplying<A> multiplying;
     BlockScratch<A> blocks(scratch.of_thread(thread), inputs, grid, has_gradients);
     SigmoidTile epilogue{inputs, masks, targets, upstream, has_gradients};
     blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
@@ -183,14 +185,16 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
 }
 
 SigmoidSums sigmoid_similarity_forward(const SimilarityInputs& inputs, int threads) {
-  return multiplies_pairs(inputs.precision) ? sigmoid_pass<Bfloat16Pairs>(inputs, {}, nullptr, threads)
-                                            : sigmoid_pass<Float32>(inputs, {}, nullptr, threads);
+  return with_arithmetic(inputs, threads, [&](auto arithmetic) {
+    return sigmoid_pass<decltype(arithmetic)>(inputs, {}, nullptr, threads);
+  });
 }
 
 SigmoidSums sigmoid_similarity_gradients(const SimilarityInputs& inputs, SigmoidSums upstream,
                                          SimilarityGradients& gradients, int threads) {
-  return multiplies_pairs(inputs.precision) ? sigmoid_pass<Bfloat16Pairs>(inputs, upstream, &gradients, threads)
-                                            : sigmoid_pass<Float32>(inputs, upstream, &gradients, threads);
+  return with_arithmetic(inputs, {{&upstream.total, 1}, {&upstream.positive, 1}}, threads, [&](auto arithmetic) {
+    return sigmoid_pass<decltype(arithmetic)>(inputs, upstream, &gradients, threads);
+  });
 }
 
 }  // namespace

@@ -12,14 +12,13 @@
 
 #include "../kernels.h"
 #include "matmul.h"
-#include "pack.h"
 #include "scratch.h"
 
 namespace mmcore {
 namespace {
 
 // Rows of x that are packed at a time. Packing y once per chunk then costs 1/kChunk of the multiply-adds.
-constexpr Index kChunk = 8 * kBlock;
+constexpr Index kChunk = (kHasMatrixUnit ? 4 : 8) * kBlock;
 
 struct Block {
   Range rows, columns;
@@ -35,7 +34,7 @@ class BlockGrid {
   BlockGrid(const SimilarityInputs& inputs, int threads)
       : is_symmetric_(inputs.is_symmetric),
         threads_(threads),
-        row_stripes_(stripes(inputs.x.rows, kTileRows)),
+        row_stripes_(stripes(inputs.x.rows, kStripeRows)),
         column_stripes_(is_symmetric_ ? row_stripes_ : stripes(inputs.y.rows, kTileColumns)) {}
 
   // body(row stripe, column stripe, thread); the indices name stripes.
@@ -112,10 +111,10 @@ template <class A>
 class BlockScratch {
  public:
   static Index floats(const BlockGrid& grid, Index depth, bool has_gradients) {
-    const Index rows = grid.chunk(), forward = packed_units<A, kTileRows>(rows, depth) +
-                                               packed_units<A, kTileColumns>(kBlock, depth) + kBlockFloats;
-    const Index backward = packed_units<A, kTileColumns>(depth, rows) + packed_units<A, kTileColumns>(depth, kBlock) +
-                           2 * packed_units<A, kTileRows>(kBlock, kBlock);
+    const Index rows = grid.chunk(),
+                forward = Lhs<A>::floats(rows, depth) + Rhs<A>::floats(kBlock, depth) + kBlockFloats,
+                backward =
+                    Rhs<A>::floats(depth, rows) + Rhs<A>::floats(depth, kBlock) + 2 * Lhs<A>::floats(kBlock, kBlock);
     return forward + (has_gradients ? backward : 0) + 112;
   }
 
@@ -123,14 +122,14 @@ class BlockScratch {
       : inputs_(inputs), depth_(inputs.x.columns) {
     Carver carver(data);
     const Index chunk = grid.chunk();
-    rows_of_x_ = carver.take(packed_units<A, kTileRows>(chunk, depth_));
-    rows_of_y_ = carver.take(packed_units<A, kTileColumns>(kBlock, depth_));
+    rows_of_x_ = carver.take(Lhs<A>::floats(chunk, depth_));
+    rows_of_y_ = carver.take(Rhs<A>::floats(kBlock, depth_));
     numbers = carver.take(kBlockFloats);
     if (!has_gradients) return;
-    columns_of_x_ = carver.take(packed_units<A, kTileColumns>(depth_, chunk));
-    columns_of_y_ = carver.take(packed_units<A, kTileColumns>(depth_, kBlock));
-    rows_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
-    columns_of_g_ = carver.take(packed_units<A, kTileRows>(kBlock, kBlock));
+    columns_of_x_ = carver.take(Rhs<A>::floats(depth_, chunk));
+    columns_of_y_ = carver.take(Rhs<A>::floats(depth_, kBlock));
+    rows_of_g_ = carver.take(Lhs<A>::floats(kBlock, kBlock));
+    columns_of_g_ = carver.take(Lhs<A>::floats(kBlock, kBlock));
   }
 
   // visit(block) for every block of a pair of stripes; in it `multiply` and `add_gradients` may be called.
@@ -155,33 +154,29 @@ class BlockScratch {
   // out = base + the block of x·yᵀ; no base means zeros. epilogue(row, column) follows each finished tile.
   template <class Epilogue>
   void multiply(const Block& block, float* out, Epilogue&& epilogue, const float* base = nullptr) {
-    if (!std::exchange(has_rows_of_x_, true)) pack_rows<A, kTileRows>(inputs_.x, rows_.begin, rows_.size(), rows_of_x_);
-    if (!std::exchange(has_rows_of_y_, true))
-      pack_rows<A, kTileColumns>(inputs_.y, columns_.begin, columns_.size(), rows_of_y_);
-    const Index k = units<A>(depth_);
-    multiply_block<A>(PackedLhs{rows_of_x_ + (block.rows.begin - rows_.begin) * k, k * kTileRows},
-                      PackedRhs{rows_of_y_, k * kTileColumns}, block.rows.size(), block.columns.size(), k, out,
-                      epilogue, base);
+    if (!std::exchange(has_rows_of_x_, true)) Lhs<A>::pack_rows(inputs_.x, rows_.begin, rows_.size(), rows_of_x_);
+    if (!std::exchange(has_rows_of_y_, true)) Rhs<A>::pack_rows(inputs_.y, columns_.begin, columns_.size(), rows_of_y_);
+    multiply_block<A>(Lhs<A>(rows_of_x_, depth_).from_lane(block.rows.begin - rows_.begin), Rhs<A>(rows_of_y_, depth_),
+                      block.rows.size(), block.columns.size(), depth_, out, epilogue, base);
   }
 
   // Adds the block's part to the gradients that are wanted; `g` is not scaled yet.
   void add_gradients(const Block& block, const float* g, const SimilarityGradients& gradients) {
     if (gradients.x.data != nullptr) {
       if (!std::exchange(has_columns_of_y_, true))
-        pack_columns<A, kTileColumns>(inputs_.y, columns_.begin, columns_.size(), columns_of_y_);
-      const Index k = units<A>(block.columns.size());
-      pack_rows<A, kTileRows>(block.view(g), rows_of_g_);
-      multiply_into<A>(PackedLhs{rows_of_g_, k * kTileRows}, PackedRhs{columns_of_y_, k * kTileColumns}, k,
+        Rhs<A>::pack_columns(inputs_.y, columns_.begin, columns_.size(), columns_of_y_);
+      const Index depth = block.columns.size();
+      Lhs<A>::pack_rows(block.view(g), rows_of_g_);
+      multiply_into<A>(Lhs<A>(rows_of_g_, depth), Rhs<A>(columns_of_y_, depth), depth,
                        gradients.x.rows_from(block.rows.begin, block.rows.size()));
     }
     const MutableMatrix other = inputs_.is_symmetric ? gradients.x : gradients.y;
     if (other.data != nullptr && !block.is_diagonal) {
       if (!std::exchange(has_columns_of_x_, true))
-        pack_columns<A, kTileColumns>(inputs_.x, rows_.begin, rows_.size(), columns_of_x_);
-      const Index k = units<A>(block.rows.size()), first = (block.rows.begin - rows_.begin) / A::kNumbersPerUnit;
-      pack_columns<A, kTileRows>(block.view(g), columns_of_g_);
-      multiply_into<A>(PackedLhs{columns_of_g_, k * kTileRows},
-                       PackedRhs{columns_of_x_, units<A>(rows_.size()) * kTileColumns}.from_depth(first), k,
+        Rhs<A>::pack_columns(inputs_.x, rows_.begin, rows_.size(), columns_of_x_);
+      const Index depth = block.rows.size(), first = (block.rows.begin - rows_.begin) / A::kNumbersPerUnit;
+      Lhs<A>::pack_columns(block.view(g), columns_of_g_);
+      multiply_into<A>(Lhs<A>(columns_of_g_, depth), Rhs<A>(columns_of_x_, rows_.size()).from_unit(first), depth,
                        other.rows_from(block.columns.begin, block.columns.size()));
     }
   }
@@ -204,7 +199,7 @@ class KeptBlocks {
  public:
   KeptBlocks(Kept kept, const BlockGrid& grid, int threads)
       : data_(kept.data),
-        mark_(static_cast<float>((threads * 64 + kLanes) * 4 + A::kNumbersPerUnit)),
+        mark_(static_cast<float>((threads * 64 + kLanes) * 16 + A::kNumbersPerUnit * 4 + A::kParts)),
         total_(grid.block_count()),
         count_(minimum(total_, maximum(0, kept.size - 16) / kBlockFloats)) {}
 

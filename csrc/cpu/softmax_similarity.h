@@ -140,6 +140,7 @@ class SoftmaxForward {
     kept.prepare();
     Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, false), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      const Multiplying<A> multiplying;
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, false);
       SumExponentials epilogue{inputs_, shift_, masks_, row_factors, col_factors};
       blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
@@ -205,11 +206,9 @@ class SoftmaxForward {
 
 void softmax_similarity_forward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                 int threads) {
-  if (multiplies_pairs(inputs.precision)) {
-    SoftmaxForward<Bfloat16Pairs>(inputs, statistics, kept, threads).run();
-  } else {
-    SoftmaxForward<Float32>(inputs, statistics, kept, threads).run();
-  }
+  with_arithmetic(inputs, threads, [&](auto arithmetic) {
+    SoftmaxForward<decltype(arithmetic)>(inputs, statistics, kept, threads).run();
+  });
 }
 
 }  // namespace

@@ -50,6 +50,7 @@ class SoftmaxBackward {
     const bool has_kept = is_shared() && kept.are_there();
     Scratch scratch(BlockScratch<A>::floats(grid, inputs_.x.columns, true), threads_);
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
+      const Multiplying<A> multiplying;
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, true);
       StoreGradient epilogue{inputs_,
                              masks_,
@@ -155,11 +156,13 @@ class SoftmaxBackward {
 void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
                                  const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                  int threads) {
-  if (multiplies_pairs(inputs.precision)) {
-    SoftmaxBackward<Bfloat16Pairs>(inputs, statistics, upstream, kept, threads).run(gradients);
-  } else {
-    SoftmaxBackward<Float32>(inputs, statistics, upstream, kept, threads).run(gradients);
-  }
+  const Index rows = inputs.x.rows, columns = inputs.y.rows;
+  with_arithmetic(
+      inputs,
+      {{upstream.row_lse, rows}, {upstream.col_lse, columns}, {upstream.row_pos, rows}, {upstream.col_pos, columns}},
+      threads, [&](auto arithmetic) {
+        SoftmaxBackward<decltype(arithmetic)>(inputs, statistics, upstream, kept, threads).run(gradients);
+      });
 }
 
 }  // namespace

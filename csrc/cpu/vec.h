@@ -170,13 +170,13 @@ inline float widen(Bfloat16 value) {
   return result;
 }
 inline float widen(Float16 value) {
-  // The exponent's bias moves by a multiplication, which also normalises subnormal numbers.
-  std::uint32_t bits = static_cast<std::uint32_t>(value.bits & 0x7fff) << 13;
-  float magnitude;
-  std::memcpy(&magnitude, &bits, sizeof(magnitude));
-  magnitude *= 5.192296858534828e33f;  // 2¹¹²
-  std::memcpy(&bits, &magnitude, sizeof(bits));
-  if (magnitude >= 65536.0f) bits |= 0x7f800000u;  // inf and NaN
+  // The exponent's bias moves from 15 to 127. Subnormal numbers are multiples of 2⁻²⁴.
+  const std::uint32_t magnitude = value.bits & 0x7fff;
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;
+  std::uint32_t bits;
+  std::memcpy(&bits, &subnormal, sizeof(bits));
+  if (magnitude >= 0x400) bits = (magnitude << 13) + (112u << 23);
+  if (magnitude >= 0x7c00) bits |= 0x7f800000u;  // inf and NaN
   bits |= static_cast<std::uint32_t>(value.bits & 0x8000) << 16;
   float result;
   std::memcpy(&result, &bits, sizeof(result));
@@ -195,10 +195,11 @@ inline BitsVec load_first_bits(const T* p, Index count) {
 }
 inline Vec load_first(const Bfloat16* p, Index count) { return reinterpret_cast<Vec>(load_first_bits(p, count) << 16); }
 inline Vec load_first(const Float16* p, Index count) {  // as `widen`
-  const BitsVec bits = load_first_bits(p, count);
-  const Vec magnitude = reinterpret_cast<Vec>((bits & 0x7fffu) << 13) * 5.192296858534828e33f;
-  const BitsVec special = magnitude >= 65536.0f ? BitsVec{} + 0x7f800000u : BitsVec{};
-  return reinterpret_cast<Vec>(reinterpret_cast<BitsVec>(magnitude) | special | (bits & 0x8000u) << 16);
+  const BitsVec bits = load_first_bits(p, count), magnitude = bits & 0x7fffu;
+  const Vec subnormal = __builtin_convertvector(reinterpret_cast<IntVec>(magnitude), Vec) * 0x1p-24f;
+  BitsVec result = magnitude < 0x400u ? reinterpret_cast<BitsVec>(subnormal) : (magnitude << 13) + (112u << 23);
+  result = magnitude >= 0x7c00u ? result | 0x7f800000u : result;
+  return reinterpret_cast<Vec>(result | (bits & 0x8000u) << 16);
 }
 
 // To nearest, ties to even; a NaN stays one. The pointer names the dtype.
@@ -235,6 +236,12 @@ inline std::uint32_t bfloat16_bits(float value) {
   return value != value ? 0x7fc0u : rounded;
 }
 
+// Finite numbers to the nearest bfloat16 numbers, as float32.
+inline Vec rounded_to_bfloat16(Vec v) {
+  const BitsVec bits = reinterpret_cast<BitsVec>(v);
+  return reinterpret_cast<Vec>((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
+}
+
 // Two vectors as one of bfloat16 pairs: (a₀, a₁), (a₂, a₃), …, (b₀, b₁), …
 inline Vec neighbours_in_bfloat16(Vec a, Vec b) {
 #if defined(__AVX512BF16__) && MMCORE_LANES == 16
@@ -253,9 +260,11 @@ inline Vec neighbours_in_bfloat16(Vec a, Vec b) {
 // Two vectors as one of bfloat16 pairs: (a₀, b₀), (a₁, b₁), …
 inline Vec interleaved_in_bfloat16(Vec a, Vec b) {
 #if defined(__AVX512BF16__) && MMCORE_LANES == 16
-  const auto low = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(a))),
-             high = reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(b)));
-  return reinterpret_cast<Vec>(__builtin_convertvector(low, BitsVec) | __builtin_convertvector(high, BitsVec) << 16);
+  alignas(64) static constexpr std::uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                           21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                           11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const Vec both = reinterpret_cast<Vec>(_mm512_cvtne2ps_pbh(reinterpret_cast<__m512>(b), reinterpret_cast<__m512>(a)));
+  return reinterpret_cast<Vec>(_mm512_permutexvar_epi16(_mm512_load_si512(kOrder), reinterpret_cast<__m512i>(both)));
 #else
   BitsVec pairs;
   for (int lane = 0; lane < kLanes; ++lane) pairs[lane] = bfloat16_bits(a[lane]) | bfloat16_bits(b[lane]) << 16;

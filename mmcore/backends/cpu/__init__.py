@@ -1,5 +1,19 @@
 """Launches the compiled CPU kernels: tensors in, tensors out, no mathematics."""
 
-from mmcore.backends.cpu.module import _C, instruction_sets, measure_peak, missing_module, obstacle
+from mmcore.backends.cpu.module import (
+    _C,
+    instruction_sets,
+    measure_peak,
+    missing_module,
+    obstacle,
+    obstacle_to_matrix_unit,
+)
 
-__all__ = ["_C", "instruction_sets", "measure_peak", "missing_module", "obstacle"]
+__all__ = [
+    "_C",
+    "instruction_sets",
+    "measure_peak",
+    "missing_module",
+    "obstacle",
+    "obstacle_to_matrix_unit",
+]

@@ -15,7 +15,14 @@ except ImportError as error:
     _C = None  # type: ignore[assignment]
     missing_module = str(error)
 
-__all__ = ["_C", "instruction_sets", "measure_peak", "missing_module", "obstacle"]
+__all__ = [
+    "_C",
+    "instruction_sets",
+    "measure_peak",
+    "missing_module",
+    "obstacle",
+    "obstacle_to_matrix_unit",
+]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -23,9 +30,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 def _lower_instruction_set(name: str) -> None:
     if not _C.select_instruction_set(name):
         available = ", ".join(_C.instruction_sets())
+        reason = f": {_C.obstacle_to_matrix_unit()}" if name == "amx" else ""
         raise ValueError(
             f"MMCORE_CPU_ISA must be one that was built and that this processor has "
-            f"({available}), got {name!r}"
+            f"({available}), got {name!r}{reason}"
         )
 
 
@@ -51,10 +59,16 @@ def instruction_sets() -> list[str]:
     return sorted(_C.instruction_sets(), key=lambda name: name != _C.instruction_set())
 
 
+def obstacle_to_matrix_unit() -> str | None:
+    """Why the matrix unit of the processor, AMX, is not used; None where it is at hand."""
+    return missing_module if _C is None else _C.obstacle_to_matrix_unit() or None
+
+
 def measure_peak(dtype: torch.dtype = torch.float32) -> float:
     """GFLOP/s of multiply-adds that touch no memory, on torch's threads: the kernels' roof.
 
-    For bfloat16 it is that of bfloat16 pairs, where the instruction set in use multiplies them.
+    For bfloat16 it is that of bfloat16 pairs or of the matrix unit, where the instruction set in
+    use multiplies them.
     """
     if missing_module is not None:
         raise RuntimeError(f"mmcore._C could not be imported ({missing_module})")
