@@ -169,7 +169,7 @@ def figures_of(
     name = contender.provider.name
     roof = session.roofs.get((case.dtype, precision))
     timing = Timing(tuple(each.time_ms for each in contender.times))
-    measured = Interleaved({name: timing}, roof, others_cores)
+    measured = Interleaved({name: timing}, roof, None, others_cores)
     host_ms = float(np.median([each.host_ms for each in contender.times]))
     return {
         **time_figures(measured, name, case, mode),

@@ -39,8 +39,9 @@ class Interleaved:
     """A Timing for every provider, and what the machine did meanwhile."""
 
     timings: dict[str, Timing]
-    # The median of samples in between; None where nobody can tell.
+    # Medians of samples in between; None where nobody can tell, or where there is no such unit.
     fma_peak_gflop_s: float | None
+    matrix_unit_gflop_s: float | None
     # How many cores other processes and the hypervisor took.
     others_cores: float
 
@@ -85,6 +86,15 @@ def fma_peak_gflop_s(dtype: torch.dtype) -> float | None:
         return None
 
 
+def matrix_unit_gflop_s() -> float | None:
+    """What the matrix unit multiplies now: on shared machines it is slow while others use it."""
+    try:
+        from mmcore.backends.cpu import instruction_sets
+    except ImportError:
+        return None
+    return fma_peak_gflop_s(torch.bfloat16) if "amx" in instruction_sets()[:1] else None
+
+
 def count_rounds(functions: Iterable[Function], case: Case, mode: Mode) -> int:
     """As many rounds as fit the budget; the two calls that tell also warm everything up."""
     round_ms = 0.0
@@ -104,6 +114,7 @@ def time_interleaved(
     rounds = affordable_rounds if rounds is None else rounds
     times_ms: dict[str, list[float]] = {name: [] for name in names}
     peaks: list[float] = []
+    rates: list[float] = []
     gc.collect()
     gc.disable()
     start, others_start = time.perf_counter(), others_cpu_seconds()
@@ -115,8 +126,14 @@ def time_interleaved(
                 times_ms[name].append(time_call_ms(functions[name], case, mode, seed))
             if (peak := fma_peak_gflop_s(DTYPES[case.dtype])) is not None:
                 peaks.append(peak)
+            if (rate := matrix_unit_gflop_s()) is not None:
+                rates.append(rate)
     finally:
         gc.enable()
     others_cores = (others_cpu_seconds() - others_start) / (time.perf_counter() - start)
     timings = {name: Timing(tuple(times)) for name, times in times_ms.items()}
-    return Interleaved(timings, float(np.median(peaks)) if peaks else None, max(others_cores, 0.0))
+    return Interleaved(timings, _median(peaks), _median(rates), max(others_cores, 0.0))
+
+
+def _median(samples: list[float]) -> float | None:
+    return float(np.median(samples)) if samples else None

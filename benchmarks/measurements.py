@@ -66,6 +66,8 @@ def time_figures(measured: Interleaved, name: str, case: Case, mode: Mode) -> di
     if fma_peak_gflop_s and case.is_bound_by_arithmetic:
         figures["fma_peak_gflop_s"] = round(fma_peak_gflop_s, 2)
         figures["share_of_peak"] = round(gflop_s / fma_peak_gflop_s, 4)
+    if measured.matrix_unit_gflop_s is not None:
+        figures["matrix_unit_gflop_s"] = round(measured.matrix_unit_gflop_s, 1)
     figures["others_cores"] = round(measured.others_cores, 2)
     return figures
 

@@ -25,8 +25,8 @@ constexpr int kTileRows = kHasMatrixUnit ? 2 : kSumRows;
 constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
-// The layout of products by vectors. kChain is the number of units that are added to one sum before the next sum begins
-// (matmul.h).
+// The layout of products by vectors. They have the same bits if lhs and rhs change places. kChain is the number of
+// units that are added to one sum before the next sum begins (matmul.h).
 struct ByVectors {
   static constexpr bool kUsesMatrixUnit = false;
   static constexpr Index kParts = 1, kUnitsPerStep = 1;
@@ -35,6 +35,7 @@ struct ByVectors {
 
 // float32 · float32; 16-bit numbers are widened, which is exact.
 struct Float32 : ByVectors {
+  using Transposed = Float32;
   static constexpr Index kNumbersPerUnit = 1;
   // Short, because only the sum rounds. Without FMA, as on SSE2, the products are rounded as well.
   static constexpr Index kChain = kLanes == 4 ? 16 : 32;
@@ -57,6 +58,7 @@ struct Float32 : ByVectors {
 
 // bfloat16 · bfloat16 in pairs; wider numbers are rounded first.
 struct Bfloat16Pairs : ByVectors {
+  using Transposed = Bfloat16Pairs;
   static constexpr Index kNumbersPerUnit = 2;
   static constexpr Index kChain = 256;  // rounding the operands costs a hundred times more than a long chain
 
@@ -101,8 +103,12 @@ struct Bfloat16Pairs : ByVectors {
 // Numbers as sums of kCount bfloat16 numbers, of which each holds the next eight bits. Of the products of parts p and
 // q, those with p + q < kOrders are summed. Three parts are a float32 and two a float16, exactly, unless a number is
 // not finite, too large to be rounded, or so small that a part is denormal (choose_arithmetic.h).
-template <int kCount, int kOrders>
+// The products of parts are added one after another; if lhs and rhs change places, those of Transposed have the same
+// bits.
+template <int kCount, int kOrders, bool kIsTransposed = false>
 struct BfloatParts {
+  using Transposed = BfloatParts<kCount, kOrders, !kIsTransposed>;
+  static constexpr bool kSwapsParts = kIsTransposed;
   static constexpr bool kUsesMatrixUnit = true;
   static constexpr Index kNumbersPerUnit = 2, kParts = kCount, kUnitsPerStep = 16;
   static constexpr Index kLhsLanes = 32, kRhsLanes = 32;

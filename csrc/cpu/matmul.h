@@ -2,8 +2,12 @@
 //
 //   out(r, c) = or += Σ_k lhs(r, k) · rhs(k, c)
 //
-// Operands are packed (operand.h), for the arithmetic A (arithmetic.h). It decides which of two products computes:
-// vector_product.h or tile_product.h. Their loop orders and precision are written there.
+// Operands are packed (operand.h) for the arithmetic A (arithmetic.h). It decides which of two products computes:
+// vector_product.h or tile_product.h.
+//
+// Never stored: more of a product than the caller's block or matrix.
+// Loop order: that of the product that computes.
+// Precision: float32 sums; how exact each product is, A decides.
 #pragma once
 
 #include "vector_product.h"

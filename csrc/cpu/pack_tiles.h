@@ -14,11 +14,11 @@ namespace {
 
 enum class Side { kLhs, kRhs };
 
-// Where a part lies among the parts of a step. Small parts of rhs come first, because then the product of
-// tile_product.h reads both operands in ascending order.
+// Where a part lies among the parts of a step: in the order in which tile_product.h reads them. It begins with the
+// large part of one operand and the small part of the other.
 template <class A, Side kSide>
 constexpr Index place_of_part(Index part) {
-  return kSide == Side::kLhs ? part : A::kParts - 1 - part;
+  return (kSide == Side::kLhs) == A::kSwapsParts ? A::kParts - 1 - part : part;
 }
 
 // 32 numbers of a row from column k on, as 16 units; zeros beyond the row.

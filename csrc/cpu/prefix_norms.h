@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "exponential.h"
 #include "float64.h"
 #include "matmul.h"
 

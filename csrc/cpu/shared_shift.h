@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../kernels.h"
+#include "exponential.h"
 #include "float64.h"
 #include "matmul.h"
 

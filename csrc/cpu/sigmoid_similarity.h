@@ -13,6 +13,7 @@
 #pragma once
 
 #include "choose_arithmetic.h"
+#include "exponential.h"
 #include "gradient_sums.h"
 #include "positives.h"
 #include "tile_masks.h"

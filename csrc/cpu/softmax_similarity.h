@@ -103,13 +103,16 @@ class SoftmaxForward {
     return {inputs_.x,        inputs_.y, inputs_.scale, inputs_.row_bias,
             inputs_.col_bias, masks_,    inputs_.bias,  statistics_.row_lse};
   }
-  LogSumExpSide<A> columns() const {
+  // Products of the transposed matrix have the same bits.
+  LogSumExpSide<typename A::Transposed> columns() const {
     return {inputs_.y,        inputs_.x,           inputs_.scale, inputs_.col_bias,
             inputs_.row_bias, masks_.transposed(), inputs_.bias,  statistics_.col_lse};
   }
   bool joins_positives() const { return inputs_.positives == Positives::kLogSumExp; }
   LogSumExpSide<A> positives_of_rows() const { return rows().among_positives(statistics_.row_pos); }
-  LogSumExpSide<A> positives_of_columns() const { return columns().among_positives(statistics_.col_pos); }
+  LogSumExpSide<typename A::Transposed> positives_of_columns() const {
+    return columns().among_positives(statistics_.col_pos);
+  }
 
   void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     sum_blocks(row_factors, col_factors);
@@ -123,7 +126,7 @@ class SoftmaxForward {
       row_targets[i] = std::exp2(exponent - row_bias(inputs_, i) * kLog2E - col_factors.largest);
       if (has_columns_) col_targets[j] += std::exp2(exponent - col_bias(inputs_, j) * kLog2E - row_factors.largest);
     }
-    const auto finish = [&](const LogSumExpSide<A>& side, const std::vector<double>& sums, bool is_rows) {
+    const auto finish = [&](const auto& side, const std::vector<double>& sums, bool is_rows) {
       side.from_sums(sums, is_rows ? row_targets : col_targets, is_rows ? sums_.row_labels : sums_.col_labels, shift_,
                      is_rows ? col_factors.largest : row_factors.largest, threads_);
     };
@@ -154,7 +157,7 @@ class SoftmaxForward {
   }
 
   void with_running_maxima() {
-    const auto run = [&](const LogSumExpSide<A>& side, LabelSums* labels) {
+    const auto run = [&](const auto& side, LabelSums* labels) {
       side.running(side.masks, side.x, side.lse, labels).run(threads_);
     };
     const bool sums_labels = masks_.has_labels() && !joins_positives();

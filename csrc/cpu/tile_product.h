@@ -35,21 +35,25 @@ inline void add_step(const float* lhs, const float* rhs) {
   MatrixUnit::multiply<3, 5, 7>();
 }
 
-// One step of all products but that of the first parts, in an order in which one operand stays at a time.
+// One step of all products but that of the first parts. They are ordered so that one operand stays at a time.
 template <class A>
 inline void add_small_products(const float* lhs, const float* rhs) {
-  const auto lhs_part = [&](Index part) { return lhs + place_of_part<A, Side::kLhs>(part) * kPanelStep; };
-  const auto rhs_part = [&](Index part) { return rhs + place_of_part<A, Side::kRhs>(part) * kPanelStep; };
+  const auto add = [&]<int kLhs, int kRhs, bool kLoadsLhs, bool kLoadsRhs>() {
+    constexpr Index kLhsPlace = place_of_part<A, Side::kLhs>(A::kSwapsParts ? kRhs : kLhs),
+                    kRhsPlace = place_of_part<A, Side::kRhs>(A::kSwapsParts ? kLhs : kRhs);
+    add_step<A::kSwapsParts ? kLoadsRhs : kLoadsLhs, A::kSwapsParts ? kLoadsLhs : kLoadsRhs>(
+        lhs + kLhsPlace * kPanelStep, rhs + kRhsPlace * kPanelStep);
+  };
   if constexpr (A::kParts == 2) {
-    add_step<true, true>(lhs_part(0), rhs_part(1));
-    if constexpr (A::multiplies(1, 1)) add_step<true, false>(lhs_part(1), rhs_part(1));
-    add_step<!A::multiplies(1, 1), true>(lhs_part(1), rhs_part(0));
+    add.template operator()<0, 1, true, true>();
+    if constexpr (A::multiplies(1, 1)) add.template operator()<1, 1, true, false>();
+    add.template operator()<1, 0, !A::multiplies(1, 1), true>();
   } else if constexpr (A::kParts == 3) {
-    add_step<true, true>(lhs_part(0), rhs_part(2));
-    add_step<false, true>(lhs_part(0), rhs_part(1));
-    add_step<true, false>(lhs_part(1), rhs_part(1));
-    add_step<false, true>(lhs_part(1), rhs_part(0));
-    add_step<true, false>(lhs_part(2), rhs_part(0));
+    add.template operator()<0, 2, true, true>();
+    add.template operator()<0, 1, false, true>();
+    add.template operator()<1, 1, true, false>();
+    add.template operator()<1, 0, false, true>();
+    add.template operator()<2, 0, true, false>();
   }
 }
 
@@ -75,8 +79,10 @@ inline void multiply_panels(const float* lhs, const float* rhs, Index steps, con
     }
     between(piece);
   }
-  constexpr Index kFirstRhs = place_of_part<A, Side::kRhs>(0) * kPanelStep;
-  for (Index k = 0; A::kParts > 1 && k < steps; ++k) add_step<true, true>(lhs + k * kStep, rhs + kFirstRhs + k * kStep);
+  constexpr Index kLhsFirst = place_of_part<A, Side::kLhs>(0) * kPanelStep,
+                  kRhsFirst = place_of_part<A, Side::kRhs>(0) * kPanelStep;
+  for (Index k = 0; A::kParts > 1 && k < steps; ++k)
+    add_step<true, true>(lhs + kLhsFirst + k * kStep, rhs + kRhsFirst + k * kStep);
   MatrixUnit::store_sums<0>(out, stride), MatrixUnit::store_sums<1>(out + 16, stride);
   MatrixUnit::store_sums<2>(out + 16 * stride, stride), MatrixUnit::store_sums<3>(out + 16 * stride + 16, stride);
 }
