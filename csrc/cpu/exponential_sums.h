@@ -70,6 +70,7 @@ struct SumExponentials {
   const SharedShift& shift;
   const PairMasks& masks;
   const BiasFactors &row_factors, &col_factors;
+  bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
   Block block{};
   float* numbers = nullptr;    // products in, exponentials out
   float rounder[kBlock] = {};  // per column, and −inf in the padding, so that E = 0 there
@@ -97,7 +98,7 @@ struct SumExponentials {
   void operator()(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row);
     float* tile = numbers + row * kBlockStride + column;
-    if (masks.is_plain() && row_factors.empty() && col_factors.empty()) {
+    if (is_plain) {
       add_plain_tile(row, column, valid, tile);
     } else {
       const bool sums_logits = masks.has_labels() && inputs.positives == Positives::kSum;

@@ -21,6 +21,9 @@ from mmcore.backends.cpu.arrays import (
 from mmcore.backends.inputs import SimilarityInputs
 
 
+FLOATS_PER_LINE = 16  # of the cache
+
+
 def computable(inputs: SimilarityInputs) -> SimilarityInputs:
     """The matrix itself, or with y filled in where y is x but half the matrix is not enough."""
     if inputs.y is not None or _is_transpose_enough(inputs):
@@ -69,6 +72,15 @@ def _dense_ids(row: Tensor | None, col: Tensor | None) -> tuple[Array | None, Ar
     return vector(ids[:count]), None if col is None else vector(ids[count:])
 
 
+def _spread_rows(count: int, width: int) -> Tensor:
+    """Zeros whose rows are an odd number of cache lines apart.
+
+    At a power of two, the rows of a tile of sums would share few sets of the cache.
+    """
+    lines = -(-width // FLOATS_PER_LINE)
+    return zeros((count, (lines + 1 - lines % 2) * FLOATS_PER_LINE))[:, :width]
+
+
 class GradientMemory(NamedTuple):
     """float32 memory, zeroed, for the gradients of x and y."""
 
@@ -80,9 +92,12 @@ class GradientMemory(NamedTuple):
     @staticmethod
     def of(
         matrix: SimilarityInputs, is_symmetric: bool, wanted: Sequence[bool],
-        in_one_piece: bool = False,
+        in_one_piece: bool = False, are_rounded: bool = False,
     ) -> GradientMemory:  # fmt: skip
-        """Memory for what is `wanted` of x, y and scale; the scale's gradient comes from either."""
+        """Memory for what is `wanted` of x, y and scale; the scale's gradient comes from either.
+
+        With `are_rounded`, gradients of 16-bit features are views that the caller rounds.
+        """
         wants_x, wants_y, wants_scale = wanted
         width, adds_y = matrix.x.shape[1], is_symmetric and matrix.y is not None
         wants_x = wants_x or (wants_scale and not wants_y)
@@ -92,6 +107,10 @@ class GradientMemory(NamedTuple):
         if in_one_piece and not adds_y:
             whole = zeros(x_size + y_size)
             x, y = whole.split([x_size, y_size])
+        elif are_rounded and matrix.x.dtype != torch.float32:
+            x = _spread_rows(x_size // max(width, 1), width)
+            y = _spread_rows(y_size // max(width, 1), width)
+            return GradientMemory(x if wants_x else None, y if wants_y else None, x, adds_y)
         else:
             whole = x = zeros(x_size)
             y = zeros(y_size)

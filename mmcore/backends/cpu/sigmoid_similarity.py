@@ -40,7 +40,9 @@ def backward(
     if sums.kept.numel() > 0 and grad_total == -grad_positive:
         return _cached(inputs, sums, grad_total, wanted)
     matrix = computable(inputs)
-    memory = GradientMemory.of(matrix, inputs.y is None, (wanted.x, wanted.y, wanted.scale))
+    memory = GradientMemory.of(
+        matrix, inputs.y is None, (wanted.x, wanted.y, wanted.scale), are_rounded=rounds
+    )
     _, _, grad_scale, grad_bias = _C.sigmoid_similarity_gradients(
         as_arrays(matrix), grad_total, grad_positive, *memory.arrays(), wanted.bias, threads()
     )

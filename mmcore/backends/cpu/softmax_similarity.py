@@ -41,7 +41,9 @@ def backward(
     wanted: SoftmaxWanted, rounds: bool,
 ) -> Gradients:  # fmt: skip
     matrix, is_symmetric = computable(inputs), inputs.y is None
-    memory = GradientMemory.of(matrix, is_symmetric, (wanted.x, wanted.y, wanted.scale))
+    memory = GradientMemory.of(
+        matrix, is_symmetric, (wanted.x, wanted.y, wanted.scale), are_rounded=rounds
+    )
     adds_columns = is_symmetric and matrix.y is not None
     grad_row_bias = new(matrix.x.shape[0], torch.float64) if wanted.row_bias else None
     wants_columns = wanted.col_bias or (adds_columns and wanted.row_bias)
