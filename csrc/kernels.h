@@ -147,7 +147,8 @@ struct DistillationStatistics {
 
 struct Kernels {
   const char* instruction_set;
-  bool has_bfloat16_products;  // whether pairs of bfloat16 are multiplied faster than float32
+  bool has_bfloat16_products;  // whether operands of precision kMedium are multiplied as bfloat16
+  bool has_matrix_unit;        // whether tiles are multiplied
 
   // y = x / max(‖x‖, eps), inverse_norm = 1 / max(‖x‖, eps)
   // All in the dtype of x.

@@ -23,6 +23,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("select_instruction_set", &mmcore::select_instruction_set, "name"_a);
   module.def("obstacle_to_matrix_unit", &mmcore::obstacle_to_matrix_unit);
   module.def("has_bfloat16_products", [] { return mmcore::kernels().has_bfloat16_products; });
+  module.def("has_matrix_unit", [] { return mmcore::kernels().has_matrix_unit; });
   module.def("measure_peak", &mmcore::measure_peak, "in_bfloat16"_a, "threads"_a);
   mmcore::bind_projection(module);
   mmcore::bind_similarity(module);

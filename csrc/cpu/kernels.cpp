@@ -23,6 +23,7 @@ namespace mmcore {
 extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     MMCORE_NAME(MMCORE_ISA),
     kHasBfloat16Products,
+    kHasMatrixUnit,
     l2_normalize_forward,
     l2_normalize_backward,
     project_forward,

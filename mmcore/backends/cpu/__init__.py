@@ -2,6 +2,7 @@
 
 from mmcore.backends.cpu.module import (
     _C,
+    has_matrix_unit,
     instruction_sets,
     measure_peak,
     missing_module,
@@ -11,6 +12,7 @@ from mmcore.backends.cpu.module import (
 
 __all__ = [
     "_C",
+    "has_matrix_unit",
     "instruction_sets",
     "measure_peak",
     "missing_module",

@@ -20,7 +20,6 @@ from mmcore.backends.cpu.arrays import (
 )
 from mmcore.backends.inputs import SimilarityInputs
 
-
 FLOATS_PER_LINE = 16  # of the cache
 
 

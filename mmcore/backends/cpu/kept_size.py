@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mmcore.backends.cpu.module import has_matrix_unit
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.reference.prefix_similarity import PrefixInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
@@ -13,6 +14,8 @@ MARGIN = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
 
 def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     """Tiles of exponentials: as many as the workspace holds, or the matrix in whole blocks."""
+    if _is_faster_again(inputs.precision):
+        return 0
     return _tiles(workspace, inputs.x.shape[0], inputs.keys.shape[0])
 
 
@@ -24,15 +27,24 @@ def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
 
 def product_similarity(workspace: int, inputs: ProductInputs) -> int:
     """Tiles of each modality's matrix."""
+    if _is_faster_again(inputs.precision):
+        return 0
     rows = inputs.features[0].shape[0]
     return _tiles(workspace, rows, rows)
 
 
 def prefix_similarity(workspace: int, inputs: PrefixInputs) -> int:
     """Products of all prefixes, if the workspace holds them."""
+    if _is_faster_again(inputs.precision):
+        return 0
     tiles = _tiles(workspace, inputs.x.shape[0], inputs.y.shape[0])
     size: int = torch.sym_min(workspace // 4, len(inputs.ends) * tiles)
     return size
+
+
+def _is_faster_again(precision: str) -> bool:
+    """Whether to compute products twice takes no longer than to write and read them."""
+    return precision == "medium" and has_matrix_unit()
 
 
 def _tiles(workspace: int, rows: int, columns: int) -> int:

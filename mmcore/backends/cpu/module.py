@@ -7,6 +7,8 @@ import os
 import torch
 from torch import Tensor
 
+from mmcore.tracing import constant_when_compiled
+
 try:
     from mmcore import _C
 
@@ -17,6 +19,7 @@ except ImportError as error:
 
 __all__ = [
     "_C",
+    "has_matrix_unit",
     "instruction_sets",
     "measure_peak",
     "missing_module",
@@ -64,8 +67,14 @@ def obstacle_to_matrix_unit() -> str | None:
     return missing_module if _C is None else _C.obstacle_to_matrix_unit() or None
 
 
+@constant_when_compiled
+def has_matrix_unit() -> bool:
+    """Whether the instruction set in use multiplies tiles."""
+    return _C is not None and _C.has_matrix_unit()
+
+
 def measure_peak(dtype: torch.dtype = torch.float32) -> float:
-    """GFLOP/s of multiply-adds that touch no memory, on torch's threads: the kernels' roof.
+    """GFLOP/s of multiply-adds that touch no memory beyond L1, on torch's threads: the roof.
 
     For bfloat16 it is that of bfloat16 pairs or of the matrix unit, where the instruction set in
     use multiplies them.
