@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 Mode = Literal["forward", "forward+backward"]
 MODES: tuple[Mode, ...] = ("forward", "forward+backward")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A device's random numbers are its own: the same seed gives others on a GPU than on a CPU.
 DEFAULT_DEVICE = "cpu"
 
