@@ -46,24 +46,34 @@ struct SigmoidTile {
   Block block{};
   float* numbers = nullptr;
   double total = 0, positive = 0;  // of the block
+  Vec total_lanes{}, positive_lanes{};
 
   void enter(const Block& next, float* target) {
     block = next;
     numbers = target;
     total = positive = 0;
+    total_lanes = positive_lanes = Vec{};
   }
 
   void operator()(Index row, Index column) {
     const bool is_plain_tile = !inputs.is_symmetric && counts_all(masks, block, row, column);
     is_plain_tile ? add_tile<true>(row, column) : add_tile<false>(row, column);
+    const Index end = row + kTileRows;
+    if (end % kSummedRows != 0 && end < block.rows.size()) return;
+    total += sum(total_lanes);
+    positive += sum(positive_lanes);
+    total_lanes = positive_lanes = Vec{};
   }
 
  private:
+  // Rows of a tile that are summed in float32.
+  static constexpr Index kSummedRows = kHasMatrixUnit ? 32 : kTileRows;
+
   template <bool kCountsAll>
   void add_tile(Index row, Index column) {
     const Index valid = minimum(kTileRows, block.rows.size() - row), first = block.columns.begin + column;
     float* tile = numbers + row * kBlockStride + column;
-    Vec tile_total{}, tile_positive{};
+    Vec tile_total = total_lanes, tile_positive = positive_lanes;
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       for (int v = 0; v < kTileVectors; ++v) {
@@ -73,8 +83,8 @@ struct SigmoidTile {
       if (kCountsAll || !has_gradients) continue;
       masks.visit_targets(i, first, [&](Index lane) { tile[lane] = target_gradient(i, first + lane); });
     }
-    total += sum(tile_total);
-    positive += sum(tile_positive);
+    total_lanes = tile_total;
+    positive_lanes = tile_positive;
   }
 
   template <bool kCountsAll>
