@@ -113,6 +113,7 @@ struct SimilarityGradients {
   double scale = 0;
   bool needs_bias = false;  // `bias` is set by the sigmoid kernels only
   double bias = 0;
+  double power = 1;  // of two, by which the caller has multiplied the upstream gradients: x, y, scale are divided by it
 };
 
 struct SigmoidSums {

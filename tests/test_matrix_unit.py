@@ -108,6 +108,24 @@ def test_small_and_large_upstream_gradients_keep_their_digits(select: None, expo
     torch.testing.assert_close(found / weight, expected, rtol=0, atol=1e-7)
 
 
+def test_gradients_of_a_converged_batch_keep_their_digits(select: None) -> None:
+    """Catches parts of G that the matrix unit takes for 0: nearly every pair is told apart."""
+    on(MATRIX_UNIT)
+    x = unit_rows(300, 512)
+    y = F.normalize(x + 0.002 * torch.randn(300, 512), dim=1)
+
+    def gradient(dtype: torch.dtype) -> Tensor:
+        leaf = x.to(dtype).requires_grad_()
+        (found,) = torch.autograd.grad(functional.clip_loss(leaf, y.to(dtype), 95.0), leaf)
+        return found
+
+    exact = gradient(torch.float64)
+    assert exact.abs().max() < 1e-30
+    torch.testing.assert_close(
+        gradient(torch.float32).double(), exact, rtol=0, atol=1e-5 * exact.abs().max().item()
+    )
+
+
 def near_each_other(rows: int, width: int) -> Tensor:
     return F.normalize(torch.randn(width) + 0.05 * torch.randn(rows, width), dim=1)
 

@@ -18,9 +18,10 @@
 namespace mmcore {
 namespace {
 
-// Sums of parts are as exact as the numbers if the largest lies between these, or if all are 0. A larger number may
-// overflow when it is rounded. In a matrix of smaller ones, the last parts would be denormal, and flushed to 0.
-constexpr float kLargestSplit = 0x1p100f, kSmallestSplit = 0x1p-60f;
+// Sums of parts are as exact as the numbers if the largest lies between these, or if all are 0. Products of larger
+// numbers with raised gradients (gradient_sums.h) may overflow. In a matrix of smaller ones, the last parts would be
+// denormal, and flushed to 0.
+constexpr float kLargestSplit = 0x1p60f, kSmallestSplit = 0x1p-60f;
 
 inline bool is_split_range(double largest) {
   return largest == 0 || (largest >= kSmallestSplit && largest <= kLargestSplit);

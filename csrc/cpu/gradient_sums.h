@@ -1,6 +1,10 @@
 // Last steps of a backward, after the products with G: multiplying by the scale, and summing G for the biases.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
+#include "choose_arithmetic.h"
 #include "float64.h"
 #include "normalize.h"
 #include "similarity_blocks.h"
@@ -28,9 +32,19 @@ double scale_gradient(MutableMatrix gradient, const AnyMatrix& features, double 
 // the gradient of both sides, so every ⟨x_i, x_j⟩ was counted twice.
 void finish_gradients(const SimilarityInputs& inputs, SimilarityGradients& gradients, int threads) {
   const bool has_x = gradients.x.data != nullptr, has_y = gradients.y.data != nullptr;
-  if (has_y) gradients.scale = scale_gradient(gradients.y, inputs.y, inputs.scale, !has_x, threads);
-  if (has_x) gradients.scale = scale_gradient(gradients.x, inputs.x, inputs.scale, true, threads);
-  if (inputs.is_symmetric) gradients.scale /= 2;
+  const double scale = inputs.scale / gradients.power;
+  if (has_y) gradients.scale = scale_gradient(gradients.y, inputs.y, scale, !has_x, threads);
+  if (has_x) gradients.scale = scale_gradient(gradients.x, inputs.x, scale, true, threads);
+  gradients.scale /= inputs.is_symmetric ? 2 * gradients.power : gradients.power;
+}
+
+// The power of two that raises the largest of some upstream gradients to about 2³⁰. Where nearly every pair is told
+// apart, G is far below them, and the last parts of its numbers would be denormal. 1 where there is none to raise.
+inline double raising_power(std::initializer_list<Numbers<double>> upstream) {
+  double largest = 0;
+  for (const Numbers<double>& part : upstream)
+    for (Index i = 0; part.data != nullptr && i < part.size; ++i) largest = std::max(largest, std::abs(part.data[i]));
+  return largest > 0 && std::isfinite(largest) ? std::exp2(30 - std::ilogb(largest)) : 1;
 }
 
 // Sums of G by rows and by columns, for the gradients of biases. In a symmetric matrix an entry holds G_ij + G_ji, and

@@ -191,7 +191,7 @@ SigmoidSums sigmoid_pass(const SimilarityInputs& inputs, SigmoidSums upstream, S
   }
   if (!has_gradients) return result;
   finish_gradients(inputs, *gradients, threads);
-  gradients->bias = sums.total();
+  gradients->bias = sums.total() / gradients->power;
   return result;
 }
 
@@ -204,7 +204,10 @@ SigmoidSums sigmoid_similarity_forward(const SimilarityInputs& inputs, int threa
 SigmoidSums sigmoid_similarity_gradients(const SimilarityInputs& inputs, SigmoidSums upstream,
                                          SimilarityGradients& gradients, int threads) {
   return with_arithmetic(inputs, {{&upstream.total, 1}, {&upstream.positive, 1}}, threads, [&](auto arithmetic) {
-    return sigmoid_pass<decltype(arithmetic)>(inputs, upstream, &gradients, threads);
+    using A = decltype(arithmetic);
+    if constexpr (A::kParts > 1) gradients.power = raising_power({{&upstream.total, 1}, {&upstream.positive, 1}});
+    const SigmoidSums raised{upstream.total * gradients.power, upstream.positive * gradients.power};
+    return sigmoid_pass<A>(inputs, raised, &gradients, threads);
   });
 }
 

@@ -153,6 +153,47 @@ class SoftmaxBackward {
   std::optional<SharedSoftmaxTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
 };
 
+// The upstream gradients times a power of two.
+struct RaisedUpstream {
+  double power;
+  std::vector<double> row_lse, col_lse, row_pos, col_pos;
+
+  RaisedUpstream(const SoftmaxStatistics& upstream, Index rows, Index columns)
+      : power(raising_power({{upstream.row_lse, rows},
+                             {upstream.col_lse, columns},
+                             {upstream.row_pos, rows},
+                             {upstream.col_pos, columns}})),
+        row_lse(raised(upstream.row_lse, rows)),
+        col_lse(raised(upstream.col_lse, columns)),
+        row_pos(raised(upstream.row_pos, rows)),
+        col_pos(raised(upstream.col_pos, columns)) {}
+
+  SoftmaxStatistics view() {
+    const auto data = [](std::vector<double>& values) { return values.empty() ? nullptr : values.data(); };
+    return {data(row_lse), data(col_lse), data(row_pos), data(col_pos)};
+  }
+
+ private:
+  std::vector<double> raised(const double* values, Index count) const {
+    std::vector<double> result(values == nullptr ? 0 : count);
+    for (std::size_t i = 0; i < result.size(); ++i) result[i] = values[i] * power;
+    return result;
+  }
+};
+
+// The gradients of products of parts: they are computed from larger numbers.
+template <class A>
+void raised_softmax_gradients(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
+                              const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
+                              int threads) {
+  const Index rows = inputs.x.rows, columns = inputs.y.rows;
+  RaisedUpstream raised(upstream, rows, columns);
+  gradients.power = raised.power;
+  SoftmaxBackward<A>(inputs, statistics, raised.view(), kept, threads).run(gradients);
+  for (Index i = 0; gradients.row_bias != nullptr && i < rows; ++i) gradients.row_bias[i] /= raised.power;
+  for (Index j = 0; gradients.col_bias != nullptr && j < columns; ++j) gradients.col_bias[j] /= raised.power;
+}
+
 void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
                                  const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                  int threads) {
@@ -161,7 +202,12 @@ void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxSt
       inputs,
       {{upstream.row_lse, rows}, {upstream.col_lse, columns}, {upstream.row_pos, rows}, {upstream.col_pos, columns}},
       threads, [&](auto arithmetic) {
-        SoftmaxBackward<decltype(arithmetic)>(inputs, statistics, upstream, kept, threads).run(gradients);
+        using A = decltype(arithmetic);
+        if constexpr (A::kParts > 1) {
+          raised_softmax_gradients<A>(inputs, statistics, upstream, kept, gradients, threads);
+        } else {
+          SoftmaxBackward<A>(inputs, statistics, upstream, kept, threads).run(gradients);
+        }
       });
 }
 
