@@ -107,6 +107,7 @@ class Scratch:
             "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11}",
             f"-DMMCORE_EMULATE_AVX512={'OFF' if has_avx512 else 'ON'}",
+            "-DMMCORE_EMULATE_AMX=ON",
         )  # fmt: skip
         self.build_module()
         imported = self.run(self.python, "-c", CHECK).split()
