@@ -87,7 +87,7 @@ def fma_peak_gflop_s(dtype: torch.dtype) -> float | None:
 
 
 def matrix_unit_gflop_s() -> float | None:
-    """What the matrix unit multiplies now: on shared machines it is slow while others use it."""
+    """What the matrix unit multiplies now: on a shared machine its rate changes."""
     try:
         from mmcore.backends.cpu import instruction_sets
     except ImportError:

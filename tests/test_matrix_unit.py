@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,6 +19,8 @@ from mmcore.backends import cpu
 
 pytestmark = pytest.mark.skipif(cpu._C is None, reason="of the compiled module")
 
+Draw = Callable[[int, int], Tensor]
+
 SPECIAL = [0.0, -0.0, torch.inf, -torch.inf, torch.nan, 3.38e38, -3.38e38, 1e-40, -1e-39, 1.2e-38]
 
 
@@ -31,6 +33,7 @@ def select() -> Iterator[None]:
 
 
 def on(instruction_set: str) -> None:
+    """Selects it. Bits can be compared with those of the processor only where it has the unit."""
     if not cpu._C.select_instruction_set(instruction_set):
         pytest.skip(f"{instruction_set} was not built or this processor lacks it")
 
@@ -44,18 +47,19 @@ def products(x: Tensor, y: Tensor, precision: str = "highest") -> Tensor:
         torch.set_float32_matmul_precision("highest")
 
 
-def with_special_numbers(size: tuple[int, int]) -> Tensor:
+def with_special_numbers(rows: int, width: int) -> Tensor:
     """Magnitudes of the whole range, and in some rows numbers that are not finite or denormal."""
+    size = (rows, width)
     numbers = torch.randn(size) * torch.randint(-60, 61, size).float().exp2()
     chosen = torch.randint(0, len(SPECIAL), size)
-    is_special = (torch.rand(size) < 0.02) & (torch.arange(size[0]) % 3 == 0)[:, None]
+    is_special = (torch.rand(size) < 0.02) & (torch.arange(rows) % 3 == 0)[:, None]
     return torch.where(is_special, torch.tensor(SPECIAL)[chosen], numbers)
 
 
-@pytest.mark.parametrize("numbers", [unit_rows, lambda *size: with_special_numbers(size)])
-def test_the_emulation_has_the_bits_of_the_processor(select: None, numbers: object) -> None:
+@pytest.mark.parametrize("numbers", [unit_rows, with_special_numbers])
+def test_the_emulation_has_the_bits_of_the_processor(select: None, numbers: Draw) -> None:
     """Catches another order of its sums, or other rules for NaN, denormals and rounding."""
-    x, y = numbers(75, 200), numbers(70, 200)  # type: ignore[operator]
+    x, y = numbers(75, 200), numbers(70, 200)
     found = []
     for name in ("amx", "emulated_amx"):
         on(name)
@@ -68,6 +72,7 @@ def test_the_emulation_has_the_bits_of_the_processor(select: None, numbers: obje
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_an_objective_has_the_same_bits_by_emulation(select: None, dtype: torch.dtype) -> None:
+    """Catches an operand that only one of both reads in the right layout."""
     x, y = unit_rows(300, 70).to(dtype), unit_rows(300, 70).to(dtype)
     found = []
     for name in ("amx", "emulated_amx"):
@@ -100,6 +105,7 @@ def test_tiny_numbers_keep_their_digits(select: None) -> None:
 
 @pytest.mark.parametrize("exponent", [-80, 90])
 def test_small_and_large_upstream_gradients_keep_their_digits(select: None, exponent: int) -> None:
+    """Catches G whose parts overflow, or are denormal."""
     on(MATRIX_UNIT)
     x, y = unit_rows(40, 30).requires_grad_(), unit_rows(40, 30)
     (expected,) = torch.autograd.grad(functional.clip_loss(x, y, 10.0), x)
@@ -135,10 +141,10 @@ def heavy_tailed(rows: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("numbers", [unit_rows, near_each_other, heavy_tailed])
-def test_float32_by_parts_is_as_exact_as_eager(select: None, numbers: object) -> None:
+def test_float32_by_parts_is_as_exact_as_eager(select: None, numbers: Draw) -> None:
     """Catches a product of parts that is left out, and large ones that round small ones away."""
     on(MATRIX_UNIT)
-    x, y = numbers(128, 512), numbers(96, 512)  # type: ignore[operator]
+    x, y = numbers(128, 512), numbers(96, 512)
     exact = x.double() @ y.double().T
     error, eager = (products(x, y) - exact).abs(), (x @ y.T - exact).abs()
     assert error.max() <= eager.max()
@@ -155,6 +161,7 @@ def test_float16_by_parts_is_exact_but_for_the_sum(select: None) -> None:
 
 
 def test_high_precision_has_the_digits_of_two_parts(select: None) -> None:
+    """Catches "high" that is computed as one of the others."""
     on(MATRIX_UNIT)
     x, y = unit_rows(128, 512), unit_rows(96, 512)
     exact = x.double() @ y.double().T
@@ -165,12 +172,14 @@ def test_high_precision_has_the_digits_of_two_parts(select: None) -> None:
 
 
 def test_denormal_numbers_are_flushed_in_kernels_only(select: None) -> None:
+    """Catches a kernel that leaves the thread of its caller flushing."""
     on(MATRIX_UNIT)
     products(unit_rows(40, 30), unit_rows(40, 30))
     assert (torch.full((64,), 1e-38) * 0.1).min() > 0
 
 
 def test_the_error_says_why_there_is_no_matrix_unit() -> None:
+    """Catches an error without the reason, and a unit that is there and not chosen."""
     environment = {**os.environ, "MMCORE_CPU_ISA": "amx"}
     done = subprocess.run(
         [sys.executable, "-c", "import mmcore; print(mmcore.backends.cpu.instruction_sets()[0])"],

@@ -6,7 +6,7 @@
 //
 // All sum in float32. Packed operands consist of 32-bit units: one float32, or two bfloat16 that are neighbours along
 // the depth of the product. Where a number has several parts, it has one unit for each. An arithmetic states the layout
-// of its operands (pack.h): how many lanes, rows of lhs or columns of rhs, are packed side by side, and to how many
+// of its operands (operand.h): how many lanes, rows of lhs or columns of rhs, are packed side by side, and to how many
 // units the depth is padded.
 #pragma once
 
@@ -26,7 +26,7 @@ constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
 // The layout of products by vectors. They have the same bits if lhs and rhs change places. kChain is the number of
-// units that are added to one sum before the next sum begins (matmul.h).
+// units that are added to one sum before the next sum begins (vector_product.h).
 struct ByVectors {
   static constexpr bool kUsesMatrixUnit = false;
   static constexpr Index kParts = 1, kUnitsPerStep = 1;

@@ -41,7 +41,7 @@ double measure_peak_of(int threads) {
 }
 
 #ifdef MMCORE_MATRIX_UNIT
-// Of the matrix unit, with operands in L1: where a neighbour on the same core uses it, the loads suffer first.
+// Of the matrix unit. Its operands are loaded from L1, as a product loads them.
 double measure_peak_of_tiles(int threads) {
   constexpr Index kSteps = 4, kRepeats = 25'000;
   constexpr Index kFloats = kSteps * kPanelStep;

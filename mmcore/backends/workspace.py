@@ -56,7 +56,8 @@ def workspace(size: int) -> Iterator[None]:
     time, no more than `size` bytes in all; where a smaller workspace comes into force it is let go.
 
     On a CPU softmax statistics and their gradients are the same bits whatever the size; a sigmoid's
-    kept gradients are scaled after they were summed, and differ in rounding.
+    kept gradients are scaled after they were summed, and differ in rounding. Beside a matrix unit
+    (AMX) no tiles of bfloat16 features are kept: to compute them again takes no longer.
 
     On a GPU the memory is used in the backward too, for gradients of the logits of as many rows at
     a time as fit; up to half of it is kept where features are bfloat16, as exponentials rounded to
