@@ -105,10 +105,11 @@ double softmax_similarity_backward(const Held<SimilarityInputs>& held, const Arr
                                    const Array& kept, const Array& grad_x, const Array& grad_y,
                                    const Array& grad_row_bias, const Array& grad_col_bias, int threads) {
   const SimilarityInputs& inputs = held.inputs();
-  // Gradients depend on row_pos and col_pos only where these are log-sum-exps: callers need not keep sums.
-  const bool needs_positives = inputs.positives == Positives::kLogSumExp;
-  const SoftmaxStatistics statistics = statistics_view(inputs, row_lse, col_lse, needs_positives ? row_pos : row_lse,
-                                                       needs_positives ? col_pos : col_lse, false),
+  // Gradients depend on these where they are logits of targets, or log-sum-exps: callers need not keep other sums.
+  const bool are_joined = inputs.positives == Positives::kLogSumExp, has_targets = inputs.pairs.target != nullptr;
+  const SoftmaxStatistics statistics =
+                              statistics_view(inputs, row_lse, col_lse, are_joined || has_targets ? row_pos : row_lse,
+                                              are_joined ? col_pos : col_lse, false),
                           upstream =
                               statistics_view(inputs, grad_row_lse, grad_col_lse, grad_row_pos, grad_col_pos, false);
   const Kept tiles = kept_view(kept, false);

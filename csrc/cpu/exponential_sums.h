@@ -16,6 +16,7 @@
 #include "positives.h"
 #include "shared_shift.h"
 #include "similarity_blocks.h"
+#include "wide.h"
 
 namespace mmcore {
 namespace {
@@ -70,6 +71,7 @@ struct SumExponentials {
   const SharedShift& shift;
   const PairMasks& masks;
   const BiasFactors &row_factors, &col_factors;
+  float* targets;  // (N,): the products that targets name
   bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
   Block block{};
   float* numbers = nullptr;    // products in, exponentials out
@@ -116,8 +118,11 @@ struct SumExponentials {
       Vec e[kTileVectors];
       for (int v = 0; v < kTileVectors; ++v)
         e[v] = shift.exponential(load(tile + v * kLanes), load(rounder + column + v * kLanes));
-      const Index lane = masks.target_lane(block.rows.begin + row + r, block.columns.begin + column);
-      if (lane >= 0 && lane < kTileColumns) e[lane / kLanes][lane % kLanes] = 0;
+      const Index i = block.rows.begin + row + r, lane = masks.target_lane(i, block.columns.begin + column);
+      if (lane >= 0 && lane < minimum(kTileColumns, block.columns.size() - column)) {
+        targets[i] = tile[lane];
+        e[lane / kLanes][lane % kLanes] = 0;
+      }
       Vec row_total{};
       for (int v = 0; v < kTileVectors; ++v) {
         store(tile + v * kLanes, e[v]);
@@ -134,6 +139,7 @@ struct SumExponentials {
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       const float row_factor = row_factors.empty() ? 1.0f : *row_factors.from(i);
+      keep_targets(i, column, tile);
       Vec row_total{};
       for (int v = 0; v < kTileVectors; ++v) {
         const Index c = column + v * kLanes, j = block.columns.begin + c;
@@ -147,6 +153,16 @@ struct SumExponentials {
       BlockSums::add(exponentials.row + (row + r) * kLanes, row_total);
     }
     for (int v = 0; v < kTileVectors; ++v) BlockSums::add(exponentials.col + column + v * kLanes, col_total[v]);
+  }
+
+  // Before E overwrites the products of row i in the tile that begins at `column` of the block.
+  void keep_targets(Index i, Index column, const float* tile) {
+    const Index first = block.columns.begin + column;
+    masks.visit_targets(i, first, [&](Index lane) {
+      if (column + lane >= block.columns.size()) return;  // the padding of the tile
+      if (masks.target(i) == first + lane) targets[i] = tile[lane];
+      if (masks.is_mirrored() && masks.target(first + lane) == i) targets[first + lane] = tile[lane];
+    });
   }
 
   // Adds the positives by label of a tile: logits if it holds products, otherwise E. Biases that are the same along the
@@ -164,9 +180,11 @@ struct SumExponentials {
         Vec in_row = are_products ? number * scale : number, in_col = in_row;
         if (!col_factors.empty()) {
           const Index j = block.columns.begin + c;
-          in_row = are_products ? in_row + load(col_factors.value.data() + j) : in_row * load(col_factors.from(j));
+          in_row =
+              are_products ? in_row + narrow(load(col_factors.value.data() + j)) : in_row * load(col_factors.from(j));
         }
-        if (!row_factors.empty()) in_col = are_products ? in_col + row_factors.value[i] : in_col * *row_factors.from(i);
+        if (!row_factors.empty())
+          in_col = are_products ? in_col + static_cast<float>(row_factors.value[i]) : in_col * *row_factors.from(i);
         BlockSums::add(label_totals.row + (row + r) * kLanes, positive ? in_row : Vec{});
         BlockSums::add(label_totals.col + c, positive ? in_col : Vec{});
         BlockSums::add(label_counts.row + (row + r) * kLanes, one);

@@ -1,8 +1,8 @@
 // Which pairs are positives and which are counted, for a row and kLanes columns at a time.
 //
 // Ids are compared as vectors. With targets, the id of a row is its target, and the id of a column is its number. The
-// entry that a target names is left out of every sum of a tile, because it is added apart, in float64 (positives.h). In
-// a symmetric matrix an entry stands for (i, j) and for (j, i), and one of them may be counted without the other.
+// entry that a target names is left out of every sum of a tile, because it is added apart, in float64. In a symmetric
+// matrix an entry stands for (i, j) and for (j, i), and one of them may be counted without the other.
 #pragma once
 
 #include <algorithm>

@@ -1,79 +1,77 @@
 // Log-sum-exp of each row with a running maximum, for logits without a useful bound: features that are not normalised,
 // or rows whose logits lie far below the others.
 //
-//   row_lse_i = log Σ_{j counted} exp(scale·⟨x_i, y_j⟩ + col_bias_j)
+//   s_ij = scale·⟨x_i, y_j⟩ + (bias + (own_bias_i + other_bias_j))      row_lse_i = log Σ_{j counted} exp s_ij
 //
 // Never stored: the N×M logits. One kBlock × kBlock block of products is in scratch memory.
 // Loop order: each thread takes a stripe of rows, chunk by chunk. In a chunk: column blocks, and row blocks inside
 // them, so that a block of y is packed once for all rows of the chunk.
-// Precision: float32 products. Exponents are relative to the running maximum, which is rounded up to an integer so that
-// rescaling a sum is exact. Sums are float32 inside a block, float64 across blocks.
-// Used by softmax_similarity.
+// Precision: float32 products. Logits are float64, so that the backward finds the same bits: of rows whose largest
+// logit is far above the others, lse is that logit, and its softmax is 1 however large it is. Exponentials of the
+// differences from the running maximum are float32; their sums are float32 inside a block, float64 across blocks. Used
+// by softmax_similarity.
 #pragma once
 
 #include "exponential_sums.h"
+#include "wide.h"
 
 namespace mmcore {
 namespace {
 
 struct RunningLogSumExp {
-  double maximum = kMinusInfinity;  // an integer, at least the largest exponent so far
-  double sum = 0;                   // Σ 2^(exponent − maximum)
+  double maximum = kMinusInfinity;
+  double sum = 0;  // Σ exp(logit − maximum)
 
-  // Adds 2^(exponents[j] + rests[j]) for `count` columns.
-  void add(const float* exponents, const float* rests, Index count) {
-    Vec peak = broadcast(-kInfinity);
-    for (Index j = 0; j < count; j += kLanes) {
-      const Vec exponent = first_lanes(load(exponents + j), count - j, peak);
-      peak = exponent > peak ? exponent : peak;
-    }
-    const double block_maximum = std::ceil(largest(peak));
+  // Adds `count` logits; behind them, up to a whole vector, is −∞.
+  void add(const double* logits, Index count) {
+    Wide peak = broadcast_wide(kMinusInfinity);
+    for (Index j = 0; j < count; j += kLanes) peak = larger(load(logits + j), peak);
+    const double block_maximum = largest(peak);
     if (block_maximum > maximum) {
-      sum *= std::exp2(maximum - block_maximum);
+      sum *= std::exp(maximum - block_maximum);
       maximum = block_maximum;
     }
+    // If all logits so far are −∞, every term is 0, or NaN.
+    const Wide shift = broadcast_wide(maximum == kMinusInfinity ? 0 : maximum);
     Vec total{};
-    // If all exponents so far are −inf, every term is 0, or NaN.
-    const float shift = maximum == kMinusInfinity ? 0.0f : static_cast<float>(maximum);
-    for (Index j = 0; j < count; j += kLanes)
-      total += first_lanes(exp2((load(exponents + j) - shift) + load(rests + j)), count - j, Vec{});
+    for (Index j = 0; j < count; j += kLanes) total += exponential(load(logits + j) - shift);
     sum += mmcore::sum(total);
   }
 
-  double log() const { return (maximum == kMinusInfinity ? 0 : maximum) * kLn2 + std::log(sum); }
+  double log() const { return (maximum == kMinusInfinity ? 0 : maximum) + std::log(sum); }
 };
 
 template <class A>
 struct RunningCall {
   AnyMatrix x, y;
-  double scale;
-  const double* col_bias;  // (M,) or nullptr
+  double scale, bias;
+  const double *own_bias, *other_bias;  // (N,) and (M,), or nullptr
   const PairMasks& masks;
   double* row_lse;    // (N,)
-  LabelSums* labels;  // of logits; nullptr: not wanted
+  LabelSums* labels;  // of logits without the row's own biases; nullptr: not wanted
+  float* targets;     // (N,): the products that targets name; nullptr: not wanted
 
-  // Row i of a block: exponents, −inf where an entry is not counted, and their rounding errors.
-  void exponents(const float* products, Index i, Range columns, const float* bias, float* out, float* rests) const {
-    const Split a(scale * kLog2E);
-    Vec positive_sum{}, positive_count{};
+  // Row i of a block: logits, −∞ where an entry is not counted.
+  void logits(const float* products, Index i, Range columns, const double* biases, double* out) const {
+    const double own = own_bias == nullptr ? 0 : own_bias[i];
+    Wide positive_sum = broadcast_wide(0);
+    Index positive_count = 0;
     for (Index j = 0; j < columns.size(); j += kLanes) {
-      const Vec product = load(products + j);
       const Masks mask = masks.at(i, columns.begin + j);
-      // Exponents may be large, so their rounding errors change the exponentials by a factor. Both are kept.
-      const Vec scaled = multiply_add(product, broadcast(a.high), Vec{}), exponent = scaled + load(bias + j);
-      const Vec rest =
-          multiply_add(product, broadcast(a.high), -scaled) + (load(bias + j) - (exponent - scaled)) + product * a.low;
-      store(out + j, mask.keep ? exponent : broadcast(-kInfinity));
-      // Beyond 2²⁹ the error is left out: it is no longer a few digits, but as large as differences between logits.
-      const Vec size = exponent < 0.0f ? -exponent : exponent;
-      store(rests + j, mask.keep & (size < 5.36870912e8f) ? rest : Vec{});
-      if (labels == nullptr) continue;
-      positive_sum += mask.positive ? exponent : Vec{};
-      positive_count += mask.positive ? broadcast(1) : Vec{};
+      const Wide logit = wide_logits(load(products + j), scale, bias, broadcast_wide(own), load(biases + j));
+      store(out + j, select(mask.keep, logit, kMinusInfinity));
+      if (labels == nullptr || !any(mask.positive)) continue;
+      positive_sum = positive_sum + select(mask.positive, logit, 0);
+      for (int lane = 0; lane < kLanes; ++lane) positive_count -= mask.positive[lane];
     }
-    if (labels == nullptr) return;
-    labels->total[i] += sum(positive_sum) * kLn2;
-    labels->count[i] += sum(positive_count);
+    for (Index j = columns.size(); j < round_up(columns.size(), kLanes); ++j) out[j] = kMinusInfinity;
+    if (targets != nullptr) {
+      const Index lane = masks.target_lane(i, columns.begin);
+      if (lane >= 0 && lane < columns.size()) targets[i] = products[lane];
+    }
+    if (positive_count == 0) return;
+    if (std::isfinite(own + bias)) labels->total[i] += sum(positive_sum) - positive_count * (own + bias);
+    labels->count[i] += positive_count;
   }
 
   void run(int threads) const {
@@ -85,7 +83,7 @@ struct RunningCall {
       float* packed_x = carver.take(Lhs<A>::floats(chunk, depth));
       float* packed_y = carver.take(Rhs<A>::floats(kBlock, depth));
       float* block = carver.take(kBlockFloats);
-      float bias[kBlockStride] = {}, exponent[kBlockStride], rest[kBlockStride];
+      double biases[kBlockStride] = {}, row_logits[kBlockStride];
       for (Index begin = stripe_rows.begin; begin < stripe_rows.end; begin += chunk) {
         const Index rows = minimum(chunk, stripe_rows.end - begin);
         RunningLogSumExp running[kChunk];
@@ -93,15 +91,14 @@ struct RunningCall {
         for (Index j = 0; j < y.rows; j += kBlock) {
           const Range columns{j, minimum(j + kBlock, y.rows)};
           Rhs<A>::pack_rows(y, j, columns.size(), packed_y);
-          for (Index c = 0; col_bias != nullptr && c < columns.size(); ++c)
-            bias[c] = static_cast<float>(col_bias[j + c] * kLog2E);
+          for (Index c = 0; other_bias != nullptr && c < columns.size(); ++c) biases[c] = other_bias[j + c];
           for (Index i = 0; i < rows; i += kBlock) {
             const Index block_rows = minimum(kBlock, rows - i);
             multiply_block<A>(Lhs<A>(packed_x, depth).from_lane(i), Rhs<A>(packed_y, depth), block_rows, columns.size(),
                               depth, block, [](Index, Index) {});
             for (Index r = 0; r < block_rows; ++r) {
-              exponents(block + r * kBlockStride, begin + i + r, columns, bias, exponent, rest);
-              running[i + r].add(exponent, rest, columns.size());
+              logits(block + r * kBlockStride, begin + i + r, columns, biases, row_logits);
+              running[i + r].add(row_logits, columns.size());
             }
           }
         }

@@ -81,9 +81,9 @@ struct SharedShift : Shift {
 
 // The biases of one side of the matrix and 2^(bias − largest), padded to whole tiles; empty where there are none.
 struct BiasFactors {
-  double largest = 0;        // log2(e)·bias
-  bool are_normal = true;    // false where a finite bias lies so far below the largest that its factor lost digits
-  std::vector<float> value;  // nats
+  double largest = 0;         // log2(e)·bias
+  bool are_normal = true;     // false where a finite bias lies so far below the largest that its factor lost digits
+  std::vector<double> value;  // nats
   std::vector<float> factor;
 
   BiasFactors(const double* bias, Index count) {

@@ -5,6 +5,7 @@
 // The kernel's mathematics, loop order and precision are in softmax_similarity_backward.h.
 #pragma once
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -12,24 +13,37 @@
 #include "shared_shift.h"
 #include "similarity_blocks.h"
 #include "softmax_terms.h"
+#include "wide.h"
 
 namespace mmcore {
 namespace {
 
+// The terms of softmaxes whose logits may be too large for float32 exponents.
+struct WideTerms : SharedSoftmaxTerms {
+  std::vector<double> lse;  // padded; ∞ where nothing is counted, so that the softmax is 0
+
+  WideTerms(std::vector<double> log_sums, const std::vector<double>& weights, const Shift& shift,
+            const SideBiases& biases)
+      : SharedSoftmaxTerms(log_sums.data(), weights.data(), static_cast<Index>(log_sums.size()), shift, biases),
+        lse(std::move(log_sums)) {
+    std::replace(lse.begin(), lse.end(), kMinusInfinity, -kMinusInfinity);
+    lse.resize(weight.size(), -kMinusInfinity);
+  }
+};
+
 // The terms of one side. The entries of targets, which are computed in float64, need more than loops over tiles read.
-struct SideTerms : SharedSoftmaxTerms {
-  std::vector<double> lse, grad_lse, grad_pos;  // grad_lse is 0 where nothing is counted
-  std::vector<float> positive_weight;           // grad_pos in float32
+struct SideTerms : WideTerms {
+  std::vector<double> grad_lse, grad_pos;  // grad_lse is 0 where nothing is counted
+  std::vector<float> positive_weight;      // grad_pos in float32
 
   SideTerms(std::vector<double> log_sums, std::vector<double> weights, std::vector<double> positives,
             const Shift& shift, const SideBiases& biases)
-      : SharedSoftmaxTerms(log_sums.data(), weights.data(), static_cast<Index>(log_sums.size()), shift, biases),
-        lse(std::move(log_sums)),
+      : WideTerms(std::move(log_sums), weights, shift, biases),
         grad_lse(std::move(weights)),
         grad_pos(std::move(positives)),
         positive_weight(weight.size()) {
-    for (std::size_t i = 0; i < lse.size(); ++i) {
-      if (lse[i] == kMinusInfinity) grad_lse[i] = 0;
+    for (std::size_t i = 0; i < grad_lse.size(); ++i) {
+      if (lse[i] == -kMinusInfinity) grad_lse[i] = 0;
       positive_weight[i] = static_cast<float>(grad_pos[i]);
     }
   }
@@ -42,7 +56,7 @@ struct StoreGradient {
   const SharedShift& shift;
   const BiasFactors &row_factors, &col_factors;
   const SideTerms &row_terms, &col_terms;
-  const SharedSoftmaxTerms *row_positives, *col_positives;  // nullptr where positives are summed
+  const WideTerms *row_positives, *col_positives;  // nullptr where positives are summed
   const std::vector<double>& targets;
   bool is_plain = masks.is_plain() && row_factors.empty() && col_factors.empty();
   Block block{};
@@ -116,26 +130,19 @@ struct StoreGradient {
     Vec row, col;
   };
   template <bool kIsExact>
-  Softmaxes softmaxes(Vec from, const SharedSoftmaxTerms& rows, const SharedSoftmaxTerms& columns, Index i,
-                      Index j) const {
+  Softmaxes softmaxes(Vec from, const WideTerms& rows, const WideTerms& columns, Index i, Index j) const {
     if constexpr (kIsExact) {
-      const Vec row = biased_softmax(from, broadcast(rows.lse_high[i]), broadcast(rows.lse_low[i]), col_factors, j, -1);
-      const Vec col =
-          biased_softmax(from, load(columns.lse_high.data() + j), load(columns.lse_low.data() + j), row_factors, -1, i);
+      const Wide zero = broadcast_wide(0), row_bias = row_factors.empty() ? zero : broadcast_wide(row_factors.value[i]),
+                 col_bias = col_factors.empty() ? zero : load(col_factors.value.data() + j),
+                 logits = wide_logits(from, inputs.scale, inputs.bias, row_bias, col_bias);
+      const Vec row = exponential(logits - broadcast_wide(rows.lse[i])),
+                col = exponential(logits - load(columns.lse.data() + j));
       return {row * rows.weight[i], col * load(columns.weight.data() + j)};
     } else {
       const Vec row = col_factors.empty() ? from : from * load(col_factors.from(j));
       const Vec col = row_factors.empty() ? from : from * *row_factors.from(i);
       return {row * rows.factor[i], col * load(columns.factor.data() + j)};
     }
-  }
-
-  // exp(s − lse), s with the biases of the other side: those of the columns from j, or that of row i.
-  Vec biased_softmax(Vec product, Vec high, Vec low, const BiasFactors& other, Index j, Index i) const {
-    Vec exponent = softmax_exponent(product, shift.a, high, low);
-    if (!other.empty())
-      exponent += (j >= 0 ? load(other.value.data() + j) : broadcast(other.value[i])) * static_cast<float>(kLog2E);
-    return exp2(exponent);
   }
 
   // G where j is the target of i, or, in a symmetric matrix, i the target of j.

@@ -11,7 +11,8 @@
 // Never stored: the N×M logits. As many blocks of E as fit into the workspace are kept for the backward.
 // Loop order: similarity_blocks.h. Each tile of products is exponentiated and summed while it is in L1.
 // Precision: float32 products and exponentials; sums are float32 inside a block, float64 across blocks. Logits of
-// targets are float64 and are added at the end.
+// targets are added at the end, in float64, from the same products as all others: where a row is equal to its target's
+// duplicates, their rounding cancels.
 #pragma once
 
 #include "exponential_sums.h"
@@ -27,7 +28,7 @@ struct LogSumExpSide {
   double scale;
   const double *own_bias, *other_bias;
   PairMasks masks;
-  double bias;  // every row's
+  double bias;  // the matrix's
   double* lse;
 
   // The same side where only positives are counted; it writes to `out`.
@@ -35,30 +36,36 @@ struct LogSumExpSide {
     return {x, y, scale, own_bias, other_bias, masks.among_positives(), bias, out};
   }
 
-  RunningCall<A> running(const PairMasks& row_masks, const AnyMatrix& rows, double* out, LabelSums* labels) const {
-    return {rows, y, scale, other_bias, row_masks, out, labels};
+  RunningCall<A> running(LabelSums* labels, float* targets) const {
+    return {x, y, scale, bias, own_bias, other_bias, masks, lse, labels, targets};
   }
 
-  // Sets lse from the sums over tiles. The targets and the biases of the row and of the matrix are added later.
+  // Sets lse from the sums over tiles. The targets are added later.
   void from_sums(const std::vector<double>& sums, const std::vector<double>& target_sums, const LabelSums& labels,
                  const SharedShift& shift, double largest_bias, int threads) const {
     const double smallest_trusted = smallest_trusted_sum(y.rows);
     std::vector<Index> untrusted;
     for (Index i = 0; i < x.rows; ++i) {
-      lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2;
+      lse[i] = std::log(sums[i]) + (shift.shift + largest_bias) * kLn2 + bias + own(i);
       const bool has_label = !labels.count.empty() && labels.count[i] > 0;
       if (masks.counts_only_positives() && !has_label) continue;  // −inf
       if (!(sums[i] + target_sums[i] >= smallest_trusted)) untrusted.push_back(i);
     }
-    if (untrusted.empty()) return;
-    std::vector<double> redone(untrusted.size());
-    const GatheredRows gathered(x, untrusted);
-    running(masks.select_rows(untrusted), gathered.features, redone.data(), nullptr).run(threads);
-    for (std::size_t i = 0; i < untrusted.size(); ++i) lse[untrusted[i]] = redone[i];
+    if (!untrusted.empty()) redo(untrusted, threads);
   }
 
-  void add_bias() const {
-    for (Index i = 0; i < x.rows; ++i) lse[i] += bias + (own_bias == nullptr ? 0 : own_bias[i]);
+ private:
+  double own(Index i) const { return own_bias == nullptr ? 0 : own_bias[i]; }
+
+  void redo(const std::vector<Index>& untrusted, int threads) const {
+    const GatheredRows gathered(x, untrusted);
+    const PairMasks row_masks = masks.select_rows(untrusted);
+    std::vector<double> biases(untrusted.size()), redone(untrusted.size());
+    for (std::size_t i = 0; i < untrusted.size(); ++i) biases[i] = own(untrusted[i]);
+    RunningCall<A>{gathered.features, y,         scale,         bias,    biases.data(),
+                   other_bias,        row_masks, redone.data(), nullptr, nullptr}
+        .run(threads);
+    for (std::size_t i = 0; i < untrusted.size(); ++i) lse[untrusted[i]] = redone[i];
   }
 };
 
@@ -73,7 +80,8 @@ class SoftmaxForward {
         shift_(inputs, threads),
         masks_(inputs),
         sums_(inputs, masks_.has_labels()),
-        targets_(target_logits(inputs, threads)),
+        target_products_(masks_.has_targets() ? inputs.x.rows : 0),
+        targets_(target_products_.size()),
         has_columns_(inputs.has_columns && !inputs.is_symmetric) {}
 
   void run() {
@@ -84,15 +92,8 @@ class SoftmaxForward {
     } else {
       with_running_maxima();
     }
-    rows().add_bias();
-    if (has_columns_) columns().add_bias();
     if (masks_.has_targets()) add_targets();
-    if (joins_positives()) {
-      positives_of_rows().add_bias();
-      if (has_columns_) positives_of_columns().add_bias();
-    } else {
-      set_label_positives();
-    }
+    if (!joins_positives()) set_label_positives();
     if (!inputs_.is_symmetric || !inputs_.has_columns) return;
     std::copy_n(statistics_.row_lse, inputs_.x.rows, statistics_.col_lse);
     if (!masks_.has_targets()) std::copy_n(statistics_.row_pos, inputs_.x.rows, statistics_.col_pos);
@@ -116,6 +117,7 @@ class SoftmaxForward {
 
   void with_shared_shift(const BiasFactors& row_factors, const BiasFactors& col_factors) {
     sum_blocks(row_factors, col_factors);
+    set_targets();
     // E of the targets, times the bias of the other side as in the sums.
     std::vector<double> row_targets(inputs_.x.rows), col_targets(has_columns_ ? inputs_.y.rows : 0);
     const bool are_counted = masks_.has_targets() && inputs_.denominator != Denominator::kNegatives;
@@ -145,7 +147,7 @@ class SoftmaxForward {
     grid.for_each_pair([&](int row_stripe, int column_stripe, int thread) {
       const Multiplying<A> multiplying;
       BlockScratch<A> blocks(scratch.of_thread(thread), inputs_, grid, false);
-      SumExponentials epilogue{inputs_, shift_, masks_, row_factors, col_factors};
+      SumExponentials epilogue{inputs_, shift_, masks_, row_factors, col_factors, target_products_.data()};
       blocks.walk(grid, row_stripe, column_stripe, [&](const Block& block) {
         if (is_left_out(masks_, block)) return;
         float* place = kept.of(block);
@@ -157,15 +159,24 @@ class SoftmaxForward {
   }
 
   void with_running_maxima() {
-    const auto run = [&](const auto& side, LabelSums* labels) {
-      side.running(side.masks, side.x, side.lse, labels).run(threads_);
-    };
     const bool sums_labels = masks_.has_labels() && !joins_positives();
-    run(rows(), sums_labels ? &sums_.row_labels : nullptr);
-    if (joins_positives()) run(positives_of_rows(), nullptr);
+    float* targets = masks_.has_targets() ? target_products_.data() : nullptr;
+    rows().running(sums_labels ? &sums_.row_labels : nullptr, targets).run(threads_);
+    set_targets();
+    if (joins_positives()) positives_of_rows().running(nullptr, nullptr).run(threads_);
     if (!has_columns_) return;
-    run(columns(), sums_labels ? &sums_.col_labels : nullptr);
-    if (joins_positives()) run(positives_of_columns(), nullptr);
+    columns().running(sums_labels ? &sums_.col_labels : nullptr, nullptr).run(threads_);
+    if (joins_positives()) positives_of_columns().running(nullptr, nullptr).run(threads_);
+  }
+
+  // The logits of targets from their products; 0 for rows without one.
+  void set_targets() {
+    for (std::size_t i = 0; i < targets_.size(); ++i) {
+      const Index j = inputs_.pairs.target[i];
+      if (j < 0) continue;
+      targets_[i] =
+          wide_logit(target_products_[i], inputs_.scale, inputs_.bias, row_bias(inputs_, i), col_bias(inputs_, j));
+    }
   }
 
   // Adds the targets to the log-sum-exps of the other entries, and sets row_pos and col_pos.
@@ -203,6 +214,7 @@ class SoftmaxForward {
   SharedShift shift_;
   PairMasks masks_;
   ExponentialSums sums_;
+  std::vector<float> target_products_;
   std::vector<double> targets_;
   bool has_columns_;  // whether the columns have sums of their own
 };

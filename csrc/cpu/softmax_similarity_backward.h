@@ -34,7 +34,7 @@ class SoftmaxBackward {
         masks_(inputs),
         row_factors_(inputs.row_bias, inputs.x.rows),
         col_factors_(inputs.col_bias, inputs.y.rows),
-        targets_(target_logits(inputs, threads)),
+        targets_(target_logits(statistics)),
         row_terms_(terms(true, statistics, upstream)),
         col_terms_(terms(false, statistics, upstream)) {
     if (inputs.positives == Positives::kSum) return;
@@ -88,11 +88,14 @@ class SoftmaxBackward {
                      biases(is_rows));
   }
   // The terms of the softmaxes among positives.
-  SharedSoftmaxTerms positive_terms(bool is_rows, const SoftmaxStatistics& statistics,
-                                    const SoftmaxStatistics& upstream) const {
-    const Values lse = log_sums(is_rows, {statistics.row_pos, statistics.col_pos}),
-                 weight = weights(is_rows, {upstream.row_pos, upstream.col_pos});
-    return SharedSoftmaxTerms(lse.data(), weight.data(), static_cast<Index>(lse.size()), shift_, biases(is_rows));
+  WideTerms positive_terms(bool is_rows, const SoftmaxStatistics& statistics, const SoftmaxStatistics& upstream) const {
+    return WideTerms(log_sums(is_rows, {statistics.row_pos, statistics.col_pos}),
+                     weights(is_rows, {upstream.row_pos, upstream.col_pos}), shift_, biases(is_rows));
+  }
+
+  // As the forward found them.
+  Values target_logits(const SoftmaxStatistics& statistics) const {
+    return masks_.has_targets() ? copy_or_zeros(statistics.row_pos, true) : Values();
   }
 
   struct BothSides {
@@ -150,7 +153,7 @@ class SoftmaxBackward {
   BiasFactors row_factors_, col_factors_;
   std::vector<double> targets_;
   SideTerms row_terms_, col_terms_;
-  std::optional<SharedSoftmaxTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
+  std::optional<WideTerms> row_positives_, col_positives_;  // where their statistics are log-sum-exps
 };
 
 // The upstream gradients times a power of two.

@@ -83,8 +83,8 @@ inline bool any(IntVec mask) {
 #endif
 }
 
-// a · b + c, rounded once where the instruction set can. Used where the compiler must not choose whether to fuse: a
-// forward and its backward have to compute the same bits.
+// a · b + c, rounded once; without FMA by way of float64, where the product is exact. Used where the rounding of the
+// product would count, or where a forward and its backward have to compute the same bits.
 inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__) && MMCORE_LANES == 16
   return reinterpret_cast<Vec>(
@@ -93,7 +93,9 @@ inline Vec multiply_add(Vec a, Vec b, Vec c) {
   return reinterpret_cast<Vec>(
       _mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), reinterpret_cast<__m256>(c)));
 #else
-  return a * b + c;
+  using Double = double __attribute__((vector_size(kLanes * sizeof(double))));
+  const auto wide = [](Vec v) { return __builtin_convertvector(v, Double); };
+  return __builtin_convertvector(wide(a) * wide(b) + wide(c), Vec);
 #endif
 }
 

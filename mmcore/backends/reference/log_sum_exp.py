@@ -17,7 +17,9 @@ def log_sum_exp(logits: Tensor, dim: int) -> Tensor:
 
 def weighted_softmax(logits: Tensor, lse: Tensor, weight: Tensor) -> Tensor:
     """weight·exp(logits − lse), 0 where lse is −inf; `lse` and `weight` are float64."""
-    # exp(logits − lse) with a float64 lse in the logits' dtype: its rounding moves into the weight.
+    # lse in two parts of the logits' dtype. Where logits are large, the second is large too, and
+    # the first may not be subtracted without it: neither exponential would be finite.
     rounded = lse.to(logits.dtype)
-    rest = (weight * (rounded.double() - lse).exp()).to(logits.dtype)
-    return ((logits - rounded).exp_() * rest).masked_fill_(lse == -torch.inf, 0)
+    rest = (rounded.double() - lse).to(logits.dtype)
+    softmax = (logits - rounded).add_(rest).exp_()
+    return softmax.mul_(weight.to(logits.dtype)).masked_fill_(lse == -torch.inf, 0)

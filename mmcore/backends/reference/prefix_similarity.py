@@ -127,8 +127,8 @@ class PrefixLoop(NamedTuple):
             )
             row_lse, col_lse = statistics.row_lse[k], statistics.col_lse[k]
             kept = row_lse.new_empty(0, dtype=torch.float32)
-            # A backward reads no sums of positives: log-sum-exps take their place.
-            found = SoftmaxStatistics(row_lse, col_lse, row_lse, col_lse, kept)
+            # A backward reads no sums of positives by columns: log-sum-exps take their place.
+            found = SoftmaxStatistics(row_lse, col_lse, statistics.row_pos[k], col_lse, kept)
             grad_col_pos = torch.zeros_like(col_lse)
             gradients = self.softmax_similarity.backward(
                 inputs.matrix(x.y, y.y), found,

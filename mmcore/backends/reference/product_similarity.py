@@ -155,8 +155,9 @@ class ProductLoop(NamedTuple):
         others = [k for k, total in enumerate(sums.features) if k != m and total is not None]
         row_lse = statistics.row_lse[m]
         nothing = row_lse.new_empty(0)
-        # A backward reads no sums of positives.
-        found = SoftmaxStatistics(row_lse, nothing, row_lse, nothing, statistics.kept[m])
+        found = SoftmaxStatistics(
+            row_lse, nothing, statistics.row_pos[m], nothing, statistics.kept[m]
+        )
         grad_x, grad_key, grad_scale, *_ = self.softmax_similarity.backward(
             inputs.matrix(m), found,
             SoftmaxUpstream(upstream.row_lse[m], nothing, upstream.row_pos[m], nothing),

@@ -104,18 +104,6 @@ def exponent_of(products, high, low, level_high, level_low):
 
 
 @triton.jit
-def exponent_below(products, high, low, level_high, level_low):
-    """As exponent_of, for levels of any size.
-
-    Beyond float32's integers a level is the rounded a·product of some pair. The rounding may then
-    have taken hundreds from it, so every product is rounded in the same way.
-    """
-    exact = exponent_of(products, high, low, level_high, level_low)
-    rounded = tl.fma(products, high, 0.0) - level_high - level_low
-    return tl.where(tl.abs(level_high) < 4194304.0, exact, rounded)
-
-
-@triton.jit
 def exponential(products, high, low, shift, IS_PRECISE: tl.constexpr):
     """E = 2^(a·product − shift), 0 below 2⁻¹²⁶.
 

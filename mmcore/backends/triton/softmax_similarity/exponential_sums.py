@@ -12,7 +12,8 @@ Loop order: a launch takes a slab of rows. A program takes BM rows and walks the
 strip; neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Sums of
 rows stay in registers over the strip. Sums of the columns of every tile are stored, (blocks of the
 slab, M), and added up by a later kernel in one order, without atomics.
-Precision: float32, one exponential for each logit.
+Precision: float32, one exponential for each logit; with a running maximum, logits are in two parts
+(wide_logits.py).
 
 IS_SYMMETRIC, where y is x: only pairs with i ≤ j are computed. Entries right of the diagonal are
 also summed by columns, where they stand for (j, i). So both orders of a pair have the same rounded
@@ -30,12 +31,10 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from mmcore.backends.triton.float64 import in_nats, log_add_exp
-from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
+from mmcore.backends.triton.float64 import log_add_exp
+from mmcore.backends.triton.softmax_similarity.wide_logits import exponential_of, wide_logits
 from mmcore.backends.triton.tiles import (
-    LOG2_E,
     counted,
-    exponent_below,
     exponential,
     load_col_ids,
     load_row_ids,
@@ -138,7 +137,7 @@ def sum_exponentials_kernel(
 
 @triton.jit
 def running_log_sum_exp_kernel(
-    x, y, numbers, bias, row_side, col_side, flagged, lse, ids, size, strides,
+    x, y, numbers, row_side, col_side, flagged, lse, ids, size, strides,
     BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Adds all but the targets to the log-sum-exps of flagged rows, or of columns.
@@ -158,9 +157,12 @@ def running_log_sum_exp_kernel(
     is_flagged = tl.load(flagged + own, mask=own < own_size, other=0) != 0
     if tl.sum(is_flagged.to(tl.int32)) == 0:
         return
-    high, low = tl.load(numbers), tl.load(numbers + 1)
-    maximum = tl.full([OWN], float("-inf"), tl.float32)
-    total = tl.zeros([OWN], tl.float32)
+    zero = tl.zeros([OWN], tl.float32)
+    own_bias = zero
+    if HAS_OWN_BIAS:
+        own_bias = tl.load(own_side.bias + own, mask=own < own_size, other=0)
+    own_bias = tl.expand_dims(own_bias, AXIS)
+    maximum, maximum_low, total = zero + float("-inf"), zero, zero
     for start in range(0, other_size, OTHER):
         other = start + tl.arange(0, OTHER)
         i, j = (other, own) if BY_COLUMNS else (own, other)
@@ -177,17 +179,23 @@ def running_log_sum_exp_kernel(
             keep = keep & ~positive
         other_bias = tl.zeros([OTHER], tl.float32)
         if HAS_OTHER_BIAS:
-            other_bias = tl.load(other_side.bias + other, mask=other < other_size, other=0) * LOG2_E
+            other_bias = tl.load(other_side.bias + other, mask=other < other_size, other=0)
         other_bias = tl.expand_dims(other_bias, 1 - AXIS)
-        near = tl.where(keep, tl.fma(products, high, 0.0) + other_bias, float("-inf"))
-        largest = tl.maximum(maximum, tl.max(near, AXIS))
-        base = tl.where(largest == float("-inf"), 0.0, largest)
-        exponent = exponent_below(products, high, low, tl.expand_dims(base, AXIS), -other_bias)
-        e = tl.where(keep, tl.exp2(exponent), 0.0)
-        total = total * tl.exp2(maximum - base) + tl.sum(e, AXIS)
-        maximum = largest
-    result = in_nats(maximum.to(tl.float64) + tl.log2(total.to(tl.float64)))
-    result += own_biases(bias, own_side, own, own_size, BIASES.HAS_BIAS, HAS_OWN_BIAS)
+        row_bias, col_bias = (other_bias, own_bias) if BY_COLUMNS else (own_bias, other_bias)
+        high, low = wide_logits(products, numbers, row_bias, col_bias)
+        high = tl.where(keep, high, float("-inf"))
+        largest = tl.maximum(maximum, tl.max(high, AXIS))
+        is_largest = high == tl.expand_dims(largest, AXIS)
+        largest_low = tl.max(tl.where(is_largest, low, float("-inf")), AXIS)
+        stays = maximum == largest
+        largest_low = tl.where(stays & (maximum_low > largest_low), maximum_low, largest_low)
+        is_empty = largest == float("-inf")
+        base, base_low = tl.where(is_empty, 0.0, largest), tl.where(is_empty, 0.0, largest_low)
+        e = exponential_of(high, low, tl.expand_dims(base, AXIS), tl.expand_dims(base_low, AXIS))
+        total = total * exponential_of(maximum, maximum_low, base, base_low)
+        total += tl.sum(tl.where(keep, e, 0.0), AXIS)
+        maximum, maximum_low = largest, base_low
+    result = (maximum.to(tl.float64) + maximum_low.to(tl.float64)) + tl.log(total.to(tl.float64))
     result = tl.where(total == 0, float("-inf"), result)
     lse_of_targets = tl.load(lse + own, mask=is_flagged, other=0)
     tl.store(lse + own, log_add_exp(result, lse_of_targets), mask=is_flagged)

@@ -187,7 +187,7 @@ def _add_flagged(
     tile = tile_for(inputs, "running")
     size, block = (rows, tile.BM) if is_rows else (columns, tile.BN)
     running_log_sum_exp_kernel[(triton.cdiv(size, block),)](
-        *operands(inputs, tile), shift.numbers, pointer(inputs.bias, inputs.x), shift.row_side,
-        shift.col_side, side.flagged, side.lse, ids(inputs), Size(rows, columns), strides(inputs),
+        *operands(inputs, tile), shift.numbers, shift.row_side, shift.col_side, side.flagged,
+        side.lse, ids(inputs), Size(rows, columns), strides(inputs),
         BY_COLUMNS=not is_rows, BIASES=which_biases(inputs), **settings(inputs, tile),
     )  # fmt: skip

@@ -42,10 +42,9 @@ from mmcore.backends.triton.softmax_similarity.gradient_terms import (
     POSITIVE,
     WEIGHT,
 )
+from mmcore.backends.triton.softmax_similarity.wide_logits import exponential_of, wide_logits
 from mmcore.backends.triton.tiles import (
-    LOG2_E,
     counted,
-    exponent_below,
     exponential,
     load_col_ids,
     load_kept,
@@ -93,19 +92,21 @@ def side_factors(
 
 
 @triton.jit
-def exact_terms(
-    products, high, low, own_terms, other_terms, own, other, own_size, other_size,
-    AXIS: tl.constexpr, HAS_BIAS: tl.constexpr,
-):  # fmt: skip
-    """One side's share of G by an exponential of its own."""
-    level_high = tl.expand_dims(load_term(own_terms, LSE_HIGH, own, own_size), AXIS)
-    level_low = tl.expand_dims(load_term(own_terms, LSE_LOW, own, own_size), AXIS)
-    exponent = exponent_below(products, high, low, level_high, level_low)
+def biases_of(terms, own, size, HAS_BIAS: tl.constexpr):
+    """Those of rows, or of columns, in nats."""
+    result = tl.zeros(own.shape, tl.float32)
     if HAS_BIAS:
-        bias = load_term(other_terms, BIAS, other, other_size) * LOG2_E
-        exponent += tl.expand_dims(bias, 1 - AXIS)
-    weight = tl.expand_dims(load_term(own_terms, WEIGHT, own, own_size), AXIS)
-    return tl.exp2(exponent) * weight
+        result = load_term(terms, BIAS, own, size)
+    return result
+
+
+@triton.jit
+def exact_terms(high, low, terms, own, size, AXIS: tl.constexpr):
+    """One side's share of G by an exponential of its own, of logits in two parts."""
+    level_high = tl.expand_dims(load_term(terms, LSE_HIGH, own, size), AXIS)
+    level_low = tl.expand_dims(load_term(terms, LSE_LOW, own, size), AXIS)
+    weight = tl.expand_dims(load_term(terms, WEIGHT, own, size), AXIS)
+    return exponential_of(high, low, level_high, level_low) * weight
 
 
 @triton.jit
@@ -128,16 +129,15 @@ def store_tile(
     else:
         products = tile_products(x, y, first_i, first_j, end, columns, strides, TILE)
     if FORM.IS_EXACT:
-        by_row = exact_terms(
-            products, high, low, terms.row, terms.col, i, j, rows, columns, 1, SIDES.HAS_COL_BIAS
-        )
+        row_bias = biases_of(terms.row, i, rows, SIDES.HAS_ROW_BIAS)
+        col_bias = biases_of(terms.col, j, columns, SIDES.HAS_COL_BIAS)
+        logit, logit_low = wide_logits(products, numbers, row_bias[:, None], col_bias[None, :])
+        by_row = exact_terms(logit, logit_low, terms.row, i, rows, 1)
     else:
         by_row = side_factors(terms.row, terms.col, i, j, rows, columns, 1, SIDES.HAS_COL_BIAS)
     by_col = tl.zeros([1, BN], tl.float32)
     if SIDES.HAS_COLUMNS and FORM.IS_EXACT:
-        by_col = exact_terms(
-            products, high, low, terms.col, terms.row, j, i, columns, rows, 0, SIDES.HAS_ROW_BIAS
-        )
+        by_col = exact_terms(logit, logit_low, terms.col, j, columns, 0)
     elif SIDES.HAS_COLUMNS:
         by_col = side_factors(terms.col, terms.row, j, i, columns, rows, 0, SIDES.HAS_ROW_BIAS)
     positive, excluded = positive_and_excluded(

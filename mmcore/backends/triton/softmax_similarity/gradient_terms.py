@@ -31,8 +31,7 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
 BLOCK = tl.constexpr(128)
 # At most as many programs look for the largest upstream gradient, in blocks of this size.
 LARGEST_PROGRAMS, LARGEST_BLOCK = tl.constexpr(64), tl.constexpr(1024)
-# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; log2(e)·lse less the side's own
-# biases in two parts; the upstream gradients of lse and of positives; whether R or C is trusted;
+# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; lse in two parts; the upstream gradients of lse and of positives; whether R or C is trusted;
 # 2^(bias − largest); bias.
 FACTOR = tl.constexpr(0)
 LSE_HIGH = tl.constexpr(1)
@@ -114,9 +113,8 @@ def store_side(
     is_counted = given.lse != float("-inf")
     weight = tl.where(is_counted, given.weight, 0.0)
     # Without a weight a row contributes nothing, not even NaN.
-    bits = in_bits(given.lse - given.bias)
-    level = tl.where(is_counted & (weight != 0), bits, float("inf"))
-    exponent = tl.load(shared) - level
+    level = tl.where(is_counted & (weight != 0), given.lse, float("inf"))
+    exponent = tl.load(shared) - in_bits(level - given.bias)
     if HAS_OTHER_BIAS:
         exponent += tl.load(other_side.largest)
     factor = tl.where(weight == 0, 0.0, weight * tl.exp2(exponent)).to(tl.float32)

@@ -8,7 +8,8 @@ shift is stored beside it on the device, and the host does not wait for the answ
 
 Never stored: norms of rows, other than the largest of each side.
 Loop order: norms_and_targets.py reads x and y once. Then one program computes the shift.
-Precision: float64; the kernels read the shift in float32, and a in two float32 parts.
+Precision: float64; the kernels read the shift in float32, and a, the scale and the matrix's bias in
+two float32 parts each.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from torch import Tensor
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton.arguments import SideBiases
 from mmcore.backends.triton.float64 import in_bits, split
+from mmcore.backends.triton.inputs import pointer
 from mmcore.backends.triton.norms_and_targets import NORM_OF_X, NORM_OF_Y, norms_and_logits
+from mmcore.backends.triton.softmax_similarity.wide_logits import BIAS, SCALE
 from mmcore.backends.triton.tiles import LOG2_E
 
 # Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
@@ -40,9 +43,19 @@ LARGEST_ROUNDING = tl.constexpr(1.00390625)
 
 
 @triton.jit
-def shared_shift_kernel(tally, scale, numbers, shared, HAS_Y: tl.constexpr):
+def store_split(out, wide):
+    high, low = split(wide)
+    tl.store(out, high)
+    tl.store(out + 1, low)
+
+
+@triton.jit
+def shared_shift_kernel(
+    tally, scale, bias, numbers, shared, HAS_Y: tl.constexpr, HAS_BIAS: tl.constexpr
+):
     """Runs as one program, on scalars."""
-    a = in_bits(tl.load(scale).to(tl.float64))
+    factor = tl.load(scale).to(tl.float64)
+    a = in_bits(factor)
     norm_x = tl.sqrt(tl.load(tally + NORM_OF_X).to(tl.float64, bitcast=True))
     norm_y = norm_x
     if HAS_Y:
@@ -50,10 +63,13 @@ def shared_shift_kernel(tally, scale, numbers, shared, HAS_Y: tl.constexpr):
     bound = tl.abs(a) * norm_x * norm_y * LARGEST_ROUNDING
     is_usable = bound <= LARGEST_SHARED_BOUND
     shift = tl.where(is_usable, tl.ceil(bound) - LARGEST_EXPONENT, 0.0)
-    high, low = split(a)
-    tl.store(numbers, high)
-    tl.store(numbers + 1, low)
+    store_split(numbers, a)
     tl.store(numbers + 2, shift.to(tl.float32))
+    store_split(numbers + SCALE, factor)
+    own_bias = factor * 0.0
+    if HAS_BIAS:
+        own_bias = tl.load(bias).to(tl.float64)
+    store_split(numbers + BIAS, own_bias)
     tl.store(shared, shift)
     tl.store(shared + 1, tl.where(is_usable, 1.0, 0.0).to(tl.float64))
 
@@ -61,7 +77,8 @@ def shared_shift_kernel(tally, scale, numbers, shared, HAS_Y: tl.constexpr):
 class SharedShift(NamedTuple):
     """What the kernels know of the whole matrix, all on the device."""
 
-    numbers: Tensor  # (3,) float32: log2(e)·scale in two parts, shift
+    # (7,) float32: log2(e)·scale in two parts, shift, scale and bias in two parts each
+    numbers: Tensor
     shared: Tensor  # (2,) float64: shift, and whether one may serve the whole matrix
     tally: Tensor  # (2 + M,) int64: norms_and_targets.py
     logits: Tensor  # (N,) float64, of the targets; anything where there is no target
@@ -73,10 +90,11 @@ def shared_shift(inputs: SimilarityInputs, tallies: bool = False) -> SharedShift
     """That of one matrix; `tallies` if columns need to know which rows name them."""
     x = inputs.x
     tally, logits = norms_and_logits(inputs, needs_norms=True, tallies=tallies)
-    numbers, shared = x.new_empty(3, dtype=torch.float32), x.new_empty(2, dtype=torch.float64)
+    numbers, shared = x.new_empty(7, dtype=torch.float32), x.new_empty(2, dtype=torch.float64)
     shared_shift_kernel[(1,)](
-        tally, inputs.scale, numbers, shared, HAS_Y=inputs.y is not None, num_warps=1
-    )
+        tally, inputs.scale, pointer(inputs.bias, x), numbers, shared, HAS_Y=inputs.y is not None,
+        HAS_BIAS=inputs.bias is not None, num_warps=1,
+    )  # fmt: skip
     row_side = side_biases(inputs.row_bias, shared)
     col_side = row_side if inputs.y is None else side_biases(inputs.col_bias, shared)
     return SharedShift(numbers, shared, tally, logits, row_side, col_side)
