@@ -10,8 +10,8 @@
 //
 // Never stored: either matrix. One block of each is in scratch memory.
 // Loop order: similarity_blocks.h. In a block: the student's products, then the teacher's, whose epilogue sums both.
-// Precision: as in softmax_similarity.h. Entries of the diagonal are computed in float64, because near convergence they
-// are nearly all of every sum.
+// Precision: as in softmax_similarity.h. Entries of the diagonal enter in float64, because near convergence they are
+// nearly all of every sum.
 #pragma once
 
 #include "exponential_sums.h"
@@ -27,6 +27,7 @@ struct DistillationSums {
 
 struct SumDistillation {
   const SharedShift &student, &teacher;
+  float *student_diagonal, *teacher_diagonal;  // (N,): the products of each row with its own column
   Block block{};
   const float *student_products = nullptr, *teacher_products = nullptr;
   BlockSums student_sums{}, teacher_sums{}, cross_sums{};
@@ -46,7 +47,12 @@ struct SumDistillation {
     Vec col_student[kTileVectors] = {}, col_teacher[kTileVectors] = {}, col_cross[kTileVectors] = {};
     for (Index r = 0; r < valid; ++r) {
       Vec row_student{}, row_teacher{}, row_cross{};
-      const Index diagonal = block.rows.begin + row + r - block.columns.begin - column;
+      const Index i = block.rows.begin + row + r, diagonal = i - block.columns.begin - column;
+      if (diagonal >= 0 && diagonal < minimum(kTileColumns, block.columns.size() - column)) {
+        const Index at = (row + r) * kBlockStride + column + diagonal;
+        student_diagonal[i] = student_products[at];
+        teacher_diagonal[i] = teacher_products[at];
+      }
       for (int v = 0; v < kTileVectors; ++v) {
         const Index at = (row + r) * kBlockStride + column + v * kLanes;
         const Vec product = load(student_products + at);
@@ -86,8 +92,8 @@ class DistillationForward {
         threads_(threads),
         student_(inputs.student, threads),
         teacher_(inputs.teacher, threads),
-        student_diagonal_(target_logits(inputs.student, threads)),
-        teacher_diagonal_(target_logits(inputs.teacher, threads)),
+        student_diagonal_(inputs.student.x.rows),
+        teacher_diagonal_(inputs.student.x.rows),
         rows_(inputs.student.x.rows),
         columns_(inputs.student.x.rows) {}
 
@@ -97,7 +103,7 @@ class DistillationForward {
     sum_blocks();
     const bool rows_are_trusted =
         finish(rows_, statistics_.row_lse, statistics_.row_cross, statistics_.teacher_row_lse);
-    std::copy(student_diagonal_.begin(), student_diagonal_.end(), statistics_.positive);
+    for (Index i = 0; i < inputs_.student.x.rows; ++i) statistics_.positive[i] = student_logit(i);
     return finish(columns_, statistics_.col_lse, statistics_.col_cross, statistics_.teacher_col_lse) &&
            rows_are_trusted;
   }
@@ -112,7 +118,7 @@ class DistillationForward {
       const Multiplying<A> multiplying;
       BlockScratch<A> students(scratch.of_thread(thread), student, grid, false);
       BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
-      SumDistillation epilogue{student_, teacher_};
+      SumDistillation epilogue{student_, teacher_, student_diagonal_.data(), teacher_diagonal_.data()};
       epilogue.student_products = students.numbers;
       epilogue.teacher_products = teachers.numbers;
       walk_blocks(
@@ -127,6 +133,8 @@ class DistillationForward {
     });
   }
 
+  double student_logit(Index i) const { return inputs_.student.scale * student_diagonal_[i]; }
+
   // Sets the statistics of one side, the diagonal included. Returns false if a sum has lost terms.
   bool finish(const DistillationSums& sums, double* lse, double* cross, double* teacher_lse) const {
     const Index count = inputs_.student.x.rows;
@@ -134,7 +142,7 @@ class DistillationForward {
     const double scale = inputs_.student.scale, to_logits = scale == 0 ? 0 : scale / student_.a.high;
     bool is_trusted = true;
     for (Index i = 0; i < count; ++i) {
-      const double s = student_diagonal_[i], t = teacher_diagonal_[i];
+      const double s = student_logit(i), t = inputs_.teacher.scale * teacher_diagonal_[i];
       const double e = std::exp2(t * kLog2E - teacher_.shift), all = sums.teacher[i] + e;
       lse[i] = log_add_exp(std::log(sums.student[i]) + student_.shift * kLn2, s);
       teacher_lse[i] = log_add_exp(std::log(sums.teacher[i]) + teacher_.shift * kLn2, t);
@@ -149,7 +157,7 @@ class DistillationForward {
   DistillationStatistics statistics_;
   int threads_;
   SharedShift student_, teacher_;
-  std::vector<double> student_diagonal_, teacher_diagonal_;
+  std::vector<float> student_diagonal_, teacher_diagonal_;
   DistillationSums rows_, columns_;
 };
 

@@ -23,7 +23,7 @@ namespace {
 
 struct StoreDistillationGradient {
   const DistillationStatistics &statistics, &upstream;
-  const std::vector<double>& teacher_diagonal;
+  double teacher_scale;
   const SoftmaxTerms &student_rows, &student_columns, &teacher_rows, &teacher_columns;
   Split student, teacher;  // log2(e)·scale
   Block block{};
@@ -40,7 +40,8 @@ struct StoreDistillationGradient {
                                softmaxes(load(teacher_products + place), teacher, teacher_rows, teacher_columns, i, j));
       }
       const Index lane = i - first;
-      if (lane >= 0 && lane < kTileColumns) out[at + lane] = diagonal_gradient(i);
+      if (lane >= 0 && lane < kTileColumns)
+        out[at + lane] = diagonal_gradient(i, teacher_scale * teacher_products[at + lane]);
     }
   }
 
@@ -52,8 +53,9 @@ struct StoreDistillationGradient {
     return row * rows.weight[i] + column * load(columns.weight.data() + j);
   }
 
-  float diagonal_gradient(Index i) const {
-    const double s = statistics.positive[i], t = teacher_diagonal[i];
+  // t is the teacher's logit.
+  float diagonal_gradient(Index i, double t) const {
+    const double s = statistics.positive[i];
     return static_cast<float>(upstream.row_lse[i] * std::exp(s - statistics.row_lse[i]) +
                               upstream.col_lse[i] * std::exp(s - statistics.col_lse[i]) + upstream.positive[i] +
                               upstream.row_cross[i] * std::exp(t - statistics.teacher_row_lse[i]) +
@@ -66,7 +68,6 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
                             const DistillationStatistics& upstream, SimilarityGradients& gradients, int threads) {
   const SimilarityInputs &student = inputs.student, &teacher = inputs.teacher;
   const Index count = student.x.rows;
-  const std::vector<double> teacher_diagonal = target_logits(teacher, threads);
   const SoftmaxTerms student_rows(statistics.row_lse, upstream.row_lse, count),
       student_columns(statistics.col_lse, upstream.col_lse, count),
       teacher_rows(statistics.teacher_row_lse, upstream.row_cross, count),
@@ -80,7 +81,7 @@ void distillation_gradients(const DistillationInputs& inputs, const Distillation
     BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
     StoreDistillationGradient epilogue{statistics,
                                        upstream,
-                                       teacher_diagonal,
+                                       teacher.scale,
                                        student_rows,
                                        student_columns,
                                        teacher_rows,

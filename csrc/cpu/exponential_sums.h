@@ -63,6 +63,13 @@ struct BlockSums {
     for (Index c = 0; columns != nullptr && c < block.columns.size(); ++c)
       (*columns)[block.columns.begin + c] += col[c];
   }
+  // The same times `factor`, and in float64 over the lanes: of few terms, only the sum would round.
+  void flush_wide(const Block& block, double factor, std::vector<double>& rows, std::vector<double>* columns) const {
+    for (Index r = 0; r < block.rows.size(); ++r)
+      rows[block.rows.begin + r] += factor * sum(widen(load(row + r * kLanes)));
+    for (Index c = 0; columns != nullptr && c < block.columns.size(); ++c)
+      (*columns)[block.columns.begin + c] += factor * col[c];
+  }
 };
 
 // Epilogue of one block: exponentiates tiles and adds up rows and columns.
@@ -93,7 +100,8 @@ struct SumExponentials {
     exponentials.flush(block, sums.row, has_mirror ? &sums.columns() : nullptr);
     if (!masks.has_labels()) return;
     LabelSums& col_labels = sums.labels_of_columns();
-    label_totals.flush(block, sums.row_labels.total, has_mirror ? &col_labels.total : nullptr);
+    label_totals.flush_wide(block, sums_products() ? inputs.scale : 1, sums.row_labels.total,
+                            has_mirror ? &col_labels.total : nullptr);
     label_counts.flush(block, sums.row_labels.count, has_mirror ? &col_labels.count : nullptr);
   }
 
@@ -111,6 +119,11 @@ struct SumExponentials {
   }
 
  private:
+  // Whether the totals of labels are those of products, which are multiplied by the scale only in the end.
+  bool sums_products() const {
+    return inputs.positives == Positives::kSum && row_factors.empty() && col_factors.empty();
+  }
+
   void add_plain_tile(Index row, Index column, Index valid, float* tile) {
     Vec col_total[kTileVectors];
     for (int v = 0; v < kTileVectors; ++v) col_total[v] = load(exponentials.col + column + v * kLanes);
@@ -168,7 +181,7 @@ struct SumExponentials {
   // Adds the positives by label of a tile: logits if it holds products, otherwise E. Biases that are the same along the
   // row or column are left out.
   void add_positives(Index row, Index column, Index valid, const float* tile, bool are_products) {
-    const float scale = static_cast<float>(inputs.scale);
+    const float scale = sums_products() ? 1.0f : static_cast<float>(inputs.scale);
     for (Index r = 0; r < valid; ++r, tile += kBlockStride) {
       const Index i = block.rows.begin + row + r;
       for (int v = 0; v < kTileVectors; ++v) {

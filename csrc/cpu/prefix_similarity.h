@@ -9,9 +9,9 @@
 //
 // Never stored: normalised prefixes and the matrices, except for the products that kept_prefixes.h keeps.
 // Loop order: similarity_blocks.h. In a block: the prefixes from the shortest to the longest.
-// Precision: float32 products; norms and logits of targets are float64. The norms multiply the exponent in two float32
-// parts, so that each exponential is as exact as that of normalised rows. Sums are float32 inside a block, float64
-// across blocks.
+// Precision: float32 products; norms are float64, and so are logits of targets, from the same products as all others.
+// The norms multiply the exponent in two float32 parts, so that each exponential is as exact as that of normalised
+// rows. Sums are float32 inside a block, float64 across blocks.
 #pragma once
 
 #include "exponential_sums.h"
@@ -142,6 +142,7 @@ struct SumPrefixExponentials {
   PrefixView view{};
   Block block{};
   const float* products = nullptr;
+  float* targets = nullptr;  // (N,): the products that targets name
   BlockSums sums{};
 
   void operator()(Index row, Index column) {
@@ -160,6 +161,8 @@ struct SumPrefixExponentials {
       const Index i = block.rows.begin + row + r;
       const RowFactor factor = prefix_view.row(i);
       const Counted counted(masks, i, block.columns.end);
+      const Index lane = masks.target_lane(i, first);
+      if (lane >= 0 && lane < minimum(kTileColumns, block.columns.end - first)) targets[i] = tile[lane];
       Vec row_total{};
 #pragma GCC unroll 4
       for (int v = 0; v < kTileVectors; ++v) {
@@ -193,6 +196,7 @@ class PrefixForward {
     const bool is_usable = shift_.is_usable();
     rows_.assign(prefixes_.count, std::vector<double>(matrix_.x.rows));
     columns_.assign(prefixes_.count, std::vector<double>(matrix_.y.rows));
+    targets_.assign(prefixes_.count, std::vector<float>(matrix_.x.rows));
     if (is_usable) sum_blocks();
     std::vector<Index> untrusted;
     for (std::size_t k = 0; k < prefixes_.count; ++k)
@@ -225,6 +229,7 @@ class PrefixForward {
           if (place == nullptr) place = segments[0].numbers;
           epilogue.view = prefixes_.view(k);
           epilogue.products = place;
+          epilogue.targets = targets_[k].data();
           epilogue.sums.clear();
           segments[k].multiply(block, place, epilogue, shorter);
           epilogue.sums.flush(block, rows_[k], &columns_[k]);
@@ -245,8 +250,9 @@ class PrefixForward {
     for (Index j = 0; j < columns; ++j) col_lse[j] = std::log(col_sums[j]) + shift_.shift * kLn2;
     for (Index i = 0; i < rows; ++i) {
       const Index j = matrix_.pairs.target[i];
-      row_pos[i] = matrix_.scale * prefixes_.cosines[k][i];
+      row_pos[i] = 0;
       if (j < 0) continue;
+      row_pos[i] = matrix_.scale * targets_[k][i] * prefixes_.rows.inverse[k][i] * prefixes_.columns.inverse[k][j];
       const double e = std::exp2(row_pos[i] * kLog2E - shift_.shift);
       row_sums[i] += e;
       col_sums[j] += e;
@@ -267,6 +273,7 @@ class PrefixForward {
   PairMasks masks_;
   Shift shift_;
   std::vector<std::vector<double>> rows_, columns_;  // sums of exponentials of each prefix
+  std::vector<std::vector<float>> targets_;          // products that targets name, of each prefix
 };
 
 std::vector<Index> prefix_similarity_forward(const PrefixInputs& inputs, const PrefixStatistics& statistics, Kept kept,

@@ -11,8 +11,8 @@
 // Never stored: the N×M logits. As many blocks of E as fit into the workspace are kept for the backward.
 // Loop order: similarity_blocks.h. Each tile of products is exponentiated and summed while it is in L1.
 // Precision: float32 products and exponentials; sums are float32 inside a block, float64 across blocks. Logits of
-// targets are added at the end, in float64, from the same products as all others: where a row is equal to its target's
-// duplicates, their rounding cancels.
+// targets are added at the end, in float64, from the same products as all others: where several columns are equal to a
+// row's target, the rounding of their products cancels in the loss.
 #pragma once
 
 #include "exponential_sums.h"

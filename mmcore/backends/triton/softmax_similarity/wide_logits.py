@@ -7,8 +7,8 @@ is that logit, however large it is, and the softmax is 1. One float32 part has n
 differences between large logits, and rounds them apart.
 
 Never stored: the logits.
-Precision: error-free sums and products (Knuth's two-sum; FMA), float32. Where the sum is infinite,
-the low part is 0.
+Precision: float32, by error-free sums and products (Knuth's two-sum; FMA), 50 bits of both parts.
+Where the sum is infinite, the low part is 0.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def wide_logits(products, numbers, row_bias, col_bias):
     scaled = tl.fma(products, scale, 0.0)
     of_product = tl.fma(products, scale_low, tl.fma(products, scale, -scaled))
     total, more = two_sum(scaled, bias)
-    return two_sum(total, more + (of_product + rest))
+    high, low = two_sum(total, more + (of_product + rest))
+    # A float64 number, such as a log-sum-exp, must hold both parts: digits below 2⁻⁵⁰ are rounded.
+    coarse = high * 1.4901161193847656e-08  # 2⁻²⁶
+    return high, tl.where(tl.abs(high) == float("inf"), 0.0, (low + coarse) - coarse)
 
 
 @triton.jit
