@@ -9,6 +9,7 @@ from mmcore.functional import arguments as check
 from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.reductions import as_loss, mean_of, mean_products
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 
 def linear_cross_entropy_loss(
@@ -76,6 +77,7 @@ def linear_cross_entropy_loss(
     return _cross_entropy(x, weight, target, bias, ignore_index, label_smoothing, backend)
 
 
+@scale_not_temperature
 def coca_loss(
     x: Tensor,
     y: Tensor,

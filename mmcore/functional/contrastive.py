@@ -15,10 +15,12 @@ from mmcore.functional.reductions import (
     weighted_mean,
 )
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 DIRECTIONS = ("both", "rows", "columns")
 
 
+@scale_not_temperature
 def clip_loss(
     x: Tensor,
     y: Tensor,
@@ -121,6 +123,7 @@ def _smoothed(
     return (1 - label_smoothing) * positive + label_smoothing * mean.reshape(positive.shape)
 
 
+@scale_not_temperature
 def info_nce_loss(
     query: Tensor,
     key: Tensor,

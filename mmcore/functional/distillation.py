@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import distillation as distillation_op
 from mmcore.ops.distillation import DistillationInputs
 
@@ -28,6 +29,7 @@ class DistillClipLosses(NamedTuple):
     distillation: Tensor
 
 
+@scale_not_temperature
 def distill_clip_loss(
     x: Tensor,
     y: Tensor,

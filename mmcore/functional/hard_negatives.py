@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import hardest_negatives as negatives_op
 from mmcore.ops.hardest_negatives import NegativesInputs
 
@@ -81,6 +82,7 @@ def hardest_negatives(
     return HardestNegatives(*negatives_op.call(inputs, backend=backend))
 
 
+@scale_not_temperature
 def hard_negative_loss(
     x: Tensor,
     y: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import prefix_similarity as prefix_op
 from mmcore.ops.prefix_similarity import PrefixInputs
 
@@ -17,6 +18,7 @@ Objective = Callable[..., Tensor]
 EPS = 1e-12
 
 
+@scale_not_temperature
 def matryoshka_loss(
     x: Tensor,
     y: Tensor,

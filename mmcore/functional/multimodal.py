@@ -12,12 +12,14 @@ from mmcore.functional import arguments as check
 from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.sigmoid import siglip_loss
+from mmcore.functional.temperature import scale_not_temperature
 
 Pair = tuple[str, str]
 Objective = Callable[..., Tensor]
 OBJECTIVES: dict[str, Objective] = {"clip": clip_loss, "siglip": siglip_loss}
 
 
+@scale_not_temperature
 def multimodal_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor | Mapping[Pair, float | Tensor],

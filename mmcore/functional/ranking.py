@@ -11,6 +11,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 PARTITIONS = ("joint", "per_direction")
@@ -19,6 +20,7 @@ WITHOUT_POSITIVE = ("query_to_query", "doc_to_doc")
 HARDNESS = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
+@scale_not_temperature
 def multiple_negatives_ranking_loss(
     query: Tensor,
     documents: Sequence[Tensor],

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import sigmoid_similarity as sigmoid_op
 from mmcore.ops import softmax_similarity as softmax_op
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
@@ -47,6 +48,7 @@ class SigmoidSums(NamedTuple):
     positive: Tensor
 
 
+@scale_not_temperature
 def softmax_similarity(
     x: Tensor,
     y: Tensor,
@@ -170,6 +172,7 @@ def softmax_similarity(
     return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos)
 
 
+@scale_not_temperature
 def sigmoid_similarity(
     x: Tensor,
     y: Tensor,

@@ -8,9 +8,11 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops.pairs import count_equal_ids
 
 
+@scale_not_temperature
 def sup_con_loss(
     x: Tensor, label: Tensor, scale: float | Tensor, *, backend: str | None = None
 ) -> Tensor:
@@ -62,6 +64,7 @@ def sup_con_loss(
     return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
 
 
+@scale_not_temperature
 def unicl_loss(
     x: Tensor,
     y: Tensor,
@@ -149,6 +152,7 @@ def _with_all_positives(
     return SoftmaxStatistics(row_lse, col_lse, positives.row_pos, positives.col_pos)
 
 
+@scale_not_temperature
 def mil_nce_loss(
     x: Tensor,
     y: Tensor,

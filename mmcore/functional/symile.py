@@ -10,12 +10,14 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import product_similarity as product_op
 from mmcore.ops.product_similarity import ProductInputs
 
 NEGATIVES = ("tuples", "shuffled")
 
 
+@scale_not_temperature
 def symile_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor,

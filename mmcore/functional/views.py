@@ -8,8 +8,10 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 
+@scale_not_temperature
 def nt_xent_loss(
     first: Tensor, second: Tensor, scale: float | Tensor, *, backend: str | None = None
 ) -> Tensor:
@@ -57,6 +59,7 @@ def nt_xent_loss(
     return as_loss((statistics.row_lse - statistics.row_pos).mean(), views)
 
 
+@scale_not_temperature
 def dcl_loss(
     first: Tensor,
     second: Tensor,

@@ -9,10 +9,12 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import volume as volume_op
 from mmcore.ops.volume import VolumeInputs
 
 
+@scale_not_temperature
 def gram_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor,
