@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 from mmcore.backends import buffer_pool
 
@@ -16,13 +17,13 @@ DEFAULT_BYTES = {"cpu": 320 * 2**20, "cuda": 2**30}
 
 def check_bytes(value: object, argument: str) -> int:
     """Returns `value` if it is a whole number of bytes, not below 0; raises otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
             f"{argument} must be a whole number of bytes, got {type(value).__name__} {value!r}"
         )
     if value < 0:
         raise ValueError(f"{argument} must be at least 0 bytes, got {value}")
-    return value
+    return int(value)
 
 
 def _from_environment() -> int | None:
