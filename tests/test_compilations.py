@@ -11,6 +11,7 @@ from objective_cases import Call, few_in_fast_tier, results
 from test_objectives import NOT_COMPILED, graphs
 from torch import Tensor, fx
 
+import mmcore
 from mmcore import functional
 from mmcore.bench.catalogue import CASES, Case
 
@@ -44,6 +45,22 @@ def test_any_number_of_sizes_takes_two_compilations(case: Case) -> None:
         assert all(loss.requires_grad for loss in found)
         expected = call.function(*call.leaves.values())
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert counter.graphs <= 2
+
+
+@pytest.mark.parametrize("name", ["clip_loss", "siglip_loss", "matryoshka_loss, four prefixes"])
+def test_a_workspace_that_holds_some_batches_takes_two_compilations(name: str) -> None:
+    """Catches a choice by size, of what a forward keeps, that is made while a graph is traced."""
+    torch.compiler.reset()
+    counter, width = Counter(), 8
+    compiled = torch.compile(CASES[name].function(width), fullgraph=True, backend=counter)
+    with mmcore.workspace(4 * 2 * 20 * width):  # both gradients of 20 rows
+        for rows in (6, 12, 40, 9, 60):
+            call = Call.of(CASES[name], rows, width, scale=5.0)
+            leaves = call.tensors()
+            found = torch.autograd.grad(compiled(**call.given(leaves)), leaves)
+            expected = torch.autograd.grad(call.loss(*leaves), leaves)
+            torch.testing.assert_close(found, expected)
     assert counter.graphs <= 2
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 
+import torch
+
 from mmcore.backends import buffer_pool
 
 # On a CPU every block of N = M = 8192 for up to four threads; the README says what this gains. On a
@@ -94,6 +96,15 @@ def current(device_type: str) -> int:
     """The bytes in force: by block, else by MMCORE_WORKSPACE, else the default of the device."""
     default = DEFAULT_BYTES["cpu" if device_type == "cpu" else "cuda"]
     return default if _bytes is None else _bytes
+
+
+def if_it_fits(size: int, workspace: int) -> int:
+    """`size` float32 numbers, or 0 where the workspace does not hold them.
+
+    In integers, because torch.compile compiles anew for each side of a comparison of sizes.
+    """
+    found: int = size * torch.sym_min(1, workspace // (4 * size))
+    return found
 
 
 _limit_waiting_memory()
