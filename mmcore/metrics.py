@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 
 __all__ = ["effective_rank", "linear_cka", "linear_separability", "modality_gap"]
 
@@ -46,6 +47,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
         >>> mmcore.metrics.modality_gap(x, -x).item()
         1.0
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
     gap: Tensor = torch.linalg.vector_norm(_mean(x) - _mean(y))
     return gap
@@ -125,6 +127,7 @@ def linear_cka(x: Tensor, y: Tensor) -> Tensor:
         >>> round(mmcore.metrics.linear_cka(x, 3 * x.flip(1)).item(), 6)
         1.0
     """
+    x, y = operands.promoted(x, y)
     check.check_pairs(x, y)
     x_mean, y_mean = _mean(x), _mean(y)
     across = _centred_product(x, y, x_mean, y_mean).square().sum()
@@ -182,8 +185,9 @@ def linear_separability(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> Tensor:
         >>> mmcore.metrics.linear_separability(x, x + 9).item()
         1.0
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
-    check.check_positive("ridge", ridge)
+    ridge = check.check_positive("ridge", ridge)
     for name, value in (("x", x), ("y", y)):
         if value.shape[0] < 2:
             raise ValueError(f"{name} must have at least 2 rows, got {value.shape[0]}")

@@ -68,6 +68,24 @@ def every_case_and_kind(*kernels: str) -> pytest.MarkDecorator:
     )
 
 
+# Those with ops of their own, and those that take logarithms of sizes or read values of weights.
+TRACED_IN_FAST_TIER = {
+    "clip_loss", "siglip_loss", "hard_negative_loss", "uniformity_loss", "mmd_loss",
+    "linear_cross_entropy_loss", "symile_loss", "gram_loss", "matryoshka_loss",
+    "distill_clip_loss", "barlow_twins_loss",
+}  # fmt: skip
+
+
+def few_in_fast_tier(cases: Iterable[Case]) -> pytest.MarkDecorator:
+    """The test once for each case; the fast tier has the first case of some objectives."""
+    missing, found = set(TRACED_IN_FAST_TIER), []
+    for case in cases:
+        marks = [] if case.row.name in missing else [pytest.mark.full]
+        missing.discard(case.row.name)
+        found.append(pytest.param(case, marks=marks))
+    return pytest.mark.parametrize("case", found)
+
+
 class Call:
     """A case at given arguments: the function, and the formula, of the tensors with gradients."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
+
+import torch
 
 from mmcore.backends import buffer_pool
 
@@ -16,13 +19,13 @@ DEFAULT_BYTES = {"cpu": 320 * 2**20, "cuda": 2**30}
 
 def check_bytes(value: object, argument: str) -> int:
     """Returns `value` if it is a whole number of bytes, not below 0; raises otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
             f"{argument} must be a whole number of bytes, got {type(value).__name__} {value!r}"
         )
     if value < 0:
         raise ValueError(f"{argument} must be at least 0 bytes, got {value}")
-    return value
+    return int(value)
 
 
 def _from_environment() -> int | None:
@@ -93,6 +96,15 @@ def current(device_type: str) -> int:
     """The bytes in force: by block, else by MMCORE_WORKSPACE, else the default of the device."""
     default = DEFAULT_BYTES["cpu" if device_type == "cpu" else "cuda"]
     return default if _bytes is None else _bytes
+
+
+def if_it_fits(size: int, workspace: int) -> int:
+    """`size` float32 numbers, or 0 where the workspace does not hold them.
+
+    In integers, because torch.compile compiles anew for each side of a comparison of sizes.
+    """
+    found: int = size * torch.sym_min(1, workspace // (4 * size))
+    return found
 
 
 _limit_waiting_memory()

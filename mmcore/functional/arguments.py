@@ -1,16 +1,60 @@
 """Checks of shapes, dtypes and devices, made once, before any kernel runs.
 
 Every message names the argument, what was expected and what came. Checks of values (is a target in
-range?) live inside the ops, where torch.compile cannot trace them away.
+range?) live inside the ops, where torch.compile cannot trace them away. Where a check returns a
+value, it is the argument as the ops take it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Real
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
+
+from mmcore.functional import operands
+from mmcore.functional.options import as_integer as as_integer
+from mmcore.functional.options import as_number as as_number
+from mmcore.functional.options import as_sequence as as_sequence
+from mmcore.functional.options import check_choice as check_choice
+from mmcore.functional.options import check_count as check_count
+from mmcore.functional.options import check_flag as check_flag
+from mmcore.functional.options import check_fraction as check_fraction
+from mmcore.functional.options import check_not_negative as check_not_negative
+from mmcore.functional.options import check_positive as check_positive
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+# Dispatch modes of torch that record what is done to tensors instead of doing it.
+TRACING = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
+
+
+def has_values(value: Tensor) -> bool:
+    """Whether the host can read the numbers of `value` at once.
+
+    It cannot on a GPU, which it would wait for, and while anything traces the call.
+    """
+    is_compiling = torch.compiler.is_compiling()
+    return not is_compiling and value.device.type == "cpu" and not is_symbolic(value)
+
+
+def is_symbolic(value: Tensor) -> bool:
+    """Whether `value` has no numbers of its own.
+
+    Meta and fake tensors have none, nor has one of which `torch.func.vmap` makes several, or one in
+    a trace by make_fx.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return False  # what it traces is real, and whoever reads it breaks the graph
+    while functorch.is_gradtrackingtensor(value):
+        value = functorch.get_unwrapped(value)
+    if functorch.is_functorch_wrapped_tensor(value) or value.is_meta:
+        return True
+    is_plain = type(value) in (Tensor, torch.nn.Parameter)
+    return not is_plain or any(torch._C._get_dispatch_mode(mode) is not None for mode in TRACING)
 
 
 def check_tensor(name: str, value: object) -> None:
@@ -18,7 +62,10 @@ def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if not value.dtype.is_floating_point:
-        raise TypeError(f"{name} must be of a floating-point dtype, got {_short(value.dtype)}")
+        cure = f": convert it, such as by {name}.float()" if value.dtype in INTEGERS else ""
+        raise TypeError(
+            f"{name} must be of a floating-point dtype, got {_short(value.dtype)}{cure}"
+        )
 
 
 def check_matrix(name: str, value: object) -> None:
@@ -94,25 +141,28 @@ def check_several_rows(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} must have at least 2 rows, got {value.shape[0]}")
 
 
-def check_modalities(features: Mapping[str, Tensor]) -> None:
+def check_modalities(features: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """At least two matrices by name, of the same columns, dtype and device."""
     if not isinstance(features, Mapping):
         raise TypeError(f"features must be a mapping of names, got {type(features).__name__}")
     if len(features) < 2:
         raise ValueError(f"features must have at least 2 modalities, got {len(features)}")
     first, *others = (f"features[{name!r}]" for name in features)
-    x, *rest = features.values()
+    x, *rest = operands.promoted(*features.values())
     check_matrix(first, x)
     for name, value in zip(others, rest, strict=True):
         check_matrix(name, value)
         check_columns(name, value, x.shape[1], first)
         check_matches(name, value, x, first)
+    return dict(zip(features, (x, *rest), strict=True))
 
 
 def check_equal_rows(features: Mapping[str, Tensor]) -> None:
     """Every modality has as many rows as the others."""
     rows = {name: value.shape[0] for name, value in features.items()}
-    if len(set(rows.values())) > 1:
+    first = next(iter(rows.values()))
+    # torch.compile would compile anew for every number in a set.
+    if any(count != first for count in rows.values()):
         raise ValueError(f"features must have as many rows in every modality, got {rows}")
 
 
@@ -123,11 +173,12 @@ def check_modality(argument: str, name: str, features: Mapping[str, Tensor]) -> 
         raise ValueError(f"{argument} must name modalities of features ({names}), got {name!r}")
 
 
-def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> None:
+def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> Tensor | None:
     """An optional vector of `size` numbers on the device of `x`, in its dtype or in float32."""
     if value is None:
-        return
+        return None
     check_tensor(name, value)
+    value = operands.as_parameter(value, x)
     if value.shape != (size,):
         raise ValueError(f"{name} must have shape ({size},), got {tuple(value.shape)}")
     if value.dtype not in (x.dtype, torch.float32):
@@ -136,109 +187,76 @@ def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> No
             f"got {_short(value.dtype)}"
         )
     check_device(name, value, x)
+    return value
 
 
-def check_positive(name: str, value: float) -> None:
-    """`value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be finite and above 0, got {value}")
-
-
-def check_weight(name: str, weight: Tensor | None, x: Tensor) -> None:
+def check_weight(name: str, weight: Tensor | None, x: Tensor) -> Tensor | None:
     """One number for each row of `x`, none below 0 and not all 0.
 
-    On a GPU, or under torch.compile, the host does not see the numbers: weights that are all 0
-    give NaN there.
+    Where the host does not see the numbers, weights that are all 0 give NaN.
     """
-    check_parameter(name, weight, x.shape[0], x)
-    if weight is None or weight.device.type != "cpu" or torch.compiler.is_compiling():
-        return
+    weight = check_parameter(name, weight, x.shape[0], x)
+    if weight is None or not has_values(weight):
+        return weight
     if not bool((weight >= 0).all()):
         raise ValueError(f"{name} must be at least 0, got {weight.min().item()}")
     if not bool((weight > 0).any()):
         raise ValueError(f"{name} must be above 0 for at least one row, got 0 for all")
-
-
-def check_fraction(name: str, value: float) -> None:
-    """`value` is a number in [0, 1)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """`value` is a finite number, 0 or above."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be finite and at least 0, got {value}")
-
-
-def check_count(name: str, value: int, most: int) -> None:
-    """`value` is an integer from 1 to `most`."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if not 1 <= value <= most:
-        raise ValueError(f"{name} must be from 1 to {most}, got {value}")
-
-
-def check_flag(name: str, value: bool) -> None:
-    """`value` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {type(value).__name__}")
+    return weight
 
 
 def as_scalar(name: str, value: float | Tensor, x: Tensor) -> Tensor:
     """`value`, a finite number or a one-element tensor, as a 0-D tensor on the device of `x`."""
+    if isinstance(value, np.ndarray) and torch.compiler.is_compiling():
+        value = torch.as_tensor(value, dtype=torch.float64, device=x.device)  # not to be looked at
     if isinstance(value, Tensor):
+        if value.dtype in INTEGERS:
+            value = value.double()
         check_tensor(name, value)
         if value.numel() != 1:
             raise ValueError(f"{name} must be a scalar, got shape {tuple(value.shape)}")
         check_device(name, value, x)
         return value if value.ndim == 0 else value.reshape(())
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
-    if not -math.inf < value < math.inf:  # torch.compile cannot trace math.isfinite
-        raise ValueError(f"{name} must be finite, got {value}")
-    return torch.full((), value, dtype=torch.float64, device=x.device)
+    number = as_number(name, value, "a number or a tensor")
+    if not -math.inf < number < math.inf:  # torch.compile cannot trace math.isfinite
+        raise ValueError(f"{name} must be finite, got {number}")
+    return torch.full((), number, dtype=torch.float64, device=x.device)
 
 
 def check_scale(name: str, value: float | Tensor) -> None:
     """`value`, an inverse temperature, is not below 0.
 
-    On a GPU, or under torch.compile, the host does not see a tensor's number: one below 0 turns
-    positives and negatives around there.
+    Where the host does not see a tensor's number, one below 0 turns positives and negatives around.
     """
+    number: object = value
     if isinstance(value, Tensor):
-        is_seen = value.device.type == "cpu" and not torch.compiler.is_compiling()
-        if not is_seen or value.numel() != 1:
+        if value.numel() != 1 or not has_values(value):
             return
-        value = value.item()
-    if isinstance(value, (int, float)) and value < 0:
-        raise ValueError(f"{name}, the inverse temperature, must be at least 0, got {value}")
+        number = value.item()
+    if isinstance(number, (int, float, Real)) and number < 0:
+        raise ValueError(f"{name}, the inverse temperature, must be at least 0, got {number}")
 
 
-def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> None:
-    """`value` is an int64 vector with one number for each row of `of`, on the device of `x`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.dtype != torch.int64:
-        raise TypeError(f"{name} must have dtype int64, got {_short(value.dtype)}")
+def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> Tensor:
+    """`value`, an integer for each row of `of`, on the device of `x`; int64."""
+    value = as_integers(name, value)
     if value.shape != (size,):
         raise ValueError(
             f"{name} must have shape ({size},) to match the rows of {of}, got {tuple(value.shape)}"
         )
     check_device(name, value, x)
+    return value
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """`value` is one of `choices`."""
-    if value not in choices:
-        names = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {names}, got {value!r}")
+def as_integers(name: str, value: object) -> Tensor:
+    """`value`, a tensor of integers, as int64."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.dtype not in INTEGERS:
+        raise TypeError(
+            f"{name} must be of an integer dtype, such as int64, got {_short(value.dtype)}"
+        )
+    return value.long()
 
 
 def _short(dtype: torch.dtype) -> str:

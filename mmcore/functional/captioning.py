@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.reductions import as_loss, mean_of, mean_products
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 
 def linear_cross_entropy_loss(
@@ -35,7 +37,7 @@ def linear_cross_entropy_loss(
     Args:
         x: (..., D), any floating-point dtype.
         weight: (V, D), in the dtype of `x`: a row for each class.
-        target: (...) int64: the class of each row of `x`, in [0, V), or `ignore_index`.
+        target: (...) integers: the class of each row of `x`, in [0, V), or `ignore_index`.
         bias: (V,) or None, in the dtype of `x` or float32.
         ignore_index: rows of this target take no part, such as padding. -100 as in
             ``F.cross_entropy``, so that targets made for it serve; a class, such as the padding's
@@ -69,13 +71,13 @@ def linear_cross_entropy_loss(
         >>> torch.allclose(loss, torch.nn.functional.cross_entropy(logits.mT, target))
         True
     """
-    _check_layer("x", x, weight, target, bias)
-    check.check_fraction("label_smoothing", label_smoothing)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an integer, got {type(ignore_index).__name__}")
+    x, weight, target, bias = _checked_layer("x", x, weight, target, bias)
+    label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
+    ignore_index = check.as_integer("ignore_index", ignore_index)
     return _cross_entropy(x, weight, target, bias, ignore_index, label_smoothing, backend)
 
 
+@scale_not_temperature
 def coca_loss(
     x: Tensor,
     y: Tensor,
@@ -103,7 +105,7 @@ def coca_loss(
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         hidden: (N, L, E), the decoder's outputs before its last layer; any (..., E).
         weight: (V, E), that layer's weight, in the dtype of `hidden`.
-        target: (N, L) int64, the words to come; (...) as `hidden`.
+        target: (N, L) integers, the words to come; (...) as `hidden`.
         bias: (V,) or None, that layer's bias, in the dtype of `hidden` or float32.
         contrastive_weight, caption_weight: at least 0; as in the paper by default.
         pad_id: the word that fills captions up: it takes no part as a target.
@@ -132,11 +134,10 @@ def coca_loss(
         >>> mmcore.functional.coca_loss(x, y, 14.0, hidden, vocabulary, words).shape
         torch.Size([])
     """
-    _check_layer("hidden", hidden, weight, target, bias)
-    check.check_not_negative("contrastive_weight", contrastive_weight)
-    check.check_not_negative("caption_weight", caption_weight)
-    if isinstance(pad_id, bool) or not isinstance(pad_id, int):
-        raise TypeError(f"pad_id must be an integer, got {type(pad_id).__name__}")
+    hidden, weight, target, bias = _checked_layer("hidden", hidden, weight, target, bias)
+    contrastive_weight = check.check_not_negative("contrastive_weight", contrastive_weight)
+    caption_weight = check.check_not_negative("caption_weight", caption_weight)
+    pad_id = check.as_integer("pad_id", pad_id)
     _check_classes(target, target != pad_id, weight.shape[0], pad_id)
     contrastive = clip_loss(x, y, scale, backend=backend)
     caption = _cross_entropy(hidden, weight, target, bias, pad_id, 0.0, backend)
@@ -168,7 +169,11 @@ def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return mean if bias is None else mean + bias.double().mean()
 
 
-def _check_layer(name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None) -> None:
+def _checked_layer(
+    name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The last four, of dtypes that go together."""
+    x, weight = operands.multiplied(x, weight)
     check.check_tensor(name, x)
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(
@@ -178,21 +183,19 @@ def _check_layer(name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Ten
     check.check_rows("weight", weight)
     check.check_columns("weight", weight, x.shape[-1], name)
     check.check_matches("weight", weight, x, name)
-    check.check_parameter("bias", bias, weight.shape[0], x)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
-    if target.dtype != torch.int64:
-        raise TypeError(f"target must have dtype int64, got {str(target.dtype)[6:]}")
+    bias = check.check_parameter("bias", bias, weight.shape[0], x)
+    target = check.as_integers("target", target)
     if target.shape != x.shape[:-1]:
         raise ValueError(
             f"target must have shape {tuple(x.shape[:-1])} to match {name}, "
             f"got {tuple(target.shape)}"
         )
     check.check_device("target", target, x, name)
+    return x, weight, target, bias
 
 
 def _check_classes(target: Tensor, is_there: Tensor, classes: int, ignore_index: int) -> None:
-    if target.device.type != "cpu" or torch.compiler.is_compiling():
+    if not (check.has_values(target) and check.has_values(is_there)):
         return
     outside = target[is_there & ((target < 0) | (target >= classes))]
     if outside.numel():

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.gram import sums_of
 from mmcore.functional.reductions import as_loss
 
@@ -58,10 +59,11 @@ def cyclip_loss(
         >>> loss.shape
         torch.Size([])
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
-    check.check_not_negative("cross_modal_weight", cross_modal_weight)
-    check.check_not_negative("in_modal_weight", in_modal_weight)
+    cross_modal_weight = check.check_not_negative("cross_modal_weight", cross_modal_weight)
+    in_modal_weight = check.check_not_negative("in_modal_weight", in_modal_weight)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     left, right = x.to(wide), y.to(wide)
     # With a = x − y and b = x + y: XXᵀ − YYᵀ = (ABᵀ + BAᵀ)/2 and YXᵀ − XYᵀ = (ABᵀ − BAᵀ)/2. Near

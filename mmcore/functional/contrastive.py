@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.reductions import (
     as_loss,
     log_add_exp,
@@ -15,10 +16,12 @@ from mmcore.functional.reductions import (
     weighted_mean,
 )
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 DIRECTIONS = ("both", "rows", "columns")
 
 
+@scale_not_temperature
 def clip_loss(
     x: Tensor,
     y: Tensor,
@@ -50,7 +53,7 @@ def clip_loss(
             evenly over all columns.
         weight: (N,), none below 0, in the dtype of `x` or float32: how much each pair counts. The
             loss is Σ wᵢ·lossᵢ / Σ wᵢ.
-        group: (N,) int64. Pairs of equal groups are no negatives of each other, such as images
+        group: (N,) integers. Pairs of equal groups are no negatives of each other, such as images
             of the same caption; -1 is equal to nothing. Every row keeps its own positive.
         direction: ``"both"``, or the cross-entropy of the ``"rows"`` or of the ``"columns"`` alone.
         backend: see `mmcore.backend`.
@@ -80,13 +83,14 @@ def clip_loss(
         >>> x.grad.shape
         torch.Size([4, 8])
     """
+    x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     if group is not None:
-        check.check_indices("group", group, x.shape[0], "x", x)
+        group = check.check_indices("group", group, x.shape[0], "x", x)
     check.check_scale("scale", scale)
     check.check_choice("direction", direction, DIRECTIONS)
-    check.check_fraction("label_smoothing", label_smoothing)
+    label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
     if label_smoothing and group is not None:
         raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
     if direction == "columns":
@@ -95,7 +99,7 @@ def clip_loss(
         x, y, scale, bias, row_group=group, col_group=group, columns=direction == "both",
         backend=backend,
     )  # fmt: skip
-    check.check_weight("weight", weight, x)
+    weight = check.check_weight("weight", weight, x)
     row_lse, col_lse, row_pos, col_pos = statistics
     if direction == "both" and label_smoothing == 0:
         # The diagonal is the positives of rows and of columns.
@@ -121,6 +125,7 @@ def _smoothed(
     return (1 - label_smoothing) * positive + label_smoothing * mean.reshape(positive.shape)
 
 
+@scale_not_temperature
 def info_nce_loss(
     query: Tensor,
     key: Tensor,
@@ -153,9 +158,9 @@ def info_nce_loss(
         key: (M, D), in the dtype of `query`.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         queue: (Q, D), further keys, which are nobody's positives.
-        target: (N,) int64, the row of `key` that is each query's positive, -1 for none: such a
+        target: (N,) integers, the row of `key` that is each query's positive, -1 for none: such a
             query takes no part. Default: key i for query i, so M ≥ N.
-        query_group, key_group: (N,) and (M + Q,) int64: keys of the query's group are no
+        query_group, key_group: (N,) and (M + Q,) integers: keys of the query's group are no
             negatives; -1 is equal to nothing. The positive stays.
         log_q: (M + Q,), the logarithm of how often a key is sampled, taken off its logits.
         margin: at least 0, taken off the cosine of the positive.
@@ -186,9 +191,13 @@ def info_nce_loss(
         >>> loss.shape
         torch.Size([])
     """
+    sides = (query, key) if queue is None else (query, key, queue)
+    query, key, *queues = operands.multiplied(*sides)
+    queue = queues[0] if queues else None
     _check_sides(query, key, queue, target, query_group, key_group, log_q)
+    target = None if target is None else target.long()
     check.check_scale("scale", scale)
-    check.check_not_negative("margin", margin)
+    margin = check.check_not_negative("margin", margin)
 
     def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:
         return softmax_similarity(

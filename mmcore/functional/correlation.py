@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.gram import gram, sums_of
 from mmcore.functional.reductions import as_loss
 
@@ -61,12 +62,13 @@ def cca_loss(
         >>> round(loss.item(), 2)
         -2.0
     """
+    x, y = operands.promoted(x, y)
     check.check_pairs(x, y)
     check.check_several_rows("x", x)
-    check.check_positive("regularization", regularization)
+    regularization = check.check_positive("regularization", regularization)
     most = min(x.shape[1], y.shape[1])
     if components is not None:
-        check.check_count("components", components, most)
+        components = check.check_count("components", components, most)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
     xx, xy, yy = (matrix.double() / (x.shape[0] - 1) for matrix in sums[:3])
     left, right = (
@@ -107,6 +109,7 @@ def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> mmcore.functional.coral_loss(x, y).shape
         torch.Size([])
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_several_rows("x", x)
     check.check_several_rows("y", y)
@@ -151,6 +154,7 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> abs(mmcore.functional.cka_loss(x, 3 * x.flip(1)).item()) < 1e-6
         True
     """
+    x, y = operands.promoted(x, y)
     check.check_pairs(x, y)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
     squared_xx, squared_xy, squared_yy = (matrix.double().square().sum() for matrix in sums[:3])

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import distillation as distillation_op
 from mmcore.ops.distillation import DistillationInputs
 
@@ -28,6 +30,7 @@ class DistillClipLosses(NamedTuple):
     distillation: Tensor
 
 
+@scale_not_temperature
 def distill_clip_loss(
     x: Tensor,
     y: Tensor,
@@ -88,6 +91,8 @@ def distill_clip_loss(
         >>> (losses.contrastive + losses.distillation).shape
         torch.Size([])
     """
+    x, y = operands.multiplied(x, y)
+    teacher_x, teacher_y = operands.multiplied(teacher_x, teacher_y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     _check_teacher(x, teacher_x, teacher_y, teacher_scale)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import as_loss
+from mmcore.functional import operands
+from mmcore.functional.reductions import as_loss, log_of_count
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.ops.precision import as_multiplied
 
 
 def alignment_loss(x: Tensor, y: Tensor, *, power: float = 2.0) -> Tensor:
@@ -42,9 +43,10 @@ def alignment_loss(x: Tensor, y: Tensor, *, power: float = 2.0) -> Tensor:
         >>> mmcore.functional.alignment_loss(x, x.roll(1, 0)).shape
         torch.Size([])
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
-    check.check_positive("power", power)
+    power = check.check_positive("power", power)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     square = (x.to(wide) - y.to(wide)).square().sum(1)
     # Where rows are equal the gradient is 0, of a root as well; NaN stays.
@@ -87,13 +89,13 @@ def uniformity_loss(x: Tensor, *, temperature: float = 2.0, backend: str | None 
         True
     """
     check.check_matrix("x", x)
-    check.check_positive("temperature", temperature)
+    temperature = check.check_positive("temperature", temperature)
     rows = x.shape[0]
     if rows < 2:
         raise ValueError(f"x must have at least 2 rows, got {rows}")
     itself = torch.arange(rows, device=x.device)
     row_lse = _row_lse(x, x, temperature, itself, backend)
-    return as_loss(row_lse.logsumexp(0) - math.log(rows * (rows - 1)), x)
+    return as_loss(row_lse.logsumexp(0) - log_of_count(rows * (rows - 1), x), x)
 
 
 def mmd_loss(
@@ -151,9 +153,10 @@ def mmd_loss(
         >>> bool(near < far)
         True
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
-    _check_bandwidths(bandwidths)
-    check.check_flag("unbiased", unbiased)
+    bandwidths = _checked_bandwidths(bandwidths)
+    unbiased = check.check_flag("unbiased", unbiased)
     if unbiased and min(x.shape[0], y.shape[0]) < 2:
         raise ValueError(
             f"x and y must have at least 2 rows where unbiased is True, got {x.shape[0]} and "
@@ -182,10 +185,12 @@ def _row_lse(
     x: Tensor, y: Tensor, rate: float, group: Tensor | None, backend: str | None
 ) -> Tensor:
     """log Σ_j exp(−rate·‖x_i − y_j‖²), without pairs of one group."""
-    # −r·‖x − y‖² = 2r·⟨x, y⟩ − r·‖x‖² − r·‖y‖²
+    # −r·‖x − y‖² = 2r·⟨x, y⟩ − r·‖x‖² − r·‖y‖², all three of the same rounded features.
+    is_symmetric, x = y is x, as_multiplied(x)
+    y = x if is_symmetric else as_multiplied(y)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     row_bias = -rate * x.to(wide).square().sum(1)
-    col_bias = row_bias if y is x else -rate * y.to(wide).square().sum(1)
+    col_bias = row_bias if is_symmetric else -rate * y.to(wide).square().sum(1)
     none = torch.full((x.shape[0],), -1, device=x.device)
     return softmax_similarity(
         x, y, 2 * rate, row_bias=row_bias, col_bias=col_bias, target=none, row_group=group,
@@ -193,12 +198,8 @@ def _row_lse(
     ).row_lse  # fmt: skip
 
 
-def _check_bandwidths(bandwidths: Sequence[float]) -> None:
-    if not isinstance(bandwidths, Sequence):
-        raise TypeError(
-            f"bandwidths must be a sequence of numbers, got {type(bandwidths).__name__}"
-        )
-    if not bandwidths:
+def _checked_bandwidths(bandwidths: Sequence[float]) -> list[float]:
+    found = check.as_sequence("bandwidths", bandwidths)
+    if not found:
         raise ValueError("bandwidths must have at least 1 number, got none")
-    for i, bandwidth in enumerate(bandwidths):
-        check.check_positive(f"bandwidths[{i}]", bandwidth)
+    return [check.check_positive(f"bandwidths[{i}]", each) for i, each in enumerate(found)]

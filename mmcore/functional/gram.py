@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.ops import gram as gram_op
 
 
@@ -44,7 +45,8 @@ def gram(
 
     Returns:
         (D, E), float32 (float64 for float64 inputs), for 16-bit inputs too. Autocast leaves it
-        alone; products of float32 numbers are as ``torch.get_float32_matmul_precision()`` says.
+        alone, but there `x` and `y` may differ in their dtypes; products of float32 numbers are as
+        ``torch.get_float32_matmul_precision()`` says.
 
     Raises:
         TypeError, ValueError: dtypes, devices or rows do not fit together.
@@ -61,9 +63,11 @@ def gram(
         >>> torch.allclose(covariance, x.T.cov(), atol=1e-6)
         True
     """
+    if y is not None:
+        x, y = operands.promoted(x, y)
     check.check_matrix("x", x)
     check.check_rows("x", x)
-    check.check_flag("centred", centred)
+    centred = check.check_flag("centred", centred)
     if y is None:
         return sums_of(x, None, centred, backend, xx=True).xx
     check.check_pairs(x, y)

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
-from mmcore.functional.reductions import as_loss
+from mmcore.functional import operands
+from mmcore.functional.reductions import as_loss, log_of_count
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import hardest_negatives as negatives_op
 from mmcore.ops.hardest_negatives import NegativesInputs
 
@@ -51,7 +53,7 @@ def hardest_negatives(
     Args:
         x: (N, D), any floating-point dtype, normalised or not.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
-        group: (N,) int64. Pairs of equal groups are no negatives of each other; -1 is equal to
+        group: (N,) integers. Pairs of equal groups are no negatives of each other; -1 is equal to
             nothing.
         backend: see `mmcore.backend`.
 
@@ -73,14 +75,16 @@ def hardest_negatives(
         >>> found = mmcore.functional.hardest_negatives(x, y)
         >>> triplet = (0.2 + found.row_hardest - found.positive).relu().mean()
     """
+    x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     if group is not None:
-        check.check_indices("group", group, x.shape[0], "x", x)
+        group = check.check_indices("group", group, x.shape[0], "x", x)
     inputs = NegativesInputs(x=x, y=y, row_group=group, col_group=group)
     return HardestNegatives(*negatives_op.call(inputs, backend=backend))
 
 
+@scale_not_temperature
 def hard_negative_loss(
     x: Tensor,
     y: Tensor,
@@ -137,15 +141,16 @@ def hard_negative_loss(
         >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
         torch.Size([])
     """
+    x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     if x.shape[0] < 2:
         raise ValueError(
             f"x must have at least 2 rows, of which one is a negative, got {x.shape[0]}"
         )
-    check.check_not_negative("hardness", hardness)
-    check.check_fraction("positive_prior", positive_prior)
-    check.check_not_negative("positive_weight", positive_weight)
+    hardness = check.check_not_negative("hardness", hardness)
+    positive_prior = check.check_fraction("positive_prior", positive_prior)
+    positive_weight = check.check_not_negative("positive_weight", positive_weight)
     check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, x)
 
@@ -166,11 +171,12 @@ def _loss_of_side(
     positive_weight: float,
 ) -> Tensor:  # fmt: skip
     """From log of the mean weighted negative, float64: logarithms, so that nothing overflows."""
-    total = weighted + math.log(negatives)
+    log_negatives = log_of_count(negatives, weighted)
+    total = weighted + log_negatives
     if positive_prior:
         # log(e^total − τ·n·e^positive): where that is not above the floor, the floor stands.
-        own = positive + math.log(positive_prior * negatives)
-        floor = math.log(negatives) - scale.detach().double()
+        own = positive + math.log(positive_prior) + log_negatives
+        floor = log_negatives - scale.detach().double()
         is_larger = own < total
         rest = torch.where(is_larger, own - total, -1.0).expm1().neg().log()
         corrected = total + rest - math.log1p(-positive_prior)
@@ -207,7 +213,7 @@ def vse_loss(
         x: (N, D), any floating-point dtype; rows of unit length.
         y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
         margin: at least 0, by how much the positive is to be nearer.
-        group: (N,) int64. Pairs of equal groups are no negatives of each other; -1 is equal to
+        group: (N,) integers. Pairs of equal groups are no negatives of each other; -1 is equal to
             nothing.
         backend: see `mmcore.backend`.
 
@@ -232,7 +238,7 @@ def vse_loss(
         >>> mmcore.functional.vse_loss(x, y, margin=0.1).shape
         torch.Size([])
     """
-    check.check_not_negative("margin", margin)
+    margin = check.check_not_negative("margin", margin)
     positive, *hardest, _, _ = hardest_negatives(x, y, group=group, backend=backend)
     rows, columns = (F.relu(margin + negative - positive) for negative in hardest)
     return as_loss((rows + columns).mean(), x)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import prefix_similarity as prefix_op
 from mmcore.ops.prefix_similarity import PrefixInputs
 
@@ -17,6 +20,7 @@ Objective = Callable[..., Tensor]
 EPS = 1e-12
 
 
+@scale_not_temperature
 def matryoshka_loss(
     x: Tensor,
     y: Tensor,
@@ -44,7 +48,7 @@ def matryoshka_loss(
         scale: a number or a one-element tensor, at least 0: every prefix's inverse temperature.
         dims: widths of the prefixes, ascending, from 1 to D.
         weights: of each prefix, at least 0 and not all 0; default 1.
-        group: (N,) int64, as in `clip_loss`; without an `objective` only.
+        group: (N,) integers, as in `clip_loss`; without an `objective` only.
         objective: a function of (x, y, scale, backend=...) in place of the loss of CLIP. The
             prefixes are then taken one after the other.
         backend: see `mmcore.backend`.
@@ -72,10 +76,12 @@ def matryoshka_loss(
         >>> mmcore.functional.matryoshka_loss(x, y, 20.0, dims=(4, 8, 16)).shape
         torch.Size([])
     """
+    x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     check.check_scale("scale", scale)
-    weight_of = _checked_weights(dims, weights, x)
+    dims = _checked_dims(dims, x)
+    weight_of = _checked_weights(dims, weights)
     if objective is not None:
         if group is not None:
             raise ValueError("group must be None where an objective is given")
@@ -97,16 +103,16 @@ def matryoshka_loss(
 
 
 def _clip_losses(
-    x: Tensor, y: Tensor, scale: float | Tensor, dims: Sequence[int], group: Tensor | None,
+    x: Tensor, y: Tensor, scale: float | Tensor, dims: list[int], group: Tensor | None,
     backend: str | None,
 ) -> list[Tensor]:  # fmt: skip
     """The loss of CLIP of every prefix, float64."""
     scale = check.as_scalar("scale", scale, x)
     if group is not None:
-        check.check_indices("group", group, x.shape[0], "x", x)
+        group = check.check_indices("group", group, x.shape[0], "x", x)
     target = torch.arange(x.shape[0], device=x.device)
     inputs = PrefixInputs(
-        x=x, y=y, scale=scale, ends=list(dims), eps=EPS, target=target, row_group=group,
+        x=x, y=y, scale=scale, ends=dims, eps=EPS, target=target, row_group=group,
         col_group=group,
     )  # fmt: skip
     found = prefix_op.call(inputs, backend=backend)
@@ -114,30 +120,27 @@ def _clip_losses(
     return losses
 
 
-def _checked_weights(
-    dims: Sequence[int], weights: Sequence[float] | None, x: Tensor
-) -> Sequence[float]:
-    for name, value in (("dims", dims), ("weights", weights)):
-        if value is not None and not isinstance(value, Sequence):
-            raise TypeError(f"{name} must be a sequence of numbers, got {type(value).__name__}")
-    before = 0
-    for end in dims:
-        if isinstance(end, bool) or not isinstance(end, int):
-            raise TypeError(f"dims must be whole numbers, got {type(end).__name__}")
+def _checked_dims(dims: Sequence[int], x: Tensor) -> list[int]:
+    given = check.as_sequence("dims", dims)
+    ends = [check.as_integer("dims", end, "whole numbers") for end in given]
+    for before, end in pairwise([0, *ends]):
         if not before < end <= x.shape[1]:
             raise ValueError(
                 f"dims must ascend from 1 to at most the {x.shape[1]} columns of x, "
-                f"got {tuple(dims)}"
+                f"got {tuple(ends)}"
             )
-        before = end
-    if before == 0:
+    if not ends:
         raise ValueError("dims must name at least one prefix, got none")
+    return ends
+
+
+def _checked_weights(dims: Sequence[int], weights: Sequence[float] | None) -> list[float]:
     if weights is None:
         return [1.0] * len(dims)
-    if len(weights) != len(dims):
-        raise ValueError(f"weights must be {len(dims)}, one for each of dims, got {len(weights)}")
-    for weight in weights:
-        check.check_not_negative("weights", weight)
-    if not any(weights):
-        raise ValueError(f"weights must be above 0 for at least one of dims, got {tuple(weights)}")
-    return weights
+    given = check.as_sequence("weights", weights)
+    if len(given) != len(dims):
+        raise ValueError(f"weights must be {len(dims)}, one for each of dims, got {len(given)}")
+    found = [check.check_not_negative("weights", weight) for weight in given]
+    if not any(found):
+        raise ValueError(f"weights must be above 0 for at least one of dims, got {tuple(found)}")
+    return found

@@ -12,12 +12,19 @@ from mmcore.functional import arguments as check
 from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.sigmoid import siglip_loss
+from mmcore.functional.temperature import scale_not_temperature
 
 Pair = tuple[str, str]
 Objective = Callable[..., Tensor]
 OBJECTIVES: dict[str, Objective] = {"clip": clip_loss, "siglip": siglip_loss}
+NO_IDS_IN_A_GRAPH = (
+    "ids must be numbers that the host can read, and nothing that traces a call (torch.compile, "
+    "export, make_fx) has them: they say how many rows two modalities share. Call multimodal_loss "
+    "outside the graph, or select the shared rows there and give no ids"
+)
 
 
+@scale_not_temperature
 def multimodal_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor | Mapping[Pair, float | Tensor],
@@ -41,10 +48,9 @@ def multimodal_loss(
         scale, bias: one for all pairs, or one for each pair by its names.
         pairs: ``"all"``; the name of an anchor, which is paired with every other modality; or a
             list of pairs of names.
-        ids: (N_m,) int64 for each modality: rows of equal ids are of the same thing, and rows whose
-            id the other side lacks take no part in that pair. No id, of any value, may occur twice
-            in a modality.
-            Without them row i is of thing i in every modality.
+        ids: (N_m,) integers for each modality: rows of equal ids are of the same thing, and rows
+            whose id the other side lacks take no part in that pair. No id, of any value, may occur
+            twice in a modality. Without them row i is of thing i in every modality.
         weights: at least 0 for each pair, not all 0; default 1.
         objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...).
         backend: see `mmcore.backend`.
@@ -60,7 +66,8 @@ def multimodal_loss(
     Memory:
         As the objective; where ids differ the rows that two modalities share are copied.
 
-    With ids the host must know how many rows are shared: it waits for the device.
+    With ids the host must know how many rows are shared: it waits for the device, and a graph that
+    is traced (`torch.compile`, `torch.export`) cannot hold the call.
 
     Reference:
         Girdhar et al., ImageBind: One Embedding Space To Bind Them All, 2023,
@@ -76,7 +83,7 @@ def multimodal_loss(
         >>> everything.shape, bound.shape
         (torch.Size([]), torch.Size([]))
     """
-    check.check_modalities(features)
+    features = check.check_modalities(features)
     for name, value in features.items():
         check.check_rows(f"features[{name!r}]", value)
     chosen = _pairs(features, pairs)
@@ -120,11 +127,13 @@ def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pa
     if weights is None:
         return dict.fromkeys(pairs, 1.0)
     _check_pairs_of("weights", weights, pairs)
-    for pair, weight in weights.items():
-        check.check_not_negative(f"weights[{pair}]", weight)
-    if sum(weights.values()) == 0:
-        raise ValueError(f"weights must be above 0 for at least one pair, got {dict(weights)}")
-    return dict(weights)
+    found = {
+        pair: check.check_not_negative(f"weights[{pair}]", weight)
+        for pair, weight in weights.items()
+    }
+    if sum(found.values()) == 0:
+        raise ValueError(f"weights must be above 0 for at least one pair, got {found}")
+    return found
 
 
 def _check_pairs_of(name: str, of_pairs: Mapping[Pair, object], pairs: list[Pair]) -> None:
@@ -146,17 +155,23 @@ def _of_pair(value: float | Tensor | Mapping[Pair, float | Tensor], pair: Pair) 
 
 
 def _checked_ids(features: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """ids by modality, of which none occurs twice."""
+    """ids by modality, of which none occurs twice; int64."""
     if set(ids) != set(features):
         raise ValueError(f"ids must be of the modalities {list(features)}, got {list(ids)}")
-    for name, value in ids.items():
-        of = f"features[{name!r}]"
-        check.check_indices(f"ids[{name!r}]", value, features[name].shape[0], of, features[name])
+    if torch.compiler.is_dynamo_compiling():
+        torch._dynamo.graph_break(msg=NO_IDS_IN_A_GRAPH)  # with fullgraph=True it is an error
+    checked = {}
+    for name, given in ids.items():
+        of, x = f"features[{name!r}]", features[name]
+        value = check.check_indices(f"ids[{name!r}]", given, x.shape[0], of, x)
+        if check.is_symbolic(value):
+            raise RuntimeError(NO_IDS_IN_A_GRAPH)
+        checked[name] = value
         ordered = value.sort().values
         again = ordered[1:][ordered[1:] == ordered[:-1]]
         if again.numel():
             raise ValueError(f"ids[{name!r}] must not repeat, got {again[0].item()} more than once")
-    return dict(ids)
+    return checked
 
 
 def _shared_rows(

@@ -28,7 +28,7 @@ def as_pairs(
         if target is not None:
             raise ValueError("target must be None where row_label and col_label are given")
     elif target is not None:
-        check.check_indices("target", target, x.shape[0], "x", x)
+        target = check.check_indices("target", target, x.shape[0], "x", x)
     else:
         target = _diagonal(x, y)
     return Pairs(target, row_label, col_label, row_group, col_group)
@@ -42,10 +42,12 @@ def _sides(
     for given, missing, name in ((row, col, f"col_{kind}"), (col, row, f"row_{kind}")):
         if given is not None and missing is None:
             raise ValueError(f"{name} must be given together with the other side's, got None")
-    if row is not None:
-        check.check_indices(f"row_{kind}", row, x.shape[0], "x", x)
-        check.check_indices(f"col_{kind}", col, y.shape[0], "y", x)
-    return row, col
+    if row is None:
+        return None, None
+    rows = check.check_indices(f"row_{kind}", row, x.shape[0], "x", x)
+    columns = check.check_indices(f"col_{kind}", col, y.shape[0], "y", x)
+    # One vector for both sides stays one, which is how half of the matrix comes to be enough.
+    return rows, rows if col is row else columns
 
 
 def _diagonal(x: Tensor, y: Tensor) -> Tensor:

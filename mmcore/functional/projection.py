@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.ops import l2_normalize as normalize_op
 from mmcore.ops import project as project_op
 from mmcore.ops.project import ProjectionInputs
@@ -40,7 +41,7 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
         tensor([[0.6000, 0.8000]])
     """
     check.check_tensor("x", x)
-    check.check_positive("eps", eps)
+    eps = check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
     return normalize_op.call(x.reshape(-1, x.shape[-1]), eps, backend=backend).reshape(x.shape)
@@ -70,7 +71,7 @@ def project(
 
     Args:
         x: (..., K), any floating-point dtype.
-        weight: (D, K), in the dtype of `x`.
+        weight: (D, K), in the dtype of `x`; under autocast of any but float64.
         bias: (D,) or None.
         norm: ``"layer"``, ``"rms"`` or None: what happens to `x` first.
         norm_weight: (K,) or None, the norm's elementwise factor.
@@ -103,10 +104,13 @@ def project(
         >>> y.shape, torch.allclose(y.norm(dim=-1), torch.ones(4))
         (torch.Size([4, 8]), True)
     """
-    _check_projection(x, weight, bias, norm, norm_weight, norm_bias)
-    check.check_positive("norm_eps", norm_eps)
-    check.check_positive("eps", eps)
-    check.check_flag("normalize", normalize)
+    x, weight = operands.projected(x, weight)
+    bias, norm_weight, norm_bias = _checked_parameters(
+        x, weight, bias, norm, norm_weight, norm_bias
+    )
+    norm_eps = check.check_positive("norm_eps", norm_eps)
+    eps = check.check_positive("eps", eps)
+    normalize = check.check_flag("normalize", normalize)
     inputs = ProjectionInputs(
         x=x.reshape(-1, x.shape[-1]), weight=weight, bias=bias, norm=norm or "none",
         norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize,
@@ -116,14 +120,15 @@ def project(
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _check_projection(
+def _checked_parameters(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     norm: str | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-) -> None:
+) -> tuple[Tensor | None, ...]:
+    """`bias`, `norm_weight` and `norm_bias`, of dtypes that go with `x`."""
     check.check_tensor("x", x)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
@@ -131,12 +136,13 @@ def _check_projection(
     check.check_rows("weight", weight)
     check.check_columns("weight", weight, x.shape[-1])
     check.check_matches("weight", weight, x)
-    check.check_parameter("bias", bias, weight.shape[0], x)
+    bias = check.check_parameter("bias", bias, weight.shape[0], x)
     if norm not in NORMS:
         raise ValueError(f"norm must be 'layer', 'rms' or None, got {norm!r}")
     if norm is None and (norm_weight is not None or norm_bias is not None):
         raise ValueError("norm must be 'layer' or 'rms' where norm_weight or norm_bias is given")
     if norm == "rms" and norm_bias is not None:
         raise ValueError("norm_bias must be None with norm='rms', which has no bias")
-    check.check_parameter("norm_weight", norm_weight, x.shape[-1], x)
-    check.check_parameter("norm_bias", norm_bias, x.shape[-1], x)
+    norm_weight = check.check_parameter("norm_weight", norm_weight, x.shape[-1], x)
+    norm_bias = check.check_parameter("norm_bias", norm_bias, x.shape[-1], x)
+    return bias, norm_weight, norm_bias

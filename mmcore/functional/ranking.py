@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 PARTITIONS = ("joint", "per_direction")
@@ -19,6 +21,7 @@ WITHOUT_POSITIVE = ("query_to_query", "doc_to_doc")
 HARDNESS = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
+@scale_not_temperature
 def multiple_negatives_ranking_loss(
     query: Tensor,
     documents: Sequence[Tensor],
@@ -96,15 +99,15 @@ def multiple_negatives_ranking_loss(
         ... ).shape
         torch.Size([])
     """
+    query, documents = _operands(query, documents)
     check.check_matrix("query", query)
     check.check_rows("query", query)
     _check_documents(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
-    _check_hardness(hardness, hardness_strength)
+    strength = _checked_strength(hardness, hardness_strength)
     check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, query)
-    strength = hardness_strength if hardness else 0.0
     every = documents[0] if len(documents) == 1 else torch.cat(list(documents))
     has_way_back = "doc_to_query" in directions
     if strength:
@@ -191,6 +194,13 @@ class _ScaledGradient(torch.autograd.Function):
         return (grad * factor).to(grad.dtype), None
 
 
+def _operands(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+    if isinstance(documents, Tensor) or not documents:
+        return query, documents  # which is refused next
+    query, *others = operands.multiplied(query, *documents)
+    return query, others
+
+
 def _check_documents(query: Tensor, documents: Sequence[Tensor]) -> None:
     if isinstance(documents, Tensor):
         raise TypeError("documents must be a sequence of tensors, got one Tensor")
@@ -221,11 +231,12 @@ def _check_directions(directions: Sequence[str], partition: str) -> None:
         )
 
 
-def _check_hardness(hardness: str | None, strength: float) -> None:
-    check.check_not_negative("hardness_strength", strength)
+def _checked_strength(hardness: str | None, strength: float) -> float:
+    strength = check.check_not_negative("hardness_strength", strength)
     if hardness is not None:
         check.check_choice("hardness", hardness, HARDNESS)
     elif strength:
         raise ValueError(
             f"hardness must be given where hardness_strength is above 0, got {strength}"
         )
+    return strength

@@ -11,6 +11,11 @@ def as_loss(value: Tensor, x: Tensor) -> Tensor:
     return value if x.dtype == torch.float64 else value.float()
 
 
+def log_of_count(count: int, like: Tensor) -> Tensor:
+    """log(count), 0-D float64; torch.compile compiles anew for each number that `math.log` gets."""
+    return torch.full((), count, dtype=torch.float64, device=like.device).log()
+
+
 def log_add_exp(one: Tensor, other: Tensor) -> Tensor:
     """log(eᵃ + eᵇ); −inf, with gradient 0, where both are."""
     is_nothing = torch.maximum(one, other) == -torch.inf

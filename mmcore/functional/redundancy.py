@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.geometry import alignment_loss
 from mmcore.functional.gram import Sums, gram, off_diagonal, sums_of
 from mmcore.functional.reductions import as_loss
@@ -56,9 +57,10 @@ def barlow_twins_loss(
         >>> mmcore.functional.barlow_twins_loss(first, second).item() > 4
         True
     """
+    first, second = operands.promoted(first, second)
     _check_views(first, second, "first", "second")
-    check.check_not_negative("off_diagonal_weight", off_diagonal_weight)
-    check.check_positive("eps", eps)
+    off_diagonal_weight = check.check_not_negative("off_diagonal_weight", off_diagonal_weight)
+    eps = check.check_positive("eps", eps)
     rows = first.shape[0]
     sums = sums_of(first, second, True, backend, xy=True, diagonals=True)
     x_inverse_std, y_inverse_std = _inverse_stds(sums, rows, eps)
@@ -116,14 +118,12 @@ def vicreg_loss(
         >>> mmcore.functional.vicreg_loss(first, second).shape
         torch.Size([])
     """
+    first, second = operands.promoted(first, second)
     _check_views(first, second, "first", "second")
-    for name, value in (
-        ("invariance_weight", invariance_weight),
-        ("variance_weight", variance_weight),
-        ("covariance_weight", covariance_weight),
-    ):
-        check.check_not_negative(name, value)
-    check.check_positive("eps", eps)
+    invariance_weight = check.check_not_negative("invariance_weight", invariance_weight)
+    variance_weight = check.check_not_negative("variance_weight", variance_weight)
+    covariance_weight = check.check_not_negative("covariance_weight", covariance_weight)
+    eps = check.check_positive("eps", eps)
     width = first.shape[1]
     variance, covariance = (
         sum(terms)
@@ -185,9 +185,10 @@ def soft_cca_loss(
         >>> mmcore.functional.soft_cca_loss(x, y, decorrelation_weight=0.1).shape
         torch.Size([])
     """
+    x, y = operands.promoted(x, y)
     _check_views(x, y)
-    check.check_not_negative("decorrelation_weight", decorrelation_weight)
-    check.check_positive("eps", eps)
+    decorrelation_weight = check.check_not_negative("decorrelation_weight", decorrelation_weight)
+    eps = check.check_positive("eps", eps)
     rows = x.shape[0]
     sums = sums_of(x, y, True, backend, xx=True, yy=True, diagonals=True)
     x_inverse_std, y_inverse_std = _inverse_stds(sums, rows, eps)

@@ -7,8 +7,10 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import sigmoid_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 
+@scale_not_temperature
 def siglip_loss(
     x: Tensor,
     y: Tensor,

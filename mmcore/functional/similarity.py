@@ -7,7 +7,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import sigmoid_similarity as sigmoid_op
 from mmcore.ops import softmax_similarity as softmax_op
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
@@ -47,6 +49,7 @@ class SigmoidSums(NamedTuple):
     positive: Tensor
 
 
+@scale_not_temperature
 def softmax_similarity(
     x: Tensor,
     y: Tensor,
@@ -97,11 +100,12 @@ def softmax_similarity(
         y: (M, D), in the dtype of `x`. The same tensor as `x` costs half the work.
         scale: a number or a one-element tensor: the inverse temperature.
         bias: a number, a one-element tensor or None, added to every logit.
-        target: (N,) int64, the column of each row's positive, -1 for none; default the diagonal.
-        row_label, col_label: (N,) and (M,) int64: pairs of equal labels are positives; -1 is
+        target: (N,) integers, the column of each row's positive, -1 for none; default the diagonal.
+            This and the vectors below are int64, or of a shorter integer dtype.
+        row_label, col_label: (N,) and (M,) integers: pairs of equal labels are positives; -1 is
             equal to nothing. Where `y` is `x`, `col_label` may be left out.
-        row_group, col_group: (N,) and (M,) int64: pairs of equal groups are left out; -1 is equal
-            to nothing. Where `y` is `x`, `col_group` may be left out.
+        row_group, col_group: (N,) and (M,) integers: pairs of equal groups are left out; -1 is
+            equal to nothing. Where `y` is `x`, `col_group` may be left out.
         row_bias, col_bias: (N,) and (M,), in the dtype of `x` or float32, added to the logits of a
             row or column; -inf takes it out. Where `y` is `x`, the work is halved if both are the
             same tensor.
@@ -133,8 +137,9 @@ def softmax_similarity(
     bfloat16 features, and float32 ones where ``torch.get_float32_matmul_precision()`` is "medium",
     are multiplied as bfloat16, with float32 sums; where it is "high", float32 ones may be split in
     two bfloat16 numbers each, or on a GPU rounded to TensorFloat-32. Under autocast float32
-    features are rounded to its dtype first, as a matrix product would round them. Logits are
-    float32 in any case. NaN or inf in the features or in a tensor `scale` gives NaN.
+    features are rounded to its dtype first, as a matrix product would round them, and there `x` and
+    `y` may differ in their dtypes; float64 is left as it is. Logits are float32 in any case. NaN or
+    inf in the features or in a tensor `scale` gives NaN.
 
     Example:
         >>> import torch, mmcore
@@ -148,17 +153,19 @@ def softmax_similarity(
         ... )
         True
     """
+    x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     scale, bias = _scalars(x, scale, bias)
-    check.check_parameter("row_bias", row_bias, x.shape[0], x)
-    check.check_parameter("col_bias", col_bias, y.shape[0], x)
+    is_symmetric = y is x and col_bias is row_bias
+    row_bias = check.check_parameter("row_bias", row_bias, x.shape[0], x)
+    col_bias = check.check_parameter("col_bias", col_bias, y.shape[0], x)
     check.check_choice("denominator", denominator, DENOMINATORS)
     check.check_choice("positives", positives, POSITIVES)
-    check.check_flag("columns", columns)
+    columns = check.check_flag("columns", columns)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     if positives != "sum" and pairs.row_label is None:
         raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
-    keys, pairs = _mirror(y, pairs, y is x and col_bias is row_bias)
+    keys, pairs = _mirror(y, pairs, is_symmetric)
     inputs = SimilarityInputs(
         x=x, y=keys, scale=scale, bias=bias, row_bias=row_bias,
         col_bias=None if keys is None else col_bias, target=pairs.target,
@@ -170,6 +177,7 @@ def softmax_similarity(
     return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos)
 
 
+@scale_not_temperature
 def sigmoid_similarity(
     x: Tensor,
     y: Tensor,
@@ -228,6 +236,7 @@ def sigmoid_similarity(
         >>> torch.allclose(siglip.float(), expected)
         True
     """
+    x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     scale, bias = _scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)

@@ -8,9 +8,11 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops.pairs import count_equal_ids
 
 
+@scale_not_temperature
 def sup_con_loss(
     x: Tensor, label: Tensor, scale: float | Tensor, *, backend: str | None = None
 ) -> Tensor:
@@ -27,7 +29,7 @@ def sup_con_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length; the views of a batch one after
             the other.
-        label: (N,) int64, the class of each row; -1 is no class.
+        label: (N,) integers, the class of each row; -1 is no class.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         backend: see `mmcore.backend`.
 
@@ -53,7 +55,7 @@ def sup_con_loss(
     """
     check.check_scale("scale", scale)
     check.check_matrix("x", x)
-    check.check_indices("label", label, x.shape[0], "x", x)
+    label = check.check_indices("label", label, x.shape[0], "x", x)
     itself = torch.arange(x.shape[0], device=x.device)
     statistics = softmax_similarity(
         x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
@@ -62,6 +64,7 @@ def sup_con_loss(
     return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
 
 
+@scale_not_temperature
 def unicl_loss(
     x: Tensor,
     y: Tensor,
@@ -90,10 +93,10 @@ def unicl_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length.
         y: (M, D), in the dtype of `x`.
-        row_label, col_label: (N,) and (M,) int64, the classes of the rows of `x` and of `y`; -1 is
-            no class.
+        row_label, col_label: (N,) and (M,) integers, the classes of the rows of `x` and of `y`; -1
+            is no class.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
-        row_group, col_group: (N,) and (M,) int64. Pairs of equal groups are no negatives of each
+        row_group, col_group: (N,) and (M,) integers. Pairs of equal groups are no negatives of each
             other, such as two names of one drawing; -1 is equal to nothing. Positives stay.
         backend: see `mmcore.backend`.
 
@@ -118,6 +121,8 @@ def unicl_loss(
         torch.Size([])
     """
     check.check_scale("scale", scale)
+    row_label = check.as_integers("row_label", row_label)
+    col_label = check.as_integers("col_label", col_label)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, row_group=row_group,
         col_group=col_group, denominator="all" if row_group is None else "negatives",
@@ -149,6 +154,7 @@ def _with_all_positives(
     return SoftmaxStatistics(row_lse, col_lse, positives.row_pos, positives.col_pos)
 
 
+@scale_not_temperature
 def mil_nce_loss(
     x: Tensor,
     y: Tensor,
@@ -170,7 +176,8 @@ def mil_nce_loss(
     Args:
         x: (N, D), any floating-point dtype; rows of unit length, such as video clips.
         y: (M, D), in the dtype of `x`, such as several captions near each clip.
-        row_label, col_label: (N,) and (M,) int64: candidates of a row have its label; -1 is none.
+        row_label, col_label: (N,) and (M,) integers: candidates of a row have its label; -1 is
+            none.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         backend: see `mmcore.backend`.
 
@@ -195,6 +202,8 @@ def mil_nce_loss(
         torch.Size([])
     """
     check.check_scale("scale", scale)
+    row_label = check.as_integers("row_label", row_label)
+    col_label = check.as_integers("col_label", col_label)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",
         columns=False, backend=backend,

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import product_similarity as product_op
 from mmcore.ops.product_similarity import ProductInputs
 
 NEGATIVES = ("tuples", "shuffled")
 
 
+@scale_not_temperature
 def symile_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor,
@@ -73,7 +75,7 @@ def symile_loss(
         >>> mmcore.functional.symile_loss(features, scale=14.0).shape
         torch.Size([])
     """
-    check.check_modalities(features)
+    features = check.check_modalities(features)
     check.check_equal_rows(features)
     first_name, first = next(iter(features.items()))
     check.check_rows(f"features[{first_name!r}]", first)
@@ -82,10 +84,14 @@ def symile_loss(
     scale = check.as_scalar("scale", scale, first)
     towers, order, rows = list(features.values()), None, first.shape[0]
     if negatives == "shuffled":
-        order = torch.stack(
-            [torch.randperm(rows, device=first.device, generator=generator) for _ in towers]
-        )
+        order = torch.stack([_permutation(rows, first.device, generator) for _ in towers])
     inputs = ProductInputs(features=towers, scale=scale, order=order, dtype=first.dtype)
     row_lse, row_pos, _ = product_op.call(inputs, backend=backend)
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
     return as_loss(loss.mean(), first)
+
+
+def _permutation(rows: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    if generator is None:  # were it named, torch.compile would make the size a constant
+        return torch.randperm(rows, device=device)
+    return torch.randperm(rows, device=device, generator=generator)

@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.temperature import scale_not_temperature
 
 
+@scale_not_temperature
 def nt_xent_loss(
     first: Tensor, second: Tensor, scale: float | Tensor, *, backend: str | None = None
 ) -> Tensor:
@@ -48,6 +51,7 @@ def nt_xent_loss(
         torch.Size([])
     """
     check.check_scale("scale", scale)
+    first, second = operands.multiplied(first, second)
     views = _both(first, second)
     itself = torch.arange(views.shape[0], device=views.device)
     other = itself.roll(first.shape[0])
@@ -57,6 +61,7 @@ def nt_xent_loss(
     return as_loss((statistics.row_lse - statistics.row_pos).mean(), views)
 
 
+@scale_not_temperature
 def dcl_loss(
     first: Tensor,
     second: Tensor,
@@ -107,9 +112,10 @@ def dcl_loss(
         torch.Size([])
     """
     check.check_scale("scale", scale)
+    first, second = operands.multiplied(first, second)
     views = _both(first, second)
     if sigma is not None:
-        check.check_positive("sigma", sigma)
+        sigma = check.check_positive("sigma", sigma)
     itself = torch.arange(views.shape[0], device=views.device)
     # By label, not by target: positives are mutual, so that half of the matrix is enough.
     statistics = softmax_similarity(

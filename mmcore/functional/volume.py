@@ -9,10 +9,12 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.reductions import as_loss
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import volume as volume_op
 from mmcore.ops.volume import VolumeInputs
 
 
+@scale_not_temperature
 def gram_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor,
@@ -66,10 +68,10 @@ def gram_loss(
         >>> mmcore.functional.gram_loss(features, scale=1 / 0.07, anchor="text").shape
         torch.Size([])
     """
-    check.check_modalities(features)
+    features = check.check_modalities(features)
     check.check_modality("anchor", anchor, features)
     check.check_equal_rows(features)
-    check.check_fraction("label_smoothing", label_smoothing)
+    label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
     first = features[anchor]
     check.check_rows(f"features[{anchor!r}]", first)
     check.check_scale("scale", scale)

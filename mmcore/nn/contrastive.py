@@ -8,12 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from mmcore import functional
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.nn.objective import Objective, WithOptions
 
 
 class _LossOfPairs(WithOptions):
     """The call that open_clip's losses share."""
 
+    @scale_not_temperature
     def forward(
         self,
         image_features: Tensor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmcore import functional
+from mmcore.functional.temperature import scale_not_temperature
 from mmcore.nn.objective import WithOptions
 
 
@@ -31,6 +32,7 @@ class DistillClipLoss(WithOptions):
     def __init__(self, *, backend: str | None = None) -> None:
         super().__init__(backend=backend)
 
+    @scale_not_temperature
     def forward(
         self,
         image_features: Tensor,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from inspect import signature
+from typing import Any, Self
 
 from torch import Tensor, nn
+
+from mmcore.functional.temperature import scale_of
 
 
 class WithOptions(nn.Module):
@@ -17,6 +20,14 @@ class WithOptions(nn.Module):
     """
 
     objective: Callable[..., Any]
+
+    def __new__(cls, *_: Any, **options: Any) -> Self:
+        if "temperature" in options and "temperature" not in signature(cls.__init__).parameters:
+            scale = scale_of(cls.forward) or scale_of(cls.objective)
+            if scale is not None:
+                cure = f"give its call {scale} = 1 / temperature"
+                raise TypeError(f"{cls.__name__}() takes no temperature: {cure}")
+        return super().__new__(cls)
 
     def __init__(self, **options: Any) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcore import functional
-from mmcore.functional.arguments import check_positive
+from mmcore.functional.arguments import as_integer, check_positive
 from mmcore.functional.projection import NORMS
 
 
@@ -26,8 +26,7 @@ class L2Normalize(nn.Module):
 
     def __init__(self, eps: float = 1e-12) -> None:
         super().__init__()
-        check_positive("eps", eps)
-        self.eps = eps
+        self.eps = check_positive("eps", eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
@@ -74,23 +73,21 @@ class ProjectionHead(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        self.in_features = _width("in_features", in_features)
+        self.out_features = _width("out_features", out_features)
         if norm not in NORMS:
             raise ValueError(f"norm must be 'layer', 'rms' or None, got {norm!r}")
-        check_positive("norm_eps", norm_eps)
-        check_positive("eps", eps)
-        self.in_features, self.out_features = in_features, out_features
-        self.norm, self.normalize, self.norm_eps, self.eps = norm, normalize, norm_eps, eps
+        self.norm, self.normalize = norm, normalize
+        self.norm_eps = check_positive("norm_eps", norm_eps)
+        self.eps = check_positive("eps", eps)
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        self.weight = parameter(out_features, in_features)
-        self.bias = parameter(out_features) if bias else None
-        self.norm_weight = parameter(in_features) if norm is not None else None
-        self.norm_bias = parameter(in_features) if norm == "layer" else None
+        self.weight = parameter(self.out_features, self.in_features)
+        self.bias = parameter(self.out_features) if bias else None
+        self.norm_weight = parameter(self.in_features) if norm is not None else None
+        self.norm_bias = parameter(self.in_features) if norm == "layer" else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -123,3 +120,11 @@ class ProjectionHead(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features}, "
             f"norm={self.norm!r}, bias={self.bias is not None}, normalize={self.normalize}"
         )
+
+
+def _width(name: str, value: object) -> int:
+    expected = "an integer of at least 1"
+    width = as_integer(name, value, expected)
+    if width < 1:
+        raise ValueError(f"{name} must be {expected}, got {width}")
+    return width

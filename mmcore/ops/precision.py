@@ -24,8 +24,13 @@ PRECISIONS = ("highest", "high", "medium")  # the most exact first
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """The dtype in which autocast wants `x` multiplied; None where it leaves `x` alone."""
+    return current_autocast(x) if x.dtype == torch.float32 else None
+
+
+def current_autocast(x: Tensor) -> torch.dtype | None:
+    """The dtype of the autocast that is on for the device of `x`; None where none is."""
     device = x.device.type
-    if x.dtype == torch.float32 and torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 

@@ -37,9 +37,8 @@ def fake(inputs: SimilarityInputs, kept_size: int) -> SigmoidSums:
     x = inputs.x
     total, positive = (x.new_empty((), dtype=torch.float64) for _ in range(2))
     kept = x.new_empty(kept_size, dtype=torch.float32)
-    return SigmoidSums(
-        total, positive, kept, x.new_empty(2 if kept_size else 0, dtype=torch.float64)
-    )
+    sums = x.new_empty(2 * torch.sym_min(1, kept_size), dtype=torch.float64)
+    return SigmoidSums(total, positive, kept, sums)
 
 
 family = Family(

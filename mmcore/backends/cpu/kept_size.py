@@ -8,6 +8,7 @@ from mmcore.backends.cpu.module import has_matrix_unit
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.reference.prefix_similarity import PrefixInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
+from mmcore.backends.workspace import if_it_fits
 
 MARGIN = 2048  # blocks reach beyond the matrix, and beyond every stripe of it
 
@@ -22,7 +23,7 @@ def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
 def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     """The gradients of x and y, if the workspace holds them."""
     size = inputs.x.numel() + (0 if inputs.y is None else inputs.y.numel())
-    return size if 4 * size <= workspace else 0
+    return if_it_fits(size, workspace)
 
 
 def product_similarity(workspace: int, inputs: ProductInputs) -> int:

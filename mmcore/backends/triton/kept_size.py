@@ -15,6 +15,7 @@ import torch
 
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
+from mmcore.backends.workspace import if_it_fits
 
 # Rows and columns of E are filled up to multiples of these, which the sides of every tile divide.
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 256
@@ -39,7 +40,8 @@ def rows_of_exponentials(workspace: int, rows: int, columns: int) -> int:
     """The size of as many rows of E as half the workspace holds, in whole blocks."""
     stride = whole_blocks(columns, BLOCK_COLUMNS)
     held = workspace // 2 // (ITEMSIZE * stride) // BLOCK_ROWS * BLOCK_ROWS
-    size: int = min(whole_blocks(rows, BLOCK_ROWS), held) * stride // PER_FLOAT32
+    kept_rows = torch.sym_min(whole_blocks(rows, BLOCK_ROWS), held)
+    size: int = kept_rows * stride // PER_FLOAT32
     return size
 
 
@@ -50,8 +52,7 @@ def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     With targets the backward corrects them for any others.
     """
     size = inputs.x.numel() + (0 if inputs.y is None else inputs.y.numel())
-    is_held = size * torch.float32.itemsize <= workspace
-    return size if is_held and inputs.target is not None else 0
+    return 0 if inputs.target is None else if_it_fits(size, workspace)
 
 
 def whole_blocks(size: int, block: int) -> int:

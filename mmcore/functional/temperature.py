@@ -1,0 +1,31 @@
+"""The error that meets whoever gives a temperature where its inverse, the scale, is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+def scale_not_temperature(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """The function, which refuses an argument `temperature` and says what to give instead."""
+    message = (
+        f"{function.__name__}() takes no temperature: give {scale_of(function)} = 1 / temperature"
+    )
+
+    @wraps(function)
+    def call(*arguments: Parameters.args, **by_name: Parameters.kwargs) -> Result:
+        if "temperature" in by_name:
+            raise TypeError(message)
+        return function(*arguments, **by_name)
+
+    return call
+
+
+def scale_of(function: Callable[..., Any]) -> str | None:
+    """The name of the function's inverse temperature; None where it has none."""
+    return next((name for name in signature(function).parameters if name.endswith("scale")), None)
