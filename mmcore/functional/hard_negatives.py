@@ -57,8 +57,9 @@ def hardest_negatives(
 
     Returns:
         `HardestNegatives`. The products are differentiable with respect to `x` and `y`, in O(N·D):
-        they depend on the rows that were found alone. Of several equal negatives it is one. Where
-        a row or column has no negative the index is -1 and the product -inf, with gradient 0.
+        they depend on the rows that were found alone. Of several equal negatives it is one. NaN
+        among the negatives is the largest, as for `torch.max`. Where a row or column has no
+        negative the index is -1 and the product -inf, with gradient 0.
 
     Raises:
         TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows.
@@ -171,10 +172,11 @@ def _loss_of_side(
         # log(e^total − τ·n·e^positive): where that is not above the floor, the floor stands.
         own = positive + math.log(positive_prior * negatives)
         floor = math.log(negatives) - scale.detach().double()
-        is_larger = own < total
-        rest = torch.where(is_larger, own - total, -1.0).expm1().neg().log()
+        # Compared so that a NaN is no reason for the floor.
+        is_below = own >= total
+        rest = torch.where(is_below, -1.0, own - total).expm1().neg().log()
         corrected = total + rest - math.log1p(-positive_prior)
-        total = torch.where(is_larger & (corrected > floor), corrected, floor)
+        total = torch.where(is_below | (corrected <= floor), floor, corrected)
     if positive_weight == 0:
         return (total - positive).mean()
     return F.softplus(total - positive - math.log(positive_weight)).mean() + math.log(
