@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.queue import own_logits
 from mmcore.functional.reductions import (
     as_loss,
@@ -82,6 +83,7 @@ def clip_loss(
         >>> x.grad.shape
         torch.Size([4, 8])
     """
+    warn_of_local_batch("clip_loss")
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     if group is not None:
@@ -196,12 +198,12 @@ def info_nce_loss(
         >>> loss.shape
         torch.Size([])
     """
-    check.check_choice("negatives", negatives, NEGATIVES)
+    if target is None and queue is None:
+        warn_of_local_batch("info_nce_loss")
     _check_sides(query, key, queue, target, query_group, key_group, log_q, negatives)
     check.check_scale("scale", scale)
     check.check_not_negative("margin", margin)
-    # Whether the positive's logit is not among those that row_lse is over.
-    is_apart = margin > 0 or negatives == "queue"
+    is_apart = margin > 0 or negatives == "queue"  # row_lse is over the negatives alone
 
     def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:
         return softmax_similarity(
@@ -238,6 +240,7 @@ def _check_sides(
             f"{key.shape[0]}"
         )
     keys, keys_name = key.shape[0], "key"
+    check.check_choice("negatives", negatives, NEGATIVES)
     if negatives == "queue" and queue is None:
         raise ValueError("queue must be given where negatives is 'queue', got None")
     if queue is not None:

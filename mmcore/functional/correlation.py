@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.gram import gram, sums_of
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 
 
@@ -63,6 +64,7 @@ def cca_loss(
         >>> round(loss.item(), 2)
         -2.0
     """
+    warn_of_local_batch("cca_loss")
     check.check_pairs(x, y)
     check.check_several_rows("x", x)
     check.check_positive("regularization", regularization)
@@ -110,6 +112,7 @@ def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> mmcore.functional.coral_loss(x, y).shape
         torch.Size([])
     """
+    warn_of_local_batch("coral_loss")
     check.check_features(x, y)
     check.check_several_rows("x", x)
     check.check_several_rows("y", y)
@@ -154,6 +157,7 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> abs(mmcore.functional.cka_loss(x, 3 * x.flip(1)).item()) < 1e-6
         True
     """
+    warn_of_local_batch("cka_loss")
     check.check_pairs(x, y)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
     squared_xx, squared_xy, squared_yy = (matrix.double().square().sum() for matrix in sums[:3])

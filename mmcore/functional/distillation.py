@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.ops import distillation as distillation_op
 from mmcore.ops.distillation import DistillationInputs
@@ -88,6 +89,7 @@ def distill_clip_loss(
         >>> (losses.contrastive + losses.distillation).shape
         torch.Size([])
     """
+    warn_of_local_batch("distill_clip_loss")
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     _check_teacher(x, teacher_x, teacher_y, teacher_scale)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 
@@ -86,6 +87,7 @@ def uniformity_loss(x: Tensor, *, temperature: float = 2.0, backend: str | None 
         >>> mmcore.functional.uniformity_loss(x).item() < 0
         True
     """
+    warn_of_local_batch("uniformity_loss")
     check.check_matrix("x", x)
     check.check_positive("temperature", temperature)
     rows = x.shape[0]
@@ -151,6 +153,7 @@ def mmd_loss(
         >>> bool(near < far)
         True
     """
+    warn_of_local_batch("mmd_loss")
     check.check_features(x, y)
     _check_bandwidths(bandwidths)
     check.check_flag("unbiased", unbiased)

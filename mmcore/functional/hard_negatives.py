@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.ops import hardest_negatives as negatives_op
@@ -138,6 +139,7 @@ def hard_negative_loss(
         >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
         torch.Size([])
     """
+    warn_of_local_batch("hard_negative_loss")
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     if x.shape[0] < 2:
@@ -234,6 +236,7 @@ def vse_loss(
         >>> mmcore.functional.vse_loss(x, y, margin=0.1).shape
         torch.Size([])
     """
+    warn_of_local_batch("vse_loss")
     check.check_not_negative("margin", margin)
     positive, *hardest, _, _ = hardest_negatives(x, y, group=group, backend=backend)
     rows, columns = (F.relu(margin + negative - positive) for negative in hardest)

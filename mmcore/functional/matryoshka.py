@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
 from mmcore.ops import prefix_similarity as prefix_op
@@ -72,6 +73,8 @@ def matryoshka_loss(
         >>> mmcore.functional.matryoshka_loss(x, y, 20.0, dims=(4, 8, 16)).shape
         torch.Size([])
     """
+    if objective is None:
+        warn_of_local_batch("matryoshka_loss")
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
     check.check_scale("scale", scale)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 
@@ -96,9 +97,8 @@ def multiple_negatives_ranking_loss(
         ... ).shape
         torch.Size([])
     """
-    check.check_matrix("query", query)
-    check.check_rows("query", query)
-    _check_documents(query, documents)
+    warn_of_local_batch("multiple_negatives_ranking_loss")
+    _check_sides(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
     _check_hardness(hardness, hardness_strength)
@@ -191,7 +191,9 @@ class _ScaledGradient(torch.autograd.Function):
         return (grad * factor).to(grad.dtype), None
 
 
-def _check_documents(query: Tensor, documents: Sequence[Tensor]) -> None:
+def _check_sides(query: Tensor, documents: Sequence[Tensor]) -> None:
+    check.check_matrix("query", query)
+    check.check_rows("query", query)
     if isinstance(documents, Tensor):
         raise TypeError("documents must be a sequence of tensors, got one Tensor")
     if not documents:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.ops.pairs import count_equal_ids
@@ -51,6 +52,7 @@ def sup_con_loss(
         >>> mmcore.functional.sup_con_loss(x, label, scale=10.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("sup_con_loss")
     check.check_scale("scale", scale)
     check.check_matrix("x", x)
     check.check_indices("label", label, x.shape[0], "x", x)
@@ -117,6 +119,7 @@ def unicl_loss(
         >>> mmcore.functional.unicl_loss(x, y, label, label, scale=14.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("unicl_loss")
     check.check_scale("scale", scale)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, row_group=row_group,
@@ -194,6 +197,7 @@ def mil_nce_loss(
         >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("mil_nce_loss")
     check.check_scale("scale", scale)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 
@@ -47,6 +48,7 @@ def nt_xent_loss(
         >>> mmcore.functional.nt_xent_loss(first, second, scale=10.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("nt_xent_loss")
     check.check_scale("scale", scale)
     views = _both(first, second)
     itself = torch.arange(views.shape[0], device=views.device)
@@ -106,6 +108,7 @@ def dcl_loss(
         >>> mmcore.functional.dcl_loss(first, second, scale=10.0, sigma=0.5).shape
         torch.Size([])
     """
+    warn_of_local_batch("dcl_loss")
     check.check_scale("scale", scale)
     views = _both(first, second)
     if sigma is not None:
