@@ -13,10 +13,12 @@ learn from it, without ever storing the N×M similarity matrix.
 from mmcore import functional, metrics, nn, ops
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
+from mmcore.functional.local_batch import LocalBatchWarning
 
 __version__ = "0.1.0"
 __all__ = [
     "FallbackWarning",
+    "LocalBatchWarning",
     "__version__",
     "backend",
     "functional",

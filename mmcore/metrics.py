@@ -67,7 +67,7 @@ def effective_rank(x: Tensor) -> Tensor:
 
     Returns:
         0-D float64, without a gradient: from 1, all rows on a line, to min(N − 1, D). Rows that
-        are all equal give NaN.
+        are all equal, and NaN or inf in a row, give NaN.
 
     Raises:
         TypeError, ValueError: `x` is no matrix of floating-point numbers, or has no rows.
@@ -88,7 +88,10 @@ def effective_rank(x: Tensor) -> Tensor:
     check.check_matrix("x", x)
     check.check_rows("x", x)
     mean = _mean(x)
-    squares = torch.linalg.eigvalsh(_centred_product(x, x, mean, mean)).clamp(min=0)
+    product = _centred_product(x, x, mean, mean)
+    # LAPACK raises an error for NaN and inf. Eigenvalues that are all 0 give NaN in their place.
+    product = product.masked_fill(~product.isfinite().all(), 0)
+    squares = torch.linalg.eigvalsh(product).clamp(min=0)
     singular = squares.sqrt()
     share = singular / singular.sum()
     entropy: Tensor = torch.special.entr(share).sum()
@@ -164,7 +167,7 @@ def linear_separability(x: Tensor, y: Tensor, *, ridge: float = 1e-3) -> Tensor:
 
     Returns:
         0-D float64, without a gradient: the mean accuracy, at least 0.5: below that, which chance
-        alone brings about, it counts as 0.5.
+        alone brings about, it counts as 0.5. NaN or inf in a row gives NaN.
 
     Raises:
         TypeError, ValueError: shapes, dtypes or devices do not fit together, there are fewer than 2
@@ -211,17 +214,18 @@ def _discriminant(x: Tensor, y: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
         total += _centred_product(z, z, mean, mean) / (2 * z.shape[0])
     variance = total.trace() / gap.shape[0]
     # Where all rows are equal, the gap is 0 and so is the direction, whatever is solved.
-    variance = torch.where(variance > 0, variance, 1)
+    variance = torch.where(variance == 0, 1, variance)
     total += ridge * variance * torch.eye(gap.shape[0], dtype=gap.dtype, device=gap.device)
     return torch.linalg.solve(total, gap), (means[0] + means[1]) / 2
 
 
 def _share_above(x: Tensor, middle: Tensor, direction: Tensor) -> Tensor:
-    """Share of rows beyond the middle; rows that lie at it count half."""
+    """Share of rows beyond the middle; rows that lie at it count half. NaN is on no side."""
     count = middle.new_zeros(())
     for piece in _pieces(x):
         score = (piece.double() - middle) @ direction
-        count += (score > 0).sum() + (score == 0).sum() / 2
+        side = (score > 0) + (score == 0) / 2
+        count += torch.where(score.isnan(), score, side).sum()
     return count / x.shape[0]
 
 

@@ -20,11 +20,10 @@ def test_cca_of_a_linear_map_finds_every_correlation() -> None:
 
 
 def test_cca_refuses_what_has_no_root() -> None:
+    """Catches a regularisation that is lost in rounding, and goes unnoticed."""
     x, y = features("random")
-    few = 1e4 * x[:5]
-    for bad, regularization in ((x.clone().fill_(torch.nan), 1.0), (few, 1e-12)):
-        with pytest.raises(torch.linalg.LinAlgError):
-            functional.cca_loss(bad, y[: len(bad)], regularization=regularization)
+    with pytest.raises(torch.linalg.LinAlgError):
+        functional.cca_loss(1e4 * x[:5], y[:5], regularization=1e-12)
 
 
 def test_cka_is_that_of_the_metrics() -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from budget import check_against_eager
-from machines import IS_GPU
 from torch import Tensor
 
 from mmcore import functional

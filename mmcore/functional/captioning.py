@@ -8,6 +8,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.contrastive import clip_loss
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss, mean_of, mean_products
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -134,6 +135,7 @@ def coca_loss(
         >>> mmcore.functional.coca_loss(x, y, 14.0, hidden, vocabulary, words).shape
         torch.Size([])
     """
+    warn_of_local_batch("coca_loss")
     hidden, weight, target, bias = _checked_layer("hidden", hidden, weight, target, bias)
     contrastive_weight = check.check_not_negative("contrastive_weight", contrastive_weight)
     caption_weight = check.check_not_negative("caption_weight", caption_weight)

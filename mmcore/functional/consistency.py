@@ -8,6 +8,7 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.gram import sums_of
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 
 
@@ -59,6 +60,7 @@ def cyclip_loss(
         >>> loss.shape
         torch.Size([])
     """
+    warn_of_local_batch("cyclip_loss")
     x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.queue import own_logits
 from mmcore.functional.reductions import (
     as_loss,
     log_add_exp,
@@ -19,6 +21,7 @@ from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 
 DIRECTIONS = ("both", "rows", "columns")
+NEGATIVES = ("all", "queue")
 
 
 @scale_not_temperature
@@ -83,6 +86,7 @@ def clip_loss(
         >>> x.grad.shape
         torch.Size([4, 8])
     """
+    warn_of_local_batch("clip_loss")
     x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
@@ -137,6 +141,7 @@ def info_nce_loss(
     key_group: Tensor | None = None,
     log_q: Tensor | None = None,
     margin: float = 0.0,
+    negatives: str = "all",
     backend: str | None = None,
 ) -> Tensor:
     """InfoNCE: every query against all keys, of which one is its positive.
@@ -146,6 +151,9 @@ def info_nce_loss(
         keys = key if queue is None else torch.cat([key, queue])
         logits = scale * query @ keys.T - log_q
         logits[torch.arange(N), target] -= scale * margin
+        if negatives == "queue":
+            is_own = target[:, None] == torch.arange(len(keys))
+            logits[~is_own & (torch.arange(len(keys)) < len(key))] = -inf
         F.cross_entropy(logits, target, ignore_index=-1)
 
     The keys may be more than the queries: hard negatives are rows after the positives,
@@ -157,13 +165,15 @@ def info_nce_loss(
         query: (N, D), any floating-point dtype.
         key: (M, D), in the dtype of `query`.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
-        queue: (Q, D), further keys, which are nobody's positives.
+        queue: (Q, D), further keys, which are nobody's positives, such as those of earlier batches.
         target: (N,) integers, the row of `key` that is each query's positive, -1 for none: such a
             query takes no part. Default: key i for query i, so M ≥ N.
         query_group, key_group: (N,) and (M + Q,) integers: keys of the query's group are no
             negatives; -1 is equal to nothing. The positive stays.
         log_q: (M + Q,), the logarithm of how often a key is sampled, taken off its logits.
         margin: at least 0, taken off the cosine of the positive.
+        negatives: ``"all"`` keys but the positive, or those of the ``"queue"`` alone, as in MoCo:
+            the other keys of the batch take no part, and their groups and `log_q` have no effect.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -171,11 +181,13 @@ def info_nce_loss(
         none has.
 
     Raises:
-        TypeError, ValueError: as `softmax_similarity`, or `margin` is below 0.
+        TypeError, ValueError: as `softmax_similarity`; `margin` is below 0, or `negatives` is
+            unknown, or ``"queue"`` without a queue.
 
     Memory:
         As `softmax_similarity`; a queue is a second call of it, with the gradient of `query` once
-        more.
+        more. With the queue alone there is one call, and float64 copies of `query` and of each
+        query's own key.
 
     Reference:
         van den Oord et al., Representation Learning with Contrastive Predictive Coding, 2018,
@@ -191,36 +203,41 @@ def info_nce_loss(
         >>> loss.shape
         torch.Size([])
     """
+    if target is None and queue is None:
+        warn_of_local_batch("info_nce_loss")
     sides = (query, key) if queue is None else (query, key, queue)
     query, key, *queues = operands.multiplied(*sides)
     queue = queues[0] if queues else None
-    _check_sides(query, key, queue, target, query_group, key_group, log_q)
+    _check_sides(query, key, queue, target, query_group, key_group, log_q, negatives)
     target = None if target is None else target.long()
     check.check_scale("scale", scale)
     margin = check.check_not_negative("margin", margin)
+    is_apart = margin > 0 or negatives == "queue"  # row_lse is over the negatives alone
 
     def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:
         return softmax_similarity(
             query, keys, scale, target=target, row_group=query_group,
             col_group=None if key_group is None else key_group[place],
             col_bias=None if log_q is None else -log_q[place], columns=False, backend=backend,
-            denominator="negatives" if margin else "all",
+            denominator="negatives" if is_apart else "all",
         )  # fmt: skip
 
-    row_lse, _, positive, _ = statistics(key, slice(key.shape[0]), target)
     if queue is not None:
         none = torch.full(query.shape[:1], -1, device=query.device)
-        of_queue = statistics(queue, slice(key.shape[0], None), none)
-        row_lse = log_add_exp(row_lse, of_queue.row_lse)
-    loss = F.softplus(row_lse - (positive - margin * scale)) if margin else row_lse - positive
-    if target is None:
-        return as_loss(loss.mean(), query)
-    return as_loss(mean_of(loss, target != -1), query)
+        queue_lse = statistics(queue, slice(key.shape[0], None), none).row_lse
+    if negatives == "queue":
+        row_lse, positive = queue_lse, own_logits(query, key, scale, target, log_q)
+    else:
+        row_lse, _, positive, _ = statistics(key, slice(key.shape[0]), target)
+        if queue is not None:
+            row_lse = log_add_exp(row_lse, queue_lse)
+    loss = F.softplus(row_lse - (positive - margin * scale)) if is_apart else row_lse - positive
+    return as_loss(loss.mean() if target is None else mean_of(loss, target != -1), query)
 
 
 def _check_sides(
     query: Tensor, key: Tensor, queue: Tensor | None, target: Tensor | None,
-    query_group: Tensor | None, key_group: Tensor | None, log_q: Tensor | None,
+    query_group: Tensor | None, key_group: Tensor | None, log_q: Tensor | None, negatives: str,
 ) -> None:  # fmt: skip
     """As `softmax_similarity` checks them, by the names that they have here."""
     check.check_features(query, key, "query", "key")
@@ -232,6 +249,9 @@ def _check_sides(
             f"{key.shape[0]}"
         )
     keys, keys_name = key.shape[0], "key"
+    check.check_choice("negatives", negatives, NEGATIVES)
+    if negatives == "queue" and queue is None:
+        raise ValueError("queue must be given where negatives is 'queue', got None")
     if queue is not None:
         check.check_features(query, queue, "query", "queue")
         keys, keys_name = keys + queue.shape[0], "key and queue"

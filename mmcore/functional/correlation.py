@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.gram import gram, sums_of
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 
 
@@ -40,13 +43,13 @@ def cca_loss(
     Returns:
         0-D, float32 (float64 for float64 inputs), from −components to 0. A column that is constant
         has correlation 0 with all. Where correlations are 0, or where the last one that is summed
-        equals the next, the gradient is one of several.
+        equals the next, the gradient is one of several. NaN or inf in a feature gives NaN.
 
     Raises:
         TypeError, ValueError: dtypes, devices or rows do not fit together, there are fewer than 2
-            rows, or an option is out of its range. torch.linalg.LinAlgError: a feature is NaN or
-            inf, or `regularization` is below the rounding of the covariances, 1e-7 of their
-            largest, where there are fewer rows than columns.
+            rows, or an option is out of its range. torch.linalg.LinAlgError: `regularization` is
+            below the rounding of the covariances, 1e-7 of their largest, where there are fewer rows
+            than columns.
 
     Memory:
         O((D + E)²), and as `gram`.
@@ -62,6 +65,7 @@ def cca_loss(
         >>> round(loss.item(), 2)
         -2.0
     """
+    warn_of_local_batch("cca_loss")
     x, y = operands.promoted(x, y)
     check.check_pairs(x, y)
     check.check_several_rows("x", x)
@@ -70,13 +74,14 @@ def cca_loss(
     if components is not None:
         components = check.check_count("components", components, most)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
-    xx, xy, yy = (matrix.double() / (x.shape[0] - 1) for matrix in sums[:3])
+    covariances = [matrix.double() / (x.shape[0] - 1) for matrix in sums[:3]]
+    (xx, xy, yy), nothing = _finite(covariances)
     left, right = (
         torch.linalg.cholesky(matrix + regularization * _identity(matrix)) for matrix in (xx, yy)
     )
     whitened = torch.linalg.solve_triangular(left, xy, upper=False)
     whitened = torch.linalg.solve_triangular(right.T, whitened, upper=True, left=False)
-    return as_loss(-torch.linalg.svdvals(whitened)[:components].sum(), x)
+    return as_loss(nothing - torch.linalg.svdvals(whitened)[:components].sum(), x)
 
 
 def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
@@ -109,6 +114,7 @@ def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> mmcore.functional.coral_loss(x, y).shape
         torch.Size([])
     """
+    warn_of_local_batch("coral_loss")
     x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_several_rows("x", x)
@@ -154,6 +160,7 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> abs(mmcore.functional.cka_loss(x, 3 * x.flip(1)).item()) < 1e-6
         True
     """
+    warn_of_local_batch("cka_loss")
     x, y = operands.promoted(x, y)
     check.check_pairs(x, y)
     sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
@@ -162,6 +169,18 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     is_there = _varies(sums[0], x) & _varies(sums[2], y) & (own != 0)
     alike = torch.where(is_there, squared_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
     return as_loss(1 - alike, x)
+
+
+def _finite(matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """The matrices and 0; if NaN or inf is among them zeros and NaN, as a function of them.
+
+    LAPACK raises an error for NaN and inf. What is added to the loss takes them to it, and to the
+    gradients.
+    """
+    is_finite = torch.stack([matrix.isfinite().all() for matrix in matrices]).all()
+    total = torch.stack([matrix.sum() for matrix in matrices]).sum()
+    nothing = torch.where(is_finite, 0.0, torch.nan).to(total) * total
+    return [matrix.masked_fill(~is_finite, 0) for matrix in matrices], nothing
 
 
 def _varies(centred: Tensor, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import distillation as distillation_op
@@ -91,6 +92,7 @@ def distill_clip_loss(
         >>> (losses.contrastive + losses.distillation).shape
         torch.Size([])
     """
+    warn_of_local_batch("distill_clip_loss")
     x, y = operands.multiplied(x, y)
     teacher_x, teacher_y = operands.multiplied(teacher_x, teacher_y)
     check.check_features(x, y)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss, log_of_count
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.ops.precision import as_multiplied
@@ -88,6 +89,7 @@ def uniformity_loss(x: Tensor, *, temperature: float = 2.0, backend: str | None 
         >>> mmcore.functional.uniformity_loss(x).item() < 0
         True
     """
+    warn_of_local_batch("uniformity_loss")
     check.check_matrix("x", x)
     temperature = check.check_positive("temperature", temperature)
     rows = x.shape[0]
@@ -153,6 +155,7 @@ def mmd_loss(
         >>> bool(near < far)
         True
     """
+    warn_of_local_batch("mmd_loss")
     x, y = operands.promoted(x, y)
     check.check_features(x, y)
     bandwidths = _checked_bandwidths(bandwidths)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss, log_of_count
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -59,8 +60,9 @@ def hardest_negatives(
 
     Returns:
         `HardestNegatives`. The products are differentiable with respect to `x` and `y`, in O(N·D):
-        they depend on the rows that were found alone. Of several equal negatives it is one. Where
-        a row or column has no negative the index is -1 and the product -inf, with gradient 0.
+        they depend on the rows that were found alone. Of several equal negatives it is one. NaN
+        among the negatives is the largest, as for `torch.max`. Where a row or column has no
+        negative the index is -1 and the product -inf, with gradient 0.
 
     Raises:
         TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows.
@@ -141,6 +143,7 @@ def hard_negative_loss(
         >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
         torch.Size([])
     """
+    warn_of_local_batch("hard_negative_loss")
     x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
@@ -177,10 +180,11 @@ def _loss_of_side(
         # log(e^total − τ·n·e^positive): where that is not above the floor, the floor stands.
         own = positive + math.log(positive_prior) + log_negatives
         floor = log_negatives - scale.detach().double()
-        is_larger = own < total
-        rest = torch.where(is_larger, own - total, -1.0).expm1().neg().log()
+        # Compared so that a NaN is no reason for the floor.
+        is_below = own >= total
+        rest = torch.where(is_below, -1.0, own - total).expm1().neg().log()
         corrected = total + rest - math.log1p(-positive_prior)
-        total = torch.where(is_larger & (corrected > floor), corrected, floor)
+        total = torch.where(is_below | (corrected <= floor), floor, corrected)
     if positive_weight == 0:
         return (total - positive).mean()
     return F.softplus(total - positive - math.log(positive_weight)).mean() + math.log(
@@ -238,6 +242,7 @@ def vse_loss(
         >>> mmcore.functional.vse_loss(x, y, margin=0.1).shape
         torch.Size([])
     """
+    warn_of_local_batch("vse_loss")
     margin = check.check_not_negative("margin", margin)
     positive, *hardest, _, _ = hardest_negatives(x, y, group=group, backend=backend)
     rows, columns = (F.relu(margin + negative - positive) for negative in hardest)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.projection import l2_normalize
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
@@ -76,6 +77,8 @@ def matryoshka_loss(
         >>> mmcore.functional.matryoshka_loss(x, y, 20.0, dims=(4, 8, 16)).shape
         torch.Size([])
     """
+    if objective is None:
+        warn_of_local_batch("matryoshka_loss")
     x, y = operands.promoted(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -99,10 +100,8 @@ def multiple_negatives_ranking_loss(
         ... ).shape
         torch.Size([])
     """
-    query, documents = _operands(query, documents)
-    check.check_matrix("query", query)
-    check.check_rows("query", query)
-    _check_documents(query, documents)
+    warn_of_local_batch("multiple_negatives_ranking_loss")
+    query, documents = _checked_sides(query, documents)
     check.check_choice("partition", partition, PARTITIONS)
     _check_directions(directions, partition)
     strength = _checked_strength(hardness, hardness_strength)
@@ -194,18 +193,14 @@ class _ScaledGradient(torch.autograd.Function):
         return (grad * factor).to(grad.dtype), None
 
 
-def _operands(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-    if isinstance(documents, Tensor) or not documents:
-        return query, documents  # which is refused next
-    query, *others = operands.multiplied(query, *documents)
-    return query, others
-
-
-def _check_documents(query: Tensor, documents: Sequence[Tensor]) -> None:
+def _checked_sides(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
     if isinstance(documents, Tensor):
         raise TypeError("documents must be a sequence of tensors, got one Tensor")
     if not documents:
         raise ValueError("documents must begin with the positives, got none")
+    query, *documents = operands.multiplied(query, *documents)
+    check.check_matrix("query", query)
+    check.check_rows("query", query)
     for i, value in enumerate(documents):
         name = f"documents[{i}]"
         check.check_matrix(name, value)
@@ -215,6 +210,7 @@ def _check_documents(query: Tensor, documents: Sequence[Tensor]) -> None:
                 f"got {tuple(value.shape)}"
             )
         check.check_matches(name, value, query, "query")
+    return query, documents
 
 
 def _check_directions(directions: Sequence[str], partition: str) -> None:

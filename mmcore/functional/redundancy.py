@@ -9,6 +9,7 @@ from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.geometry import alignment_loss
 from mmcore.functional.gram import Sums, gram, off_diagonal, sums_of
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 
 
@@ -57,6 +58,7 @@ def barlow_twins_loss(
         >>> mmcore.functional.barlow_twins_loss(first, second).item() > 4
         True
     """
+    warn_of_local_batch("barlow_twins_loss")
     first, second = operands.promoted(first, second)
     _check_views(first, second, "first", "second")
     off_diagonal_weight = check.check_not_negative("off_diagonal_weight", off_diagonal_weight)
@@ -118,6 +120,7 @@ def vicreg_loss(
         >>> mmcore.functional.vicreg_loss(first, second).shape
         torch.Size([])
     """
+    warn_of_local_batch("vicreg_loss")
     first, second = operands.promoted(first, second)
     _check_views(first, second, "first", "second")
     invariance_weight = check.check_not_negative("invariance_weight", invariance_weight)
@@ -185,6 +188,7 @@ def soft_cca_loss(
         >>> mmcore.functional.soft_cca_loss(x, y, decorrelation_weight=0.1).shape
         torch.Size([])
     """
+    warn_of_local_batch("soft_cca_loss")
     x, y = operands.promoted(x, y)
     _check_views(x, y)
     decorrelation_weight = check.check_not_negative("decorrelation_weight", decorrelation_weight)

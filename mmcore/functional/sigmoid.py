@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import sigmoid_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -63,6 +64,8 @@ def siglip_loss(
         >>> mmcore.functional.siglip_loss(x, y, scale=10.0, bias=-10.0).dtype
         torch.float32
     """
+    if target is None:
+        warn_of_local_batch("siglip_loss")
     check.check_scale("scale", scale)
     sums = sigmoid_similarity(
         x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,

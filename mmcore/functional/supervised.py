@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -53,6 +54,7 @@ def sup_con_loss(
         >>> mmcore.functional.sup_con_loss(x, label, scale=10.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("sup_con_loss")
     check.check_scale("scale", scale)
     check.check_matrix("x", x)
     label = check.check_indices("label", label, x.shape[0], "x", x)
@@ -120,6 +122,7 @@ def unicl_loss(
         >>> mmcore.functional.unicl_loss(x, y, label, label, scale=14.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("unicl_loss")
     check.check_scale("scale", scale)
     row_label = check.as_integers("row_label", row_label)
     col_label = check.as_integers("col_label", col_label)
@@ -201,6 +204,7 @@ def mil_nce_loss(
         >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("mil_nce_loss")
     check.check_scale("scale", scale)
     row_label = check.as_integers("row_label", row_label)
     col_label = check.as_integers("col_label", col_label)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import product_similarity as product_op
@@ -75,6 +76,7 @@ def symile_loss(
         >>> mmcore.functional.symile_loss(features, scale=14.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("symile_loss")
     features = check.check_modalities(features)
     check.check_equal_rows(features)
     first_name, first = next(iter(features.items()))

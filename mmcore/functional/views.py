@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -50,6 +51,7 @@ def nt_xent_loss(
         >>> mmcore.functional.nt_xent_loss(first, second, scale=10.0).shape
         torch.Size([])
     """
+    warn_of_local_batch("nt_xent_loss")
     check.check_scale("scale", scale)
     first, second = operands.multiplied(first, second)
     views = _both(first, second)
@@ -111,6 +113,7 @@ def dcl_loss(
         >>> mmcore.functional.dcl_loss(first, second, scale=10.0, sigma=0.5).shape
         torch.Size([])
     """
+    warn_of_local_batch("dcl_loss")
     check.check_scale("scale", scale)
     first, second = operands.multiplied(first, second)
     views = _both(first, second)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import volume as volume_op
@@ -68,6 +69,7 @@ def gram_loss(
         >>> mmcore.functional.gram_loss(features, scale=1 / 0.07, anchor="text").shape
         torch.Size([])
     """
+    warn_of_local_batch("gram_loss")
     features = check.check_modalities(features)
     check.check_modality("anchor", anchor, features)
     check.check_equal_rows(features)

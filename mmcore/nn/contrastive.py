@@ -105,8 +105,10 @@ class InfoNceLoss(Objective):
 
     objective = staticmethod(functional.info_nce_loss)
 
-    def __init__(self, *, margin: float = 0.0, backend: str | None = None) -> None:
-        super().__init__(margin=margin, backend=backend)
+    def __init__(
+        self, *, margin: float = 0.0, negatives: str = "all", backend: str | None = None
+    ) -> None:
+        super().__init__(margin=margin, negatives=negatives, backend=backend)
 
 
 class HardNegativeLoss(Objective):

@@ -110,10 +110,10 @@ def backward(
     grad_x, grad_y = (side.new_zeros(side.shape) for side in student[:2])
     for slab in slabs(student.x.shape[0]):
         s, t = student.logits(slab), teacher.logits(slab)
-        g = upstream.row_lse[slab, None] * (s - statistics.row_lse[slab, None]).exp()
-        g += upstream.col_lse * (s - statistics.col_lse).exp()
-        g += upstream.row_cross[slab, None] * (t - statistics.teacher_row_lse[slab, None]).exp()
-        g += upstream.col_cross * (t - statistics.teacher_col_lse).exp()
+        g = upstream.row_lse[slab, None] * _softmax(s, statistics.row_lse[slab, None])
+        g += upstream.col_lse * _softmax(s, statistics.col_lse)
+        g += upstream.row_cross[slab, None] * _softmax(t, statistics.teacher_row_lse[slab, None])
+        g += upstream.col_cross * _softmax(t, statistics.teacher_col_lse)
         g.diagonal(slab.start).add_(upstream.positive[slab])
         products = g.to(student.x.dtype)
         grad_x[slab] = products @ student.y
@@ -121,6 +121,11 @@ def backward(
     grad_scale = (grad_x.double() * student.x.double()).sum()
     scale = student.scale.to(grad_x.dtype)
     return grad_x * scale, grad_y * scale, grad_scale
+
+
+def _softmax(logits: Tensor, lse: Tensor) -> Tensor:
+    """exp(logits − lse); NaN, as torch's softmax has it, and not 0, where lse is inf."""
+    return (logits - lse.masked_fill(lse == torch.inf, torch.nan)).exp_()
 
 
 def slabs(rows: int) -> Iterator[slice]:

@@ -6,7 +6,7 @@ The formulas: ops/hardest_negatives.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -89,8 +89,12 @@ def search(inputs: NegativesInputs) -> tuple[Tensor, Tensor]:
 
 
 def with_products(inputs: NegativesInputs, rows: Tensor, columns: Tensor) -> HardestNegatives:
-    """The products at indices that a backend found."""
+    """The products at indices that a backend found, which leaves out products that are NaN."""
     x, y = inputs.x, inputs.y
+    has_nan = [_has_nan(z) for z in (x, y)]
+    groups = [inputs.row_group, inputs.col_group]
+    rows = _index_of_nan(rows, has_nan, groups)
+    columns = _index_of_nan(columns, has_nan[::-1], groups[::-1])
     diagonal = torch.arange(x.shape[0], device=x.device)
     return HardestNegatives(
         _products(x, y, diagonal), _products(x, y, rows), _products(y, x, columns), rows, columns
@@ -111,8 +115,10 @@ def backward(
         (y, x, found.col_index, upstream.col_hardest, grad_y, grad_x),
     ):
         weight = torch.where(index < 0, 0.0, gradient).to(dtype)[:, None]
+        # A row without a negative adds 0 to its positive, which is NaN where the row is.
+        partner = torch.where(index < 0, diagonal, index)
         for slab in _slabs(own):
-            at = index[slab].clamp(min=0)
+            at = partner[slab]
             grad_own[slab] += weight[slab] * other[at].to(dtype)
             _add_at(grad_other, at, weight[slab] * own[slab].to(dtype))
     return grad_x, grad_y
@@ -124,6 +130,45 @@ def _products(x: Tensor, y: Tensor, index: Tensor) -> Tensor:
     for slab in _slabs(x):
         out[slab] = (x[slab].double() * y[index[slab].clamp(min=0)].double()).sum(1)
     return out.masked_fill_(index < 0, -torch.inf)
+
+
+def _index_of_nan(
+    index: Tensor, has_nan: Sequence[Tensor], groups: Sequence[Tensor | None]
+) -> Tensor:
+    """`index`, and where a negative's product is NaN that negative's, which torch.max takes too.
+
+    Of both lists the first is the side that the index is for, the second the one it points to.
+    """
+    every = torch.ones_like(has_nan[1])
+    of_nan, of_all = (_negative_among(candidates, groups) for candidates in (has_nan[1], every))
+    found = torch.where(has_nan[0], of_all, of_nan)
+    return torch.where(found < 0, index, found)
+
+
+def _negative_among(candidates: Tensor, groups: Sequence[Tensor | None]) -> Tensor:
+    """For each row one of the candidates that is a negative of it; −1 where none is.
+
+    Two candidates are enough: of the first one and of its group, the second is a negative.
+    """
+    itself = torch.arange(len(candidates), device=candidates.device)
+    own, other = groups
+
+    def is_negative(candidate: Tensor, of: Tensor | None) -> Tensor:
+        differs = itself != candidate
+        if of is None or other is None:
+            return differs
+        return differs & ((of != other[candidate]) | (of == -1))
+
+    first = candidates.int().argmax(0, keepdim=True)
+    others = candidates & is_negative(first, other)
+    second = others.int().argmax(0, keepdim=True)
+    found = torch.where(others.any() & is_negative(second, own), second, -1)
+    return torch.where(candidates.any() & is_negative(first, own), first, found)
+
+
+def _has_nan(x: Tensor) -> Tensor:
+    """Which rows have NaN among their numbers."""
+    return torch.cat([x[slab].isnan().any(1) for slab in _slabs(x)])
 
 
 def _add_at(total: Tensor, index: Tensor, rows: Tensor) -> None:

@@ -5,7 +5,8 @@
 Never stored: the products.
 Loop order: one launch for the rows, one for the columns. A program takes a block of rows, or of
 columns, walks the other side and keeps the largest product so far in registers.
-Precision: float32 products. Of equal products the lowest index wins. A NaN is never the largest.
+Precision: float32 products. Of equal products the lowest index wins. A NaN is never the largest
+here; `with_products` looks for them.
 """
 
 from __future__ import annotations

@@ -113,8 +113,9 @@ def info_nce(
     key_group: Tensor | None = None,
     log_q: Tensor | None = None,
     margin: float = 0.0,
+    negatives: str = "all",
 ) -> Tensor:
-    """Cross-entropy of each query over the keys and the queue."""
+    """Cross-entropy of each query over the keys and the queue, or its own key and the queue."""
     keys = key if queue is None else torch.cat([key, queue])
     target = diagonal(query) if target is None else target
     logits = scale * (query @ keys.T)
@@ -125,6 +126,8 @@ def info_nce(
         logits = logits - margin * scale * positive
     if query_group is not None and key_group is not None:
         logits = masked(logits, ~same(query_group, key_group) | positive)
+    if negatives == "queue":
+        logits = masked(logits, positive | (diagonal(keys) >= len(key)))
     return F.cross_entropy(logits, target, ignore_index=-1)
 
 
@@ -153,6 +156,11 @@ def queue_in_groups(draw: Draw) -> Arguments:
         "key_group": draw.integers(-1, 30, size),
     }
     return {"queue": draw.unit(), "log_q": draw.uniform(size).log(), **groups}
+
+
+def queue_and_targets(draw: Draw) -> Arguments:
+    """Likewise, and queries that share a positive or have none."""
+    return queue_in_groups(draw) | {"target": draw.integers(-1, draw.rows)}
 
 
 def of_one_product() -> Loss:
@@ -185,6 +193,11 @@ INFO_NCE = Row(
         Variant("sampling bias and margin", {"margin": 0.2}, sampling_bias),
         Variant("queue in groups", inputs=queue_in_groups, columns=2),
         Variant("queue in groups, margin", {"margin": 0.2}, queue_in_groups, columns=2),
+        Variant("queue alone", {"negatives": "queue"}, lambda draw: {"queue": draw.unit()}),
+        Variant("queue alone in groups", {"negatives": "queue"}, queue_and_targets),
+        Variant(
+            "queue alone in groups, margin", {"negatives": "queue", "margin": 0.2}, queue_in_groups
+        ),
         Variant(
             "queue",
             inputs=lambda draw: {"queue": draw.unit()},

@@ -31,8 +31,8 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
 BLOCK = tl.constexpr(128)
 # At most as many programs look for the largest upstream gradient, in blocks of this size.
 LARGEST_PROGRAMS, LARGEST_BLOCK = tl.constexpr(64), tl.constexpr(1024)
-# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; lse in two parts; the upstream gradients of lse and of positives; whether R or C is trusted;
-# 2^(bias − largest); bias.
+# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; lse in two parts; the upstream
+# gradients of lse and of positives; whether R or C is trusted; 2^(bias − largest); bias.
 FACTOR = tl.constexpr(0)
 LSE_HIGH = tl.constexpr(1)
 LSE_LOW = tl.constexpr(2)

@@ -1,0 +1,47 @@
+"""Several processes: a warning where a loss compares the rows of one process alone."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch.distributed as dist
+
+from mmcore.tracing import constant_when_compiled
+
+
+class LocalBatchWarning(UserWarning):
+    """A loss compares the rows of this process with each other, and not with other processes'.
+
+    It comes once in a process, from the first such loss, where torch.distributed has more than one
+    process. docs/several-processes.md shows how the rows of all processes are compared. Whoever
+    wants the loss of each process, or has gathered the rows already, filters the warning.
+
+    Example:
+        >>> import warnings, mmcore
+        >>> warnings.filterwarnings("ignore", category=mmcore.LocalBatchWarning)
+    """
+
+
+_has_warned = False
+
+
+@constant_when_compiled
+def warn_of_local_batch(objective: str) -> bool:
+    """Whether it warned. torch.compile calls it once, while it traces."""
+    global _has_warned
+    if _has_warned or not dist.is_available() or not dist.is_initialized():
+        return False
+    processes = dist.get_world_size()
+    if processes < 2:
+        return False
+    _has_warned = True
+    warnings.warn(
+        f"{objective} compares the rows of this process with each other alone, but "
+        f"torch.distributed has {processes} processes. docs/several-processes.md shows how to "
+        "compare the rows of all: gather the keys, and give info_nce_loss or siglip_loss the "
+        "number of each row's own key as target. If the rows of this process are meant, or are "
+        "gathered already: warnings.filterwarnings('ignore', category=mmcore.LocalBatchWarning)",
+        LocalBatchWarning,
+        stacklevel=3,
+    )
+    return True
