@@ -35,6 +35,7 @@ def fake(inputs: NegativesInputs) -> HardestNegatives:
 family = Family(
     "hardest_negatives", inputs=NegativesInputs, results=HardestNegatives,
     upstream=NegativesUpstream, wanted=NegativesWanted, fake=fake,
+    reads=lambda inputs: ("row_index", "col_index"),
 )  # fmt: skip
 
 

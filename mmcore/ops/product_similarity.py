@@ -42,6 +42,7 @@ def fake(inputs: ProductInputs, kept_size: int) -> ProductStatistics:
 family = Family(
     "product_similarity", inputs=ProductInputs, results=ProductStatistics,
     upstream=ProductUpstream, wanted=ProductWanted, fake=fake,
+    reads=lambda inputs: ("row_lse", "kept"),
 )  # fmt: skip
 
 

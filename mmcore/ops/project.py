@@ -40,9 +40,15 @@ def fake(inputs: ProjectionInputs) -> Projected:
     )
 
 
+def reads(inputs: ProjectionInputs) -> tuple[str, ...]:
+    """Rows of unit length have a gradient by themselves; others by what was multiplied."""
+    statistics = ("mean", "inverse_std", "inverse_norm")
+    return ("output", *statistics) if inputs.normalize else statistics
+
+
 family = Family(
     "project", inputs=ProjectionInputs, results=Projected, upstream=ProjectionUpstream,
-    wanted=ProjectionWanted, fake=fake,
+    wanted=ProjectionWanted, fake=fake, reads=reads,
 )  # fmt: skip
 
 

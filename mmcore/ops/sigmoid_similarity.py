@@ -44,7 +44,7 @@ def fake(inputs: SimilarityInputs, kept_size: int) -> SigmoidSums:
 
 family = Family(
     "sigmoid_similarity", inputs=SimilarityInputs, results=SigmoidSums, upstream=SigmoidUpstream,
-    wanted=SigmoidWanted, fake=fake,
+    wanted=SigmoidWanted, fake=fake, reads=lambda inputs: ("kept", "kept_sums"),
 )  # fmt: skip
 
 

@@ -56,9 +56,15 @@ def fake(inputs: SimilarityInputs, kept_size: int) -> SoftmaxStatistics:
     return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos, kept)
 
 
+def reads(inputs: SimilarityInputs) -> tuple[str, ...]:
+    """A sum has a gradient that does not depend on it, a log-sum-exp not."""
+    positives = ("row_pos", "col_pos") if inputs.positives == "log_sum_exp" else ()
+    return ("row_lse", "col_lse", *positives, "kept")
+
+
 family = Family(
     "softmax_similarity", inputs=SimilarityInputs, results=SoftmaxStatistics,
-    upstream=SoftmaxUpstream, wanted=SoftmaxWanted, fake=fake,
+    upstream=SoftmaxUpstream, wanted=SoftmaxWanted, fake=fake, reads=reads,
     closed_forms={"bias": bias_gradient},
 )  # fmt: skip
 

@@ -43,7 +43,7 @@ def fake(inputs: VolumeInputs) -> VolumeStatistics:
 
 family = Family(
     "volume", inputs=VolumeInputs, results=VolumeStatistics, upstream=VolumeStatistics,
-    wanted=VolumeWanted, fake=fake,
+    wanted=VolumeWanted, fake=fake, reads=lambda inputs: ("row_lse", "col_lse"),
 )  # fmt: skip
 
 
