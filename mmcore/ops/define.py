@@ -9,17 +9,20 @@ from typing import Any
 import torch
 
 from mmcore import backends
+from mmcore.ops.flops import Formula, count_by
 
 LIBRARY = torch.library.Library("mmcore", "DEF")
 
 
-def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..., Any]) -> None:
+def define(
+    name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..., Any], flops: Formula
+) -> None:  # fmt: skip
     """Registers ``mmcore::<name>`` for every device and for torch.compile.
 
     The first argument of the schema is the tensor, or the first of the tensors, that decides which
     backend serves a call; the last is the name of the backend asked for. `run` takes the name of
-    the backend that serves, then all arguments but the last. The op itself has no gradient, and
-    says so instead of a silent zero; autograd.py gives it one.
+    the backend that serves, then all arguments but the last; `flops` takes all arguments. The op
+    itself has no gradient, and says so instead of a silent zero; autograd.py gives it one.
     """
 
     def dispatch(*arguments: Any) -> Any:
@@ -39,6 +42,7 @@ def define(name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..
     LIBRARY.impl(name, dispatch, "CompositeExplicitAutograd")
     torch.library.register_fake(f"mmcore::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"mmcore::{name}", refuse, lib=LIBRARY)
+    count_by(name, flops)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from mmcore import backends
 from mmcore.backends.inputs import arithmetic_dtype
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
+from mmcore.ops.flops import Product, backward_flops, forward_flops
 from mmcore.ops.layout import Layout, flat, nested, sizes_of
 from mmcore.ops.schema import fields, schema
 
@@ -35,6 +36,8 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         reads: names of the results that the backward reads for some inputs; by default all. Only
             these are saved: the caller may change the others in place. The backward gets an empty
             tensor for each of the others.
+        products: the matrix products of the plain formula, with the gradients that are wanted; by
+            default none.
         closed_forms: gradients of further inputs, which need no backend.
 
     A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
@@ -47,12 +50,14 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         self, name: str, *, inputs: type[Inputs], results: type[Results], upstream: type[Upstream],
         wanted: type[Wanted], fake: Callable[..., Results],
         reads: Callable[[Inputs], Collection[str]] | None = None,
+        products: Callable[[Inputs, Wanted], Iterable[Product]] = lambda inputs, wanted: (),
         closed_forms: Mapping[str, ClosedForm[Inputs, Results, Upstream]] | None = None,
     ) -> None:  # fmt: skip
         self.name, self.fake, self.closed_forms = name, fake, dict(closed_forms or {})
         self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
         self.input_types, self.result_types = fields(inputs), fields(results)
         self.upstream_types, self.wanted_types = fields(upstream), fields(wanted)
+        self.products = products
         self.reads = reads or (lambda inputs: self.result_types)
         self.keeps = "kept" in self.result_types
         types = list(self.input_types.values())
@@ -93,7 +98,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         arguments = {**self.input_types, **kept, "backend": "str"}
         define(
             self.name, schema(arguments, self.result_types),
-            fake=self._fake_forward, run=self._run_forward,
+            fake=self._fake_forward, run=self._run_forward, flops=self._forward_flops,
         )  # fmt: skip
         upstream = {f"grad_{name}": kind for name, kind in self.upstream_types.items()}
         settings = {"wanted": "bool[]", "rounds": "bool", "backend": "str"}
@@ -104,7 +109,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         arguments = {**self.input_types, **self.result_types, **upstream, **settings}
         define(
             f"{self.name}_backward", schema(arguments, gradients),
-            fake=self._fake_backward, run=self._run_backward,
+            fake=self._fake_backward, run=self._run_backward, flops=self._backward_flops,
         )  # fmt: skip
 
     def _run_forward(self, backend: str, *arguments: Any) -> Any:
@@ -148,6 +153,16 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             )
         ]  # fmt: skip
         return _as_returned(nested(gradients, self._wanted_sizes(inputs)))
+
+    def _forward_flops(self, *arguments: Any, **output: Any) -> int:
+        inputs = self.inputs(*arguments[: len(self.input_types)])
+        sizes = self._wanted_sizes(inputs)
+        nothing = nested([False] * sum(size or 1 for size in sizes), sizes)
+        return forward_flops(self.products(inputs, self.wanted(*nothing)))
+
+    def _backward_flops(self, *arguments: Any, **output: Any) -> int:
+        inputs, _, _, wanted, _ = self._parts(arguments[:-1])
+        return backward_flops(self.products(inputs, wanted))
 
     def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Results, Upstream, Wanted, bool]:
         """The arguments of the backward op as the tuples of the contract; the backend is left."""

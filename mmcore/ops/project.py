@@ -26,6 +26,7 @@ from mmcore.backends.reference.project import (
 )
 from mmcore.backends.reference.project import ProjectionInputs as ProjectionInputs
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import autocast_dtype, precision_of
 
 
@@ -46,9 +47,15 @@ def reads(inputs: ProjectionInputs) -> tuple[str, ...]:
     return ("output", *statistics) if inputs.normalize else statistics
 
 
+def products(inputs: ProjectionInputs, wanted: ProjectionWanted) -> list[Product]:
+    """Rows by the weight; the norm's parameters have their gradients through the rows."""
+    needs_rows = wanted.x or wanted.norm_weight or wanted.norm_bias
+    return [Product(inputs.x.numel() * inputs.weight.shape[0], needs_rows, wanted.weight)]
+
+
 family = Family(
     "project", inputs=ProjectionInputs, results=Projected, upstream=ProjectionUpstream,
-    wanted=ProjectionWanted, fake=fake, reads=reads,
+    wanted=ProjectionWanted, fake=fake, reads=reads, products=products,
 )  # fmt: skip
 
 

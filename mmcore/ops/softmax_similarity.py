@@ -45,6 +45,7 @@ from mmcore.backends.inputs import (
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.bias_gradient import bias_gradient
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import with_operands
 
 
@@ -62,10 +63,16 @@ def reads(inputs: SimilarityInputs) -> tuple[str, ...]:
     return ("row_lse", "col_lse", *positives, "kept")
 
 
+def products(inputs: SimilarityInputs, wanted: SoftmaxWanted) -> list[Product]:
+    """The matrix of the logits."""
+    y = wanted.x if inputs.y is None else wanted.y
+    return [Product(inputs.x.numel() * inputs.keys.shape[0], wanted.x, y)]
+
+
 family = Family(
     "softmax_similarity", inputs=SimilarityInputs, results=SoftmaxStatistics,
     upstream=SoftmaxUpstream, wanted=SoftmaxWanted, fake=fake, reads=reads,
-    closed_forms={"bias": bias_gradient},
+    products=products, closed_forms={"bias": bias_gradient},
 )  # fmt: skip
 
 
