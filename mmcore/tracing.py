@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 
@@ -18,6 +18,14 @@ def constant_when_compiled(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def refuse_script(*module: object) -> NoReturn:
+    """What ``torch.jit.script`` calls first, where a module or a function has it."""
+    raise NotImplementedError(
+        "torch.jit.script cannot compile mmcore: record the call with torch.jit.trace, or export "
+        "the model with torch.export.export"
+    )
 
 
 def is_recomputed_by_checkpoint() -> bool:

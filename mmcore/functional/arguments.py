@@ -12,11 +12,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mmcore.functional.stand_ins import check_is_tensor
+
 
 def check_tensor(name: str, value: object) -> None:
     """`value` is a tensor of real floating-point numbers."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_is_tensor(name, value)
+    assert isinstance(value, Tensor)
     if not value.dtype.is_floating_point:
         raise TypeError(f"{name} must be of a floating-point dtype, got {_short(value.dtype)}")
 
@@ -112,7 +114,9 @@ def check_modalities(features: Mapping[str, Tensor]) -> None:
 def check_equal_rows(features: Mapping[str, Tensor]) -> None:
     """Every modality has as many rows as the others."""
     rows = {name: value.shape[0] for name, value in features.items()}
-    if len(set(rows.values())) > 1:
+    first = next(iter(rows.values()))
+    # torch.compile would compile anew for every number in a set.
+    if any(count != first for count in rows.values()):
         raise ValueError(f"features must have as many rows in every modality, got {rows}")
 
 
@@ -223,8 +227,8 @@ def check_scale(name: str, value: float | Tensor) -> None:
 
 def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> None:
     """`value` is an int64 vector with one number for each row of `of`, on the device of `x`."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_is_tensor(name, value)
+    assert isinstance(value, Tensor)
     if value.dtype != torch.int64:
         raise TypeError(f"{name} must have dtype int64, got {_short(value.dtype)}")
     if value.shape != (size,):

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmcore.tracing import refuse_script
+
 
 class WithOptions(nn.Module):
     """A function's options. It has no parameters and no buffers: checkpoints do not notice it.
@@ -17,6 +19,7 @@ class WithOptions(nn.Module):
     """
 
     objective: Callable[..., Any]
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, **options: Any) -> None:
         super().__init__()

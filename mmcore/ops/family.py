@@ -38,6 +38,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             tensor for each of the others.
         products: the matrix products of the plain formula, with the gradients that are wanted; by
             default none.
+        decomposes: whether exporters may put the reference's operators in place of the op.
         closed_forms: gradients of further inputs, which need no backend.
 
     A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
@@ -52,6 +53,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         reads: Callable[[Inputs], Collection[str]] | None = None,
         products: Callable[[Inputs, Wanted], Iterable[Product]] = lambda inputs, wanted: (),
         closed_forms: Mapping[str, ClosedForm[Inputs, Results, Upstream]] | None = None,
+        decomposes: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.fake, self.closed_forms = name, fake, dict(closed_forms or {})
         self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
@@ -64,7 +66,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         self.list_at = types.index("Tensor[]") if "Tensor[]" in types else None
         assert self.list_at is None or sum(kind.endswith("[]") for kind in types) == 1
         self._without_list = self._layout(0)
-        self._define()
+        self._define(decomposes)
         self._op = getattr(torch.ops.mmcore, name).default
         backward_op = getattr(torch.ops.mmcore, f"{name}_backward").default
         self._backward_op = once_differentiable(backward_op)
@@ -93,12 +95,13 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     # The ops
 
-    def _define(self) -> None:
+    def _define(self, decomposes: bool) -> None:
         kept = {"kept_size": "SymInt"} if self.keeps else {}
         arguments = {**self.input_types, **kept, "backend": "str"}
         define(
             self.name, schema(arguments, self.result_types),
             fake=self._fake_forward, run=self._run_forward, flops=self._forward_flops,
+            decomposes=decomposes,
         )  # fmt: skip
         upstream = {f"grad_{name}": kind for name, kind in self.upstream_types.items()}
         settings = {"wanted": "bool[]", "rounds": "bool", "backend": "str"}

@@ -65,6 +65,7 @@ define(
     fake=fake_forward,
     run=run_forward,
     flops=no_flops,
+    decomposes=True,
 )
 define(
     "l2_normalize_backward",

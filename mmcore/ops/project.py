@@ -56,6 +56,7 @@ def products(inputs: ProjectionInputs, wanted: ProjectionWanted) -> list[Product
 family = Family(
     "project", inputs=ProjectionInputs, results=Projected, upstream=ProjectionUpstream,
     wanted=ProjectionWanted, fake=fake, reads=reads, products=products,
+    decomposes=True,
 )  # fmt: skip
 
 
