@@ -15,7 +15,7 @@ from objective_cases import Call, every_case
 from torch import Tensor, nn
 
 import mmcore
-from mmcore import functional
+from mmcore import functional, metrics
 from mmcore.bench.catalogue import ROWS, Case
 
 NORMS = ("layer", "rms", None)
@@ -56,7 +56,8 @@ class Model(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         image, text = self.head(self.encoder(x)), self.normalize(self.encoder(y)[:, :8])
         loss = mmcore.functional.clip_loss(image, text, 5.0)
-        return loss + mmcore.functional.multimodal_loss({"image": image, "text": text}, 2.0)
+        gap = mmcore.metrics.modality_gap(image, text).float()
+        return loss + gap + mmcore.functional.multimodal_loss({"a": image, "b": text}, 2.0)
 
 
 # torch.export
@@ -98,15 +99,16 @@ def test_the_decomposition_has_no_op_of_ours(norm: str | None) -> None:
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_head_goes_through_aotinductor(tmp_path: Path) -> None:
+def test_a_model_goes_through_aotinductor(tmp_path: Path) -> None:
     """Catches an op that compiled code cannot call. It starts a C++ compiler."""
-    module, shapes = head(), ({0: torch.export.Dim("rows")},)
+    module, shapes = Model(), ({0: torch.export.Dim("rows")},) * 2
     with torch.no_grad():
-        program = torch.export.export(module, (rows(),), dynamic_shapes=shapes)
-        package = str(tmp_path / "head.pt2")
+        program = torch.export.export(module, (rows(), rows()), dynamic_shapes=shapes)
+        package = str(tmp_path / "model.pt2")
         torch._inductor.aoti_compile_and_package(program, package_path=package)
-        x = rows(9)
-        assert torch.equal(torch._inductor.aoti_load_package(package)(x), module(x))
+        x, y = rows(9), rows(9)
+        found = torch._inductor.aoti_load_package(package)(x, y)
+        torch.testing.assert_close(found, module(x, y))
 
 
 # ONNX
@@ -136,6 +138,23 @@ def test_onnx_has_standard_operators(module: nn.Module, dtype: torch.dtype) -> N
     x = rows(9).to(dtype)
     (found,) = ReferenceEvaluator(model).run(None, {model.graph.input[0].name: x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), module(x).detach())
+
+
+@ignore_deprecation
+@pytest.mark.parametrize(
+    "function", [lambda x: functional.clip_loss(x, x.flip(0), 2.0), mmcore.metrics.effective_rank]
+)
+def test_onnx_refuses_what_has_no_decomposition(function: Callable[[Tensor], Tensor]) -> None:
+    """Catches an exporter that writes an op which nothing can run."""
+
+    class Of(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return function(x)
+
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(torch.onnx.errors.OnnxExporterError):
+        torch.onnx.export(Of(), (rows(),), verbose=False)
 
 
 # TorchScript
@@ -175,6 +194,20 @@ def test_an_objective_is_recorded_or_refused(case: Case) -> None:
     torch.testing.assert_close(recorded(*module.leaves), module(*module.leaves))
 
 
+@ignore_deprecation
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_metrics_are_recorded() -> None:
+    """Catches a metric that reads a number on the host."""
+
+    def measured(x: Tensor, y: Tensor) -> Tensor:
+        several = (metrics.modality_gap, metrics.linear_cka, metrics.linear_separability)
+        return torch.stack([each(x, y) for each in several] + [metrics.effective_rank(x)])
+
+    x, y = rows(9), rows(9)
+    recorded = loaded_again(torch.jit.trace(measured, (x, y)))
+    torch.testing.assert_close(recorded(x + 1, y), measured(x + 1, y))
+
+
 def normalized(x: Tensor) -> Tensor:
     return functional.l2_normalize(x)
 
@@ -185,6 +218,7 @@ def normalized(x: Tensor) -> Tensor:
     [
         head(), mmcore.nn.L2Normalize(), mmcore.nn.ClipLoss(), mmcore.nn.SymileLoss(),
         nn.Sequential(nn.Linear(4, 16), head()), functional.clip_loss, normalized,
+        metrics.linear_cka,
     ],
 )  # fmt: skip
 def test_script_is_refused_with_the_way_out(what: Any) -> None:
@@ -204,7 +238,7 @@ def test_a_symbolic_trace_records_our_functions() -> None:
     assert torch.equal(traced(x, y), model(x, y))
     targets = {node.target for node in traced.graph.nodes if node.op == "call_function"}
     names = ("project", "l2_normalize", "clip_loss", "multimodal_loss")
-    assert {getattr(functional, name) for name in names} <= targets
+    assert {getattr(functional, name) for name in names} | {metrics.modality_gap} <= targets
 
 
 def test_a_symbolic_trace_of_a_loss_names_the_way_out() -> None:

@@ -91,6 +91,13 @@ def test_flops_are_those_of_the_gradients_that_are_wanted(
     assert found[0] == found[1]
 
 
+def test_flops_of_a_metric() -> None:
+    """Catches a metric whose products the counter does not see: three of (6, 9) by (9, 6)."""
+    with FlopCounterMode(display=False) as counter:
+        mmcore.metrics.linear_cka(torch.randn(9, 6), torch.randn(9, 6))
+    assert counter.get_total_flops() == 3 * 2 * 9 * 6 * 6
+
+
 def test_every_op_has_a_formula() -> None:
     """Catches an op that is registered apart from the others."""
     names = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("mmcore::")]
