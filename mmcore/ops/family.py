@@ -192,7 +192,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     def _inputs(self, values: Sequence[Any], layout: Layout) -> Inputs:
         """From the flat values."""
-        return self.inputs(*nested(values[: layout.input_count], layout.input_sizes))
+        inputs = values[: layout.input_count]
+        return self.inputs(
+            *(inputs if self.list_at is None else nested(inputs, layout.input_sizes))
+        )
 
     def _flat_call(self, *values: Any) -> tuple[Tensor, ...]:
         if self.list_at is None:
