@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
+import torch.fx
 from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.tracing import refuse_script
 
 __all__ = ["effective_rank", "linear_cka", "linear_separability", "modality_gap"]
 
@@ -247,3 +248,8 @@ def _centred_product(x: Tensor, y: Tensor, x_mean: Tensor, y_mean: Tensor) -> Te
     for left, right in zip(_pieces(x), _pieces(y), strict=True):
         total += (left.double() - x_mean).T @ (right.double() - y_mean)
     return total
+
+
+for _name in __all__:  # as in mmcore.functional
+    torch.fx.wrap(_name)
+    globals()[_name].__prepare_scriptable__ = refuse_script

@@ -1,9 +1,11 @@
-"""Functions that torch.compile does not trace: it calls them once, and their result is constant."""
+"""How torch runs the code: what it compiles, and what it will compute a second time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+import torch
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -16,3 +18,22 @@ def constant_when_compiled(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def refuse_script(*module: object) -> NoReturn:
+    """What ``torch.jit.script`` calls first, where a module or a function has it."""
+    raise NotImplementedError(
+        "torch.jit.script cannot compile mmcore: record the call with torch.jit.trace, or export "
+        "the model with torch.export.export"
+    )
+
+
+def is_recomputed_by_checkpoint() -> bool:
+    """Whether this forward, or the recomputation of it, is inside of torch.utils.checkpoint.
+
+    With ``use_reentrant=True`` the forward records no graph, and the answer is no.
+    """
+    if torch.compiler.is_compiling():
+        return False  # the choice between saving and computing again is the compiler's
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
+    return hooks is not None and hooks[0].__module__ == "torch.utils.checkpoint"

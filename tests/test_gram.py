@@ -124,5 +124,5 @@ def test_16_bit_rows_are_widened_a_slab_at_a_time() -> None:
         means = (slabs.column_mean(x), slabs.column_mean(y))
         inputs = slabs.GramInputs(x, y, *means, parts)
         sums = slabs.forward(inputs)
-        slabs.backward(inputs, slabs.Nothing(), sums, slabs.GramWanted(True, True), True)
+        slabs.backward(inputs, sums, sums, slabs.GramWanted(True, True), True)
     assert largest.size == 50 * WIDTH < x.numel()

@@ -17,6 +17,7 @@ from torch import Tensor
 from mmcore.backends import cpu, triton, workspace
 from mmcore.backends.cpu import kept_size as cpu_kept_size
 from mmcore.backends.triton import kept_size as triton_kept_size
+from mmcore.tracing import is_recomputed_by_checkpoint
 
 NAMES = ("auto", "reference", "cpu", "triton")
 COMPILED = {"cpu": cpu, "triton": triton}
@@ -46,6 +47,11 @@ def backend(name: str) -> Iterator[None]:
     The forward decides: a backward runs where its forward ran, inside the block or not. A
     ``backend=`` argument beats the block, the block beats the environment variable
     MMCORE_BACKEND, and that beats ``"auto"``.
+
+    What `torch.utils.checkpoint` computes again is a forward of its own, at the time of the
+    backward. To have it served by the same backend, put the backward into the block as well, or
+    enter the block inside of what is checkpointed: a block is a decorator too, as in
+    ``checkpoint(mmcore.backend("reference")(layer), x, use_reentrant=False)``.
 
     Args:
         name: ``"auto"`` takes the compiled kernels where they serve the tensors' device and dtype,
@@ -110,6 +116,8 @@ def has_file(name: str, family: str) -> bool:
 
 def kept_size(requested: str, family: str, inputs: tuple[object, ...]) -> int:
     """How many float32 numbers the backend that serves a call keeps for its backward."""
+    if is_recomputed_by_checkpoint():
+        return 0
     first = first_tensor(inputs)
     name = choose(requested, first)
     size = None if name == "reference" else getattr(KEPT_SIZES[name], family, None)

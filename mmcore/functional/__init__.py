@@ -1,5 +1,7 @@
 """What a call means: documentation, argument checks, and objectives composed from the ops."""
 
+import torch.fx
+
 from mmcore.functional.captioning import coca_loss, linear_cross_entropy_loss
 from mmcore.functional.consistency import cyclip_loss
 from mmcore.functional.contrastive import clip_loss, info_nce_loss
@@ -29,6 +31,7 @@ from mmcore.functional.supervised import mil_nce_loss, sup_con_loss, unicl_loss
 from mmcore.functional.symile import symile_loss
 from mmcore.functional.views import dcl_loss, nt_xent_loss
 from mmcore.functional.volume import gram_loss
+from mmcore.tracing import refuse_script
 
 __all__ = [
     "DistillClipLosses",
@@ -70,3 +73,9 @@ __all__ = [
     "vicreg_loss",
     "vse_loss",
 ]
+
+for _name in __all__:
+    if _name.islower():
+        # torch.fx.symbolic_trace records a call of mmcore.functional.<name>, and looks no further.
+        torch.fx.wrap(_name)
+        globals()[_name].__prepare_scriptable__ = refuse_script

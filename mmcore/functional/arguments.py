@@ -26,6 +26,7 @@ from mmcore.functional.options import check_flag as check_flag
 from mmcore.functional.options import check_fraction as check_fraction
 from mmcore.functional.options import check_not_negative as check_not_negative
 from mmcore.functional.options import check_positive as check_positive
+from mmcore.functional.stand_ins import check_is_tensor
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 # Dispatch modes of torch that record what is done to tensors instead of doing it.
@@ -59,8 +60,8 @@ def is_symbolic(value: Tensor) -> bool:
 
 def check_tensor(name: str, value: object) -> None:
     """`value` is a tensor of real floating-point numbers."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_is_tensor(name, value)
+    assert isinstance(value, Tensor)
     if not value.dtype.is_floating_point:
         cure = f": convert it, such as by {name}.float()" if value.dtype in INTEGERS else ""
         raise TypeError(
@@ -250,8 +251,8 @@ def check_indices(name: str, value: object, size: int, of: str, x: Tensor) -> Te
 
 def as_integers(name: str, value: object) -> Tensor:
     """`value`, a tensor of integers, as int64."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_is_tensor(name, value)
+    assert isinstance(value, Tensor)
     if value.dtype not in INTEGERS:
         raise TypeError(
             f"{name} must be of an integer dtype, such as int64, got {_short(value.dtype)}"

@@ -33,7 +33,8 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
             is not above 0.
 
     Memory:
-        The output and N numbers for the backward.
+        The output and N numbers for the backward. It reads the output, which must not be changed in
+        place before: put ``ReLU(inplace=False)`` behind it.
 
     Example:
         >>> import torch, mmcore
@@ -95,7 +96,9 @@ def project(
     Memory:
         The output, three numbers per row for the backward, and a packed copy of the weight while
         the kernel runs; the normalised `x` is never stored. The backward takes 4 MiB beside its
-        gradients and the packed weight, and computes only the gradients that are wanted.
+        gradients and the packed weight, and computes only the gradients that are wanted. Normalised
+        rows must not be changed in place before it; with ``normalize=False`` the graph does not
+        hold the output, and it may be.
 
     Example:
         >>> import torch, mmcore

@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from mmcore.functional.temperature import scale_of
+from mmcore.tracing import refuse_script
 
 
 class WithOptions(nn.Module):
@@ -20,6 +21,7 @@ class WithOptions(nn.Module):
     """
 
     objective: Callable[..., Any]
+    __prepare_scriptable__ = refuse_script
 
     def __new__(cls, *_: Any, **options: Any) -> Self:
         if "temperature" in options and "temperature" not in signature(cls.__init__).parameters:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmcore import functional
 from mmcore.functional.arguments import as_integer, check_positive
 from mmcore.functional.projection import NORMS
+from mmcore.tracing import refuse_script
 
 
 class L2Normalize(nn.Module):
@@ -23,6 +24,8 @@ class L2Normalize(nn.Module):
         >>> mmcore.nn.L2Normalize()(torch.tensor([[0.0, 2.0]]))
         tensor([[0., 1.]])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, eps: float = 1e-12) -> None:
         super().__init__()
@@ -58,6 +61,8 @@ class ProjectionHead(nn.Module):
         >>> head(torch.randn(4, 768)).shape
         torch.Size([4, 512])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

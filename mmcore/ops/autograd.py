@@ -55,10 +55,9 @@ def differentiable(
 
     def call(*inputs: Any) -> Any:
         if torch.compiler.is_compiling():
-            # torch.compile traces no Function whose gradient is not wanted, or with equal inputs.
-            return Call.apply(*_distinct(inputs)) if wants_gradient(*inputs) else forward(*inputs)
+            return _compiled(Call, forward, inputs)
         kind = Call if torch._C._are_functorch_transforms_active() else EagerCall
-        return kind.apply(*inputs)
+        return _recorded(forward, inputs) if torch._C._is_tracing() else kind.apply(*inputs)
 
     return call
 
@@ -96,6 +95,24 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
         return list(Gradients.apply(sizes, *flat(arguments)))
 
     return call
+
+
+def _compiled(
+    function: type[torch.autograd.Function], forward: Callable[..., Any], inputs: Sequence[Any]
+) -> Any:
+    """As ``torch.compile`` traces it: a Function only for a gradient, and of no equal inputs."""
+    return function.apply(*_distinct(inputs)) if wants_gradient(*inputs) else forward(*inputs)
+
+
+def _recorded(forward: Callable[..., Any], inputs: Sequence[Any]) -> Any:
+    """As ``torch.jit.trace`` can save it: the op, without a gradient, and no Function."""
+    lists = [value for value in inputs if isinstance(value, list)]
+    if any(isinstance(value, bool) for value in flat(lists)):
+        raise NotImplementedError(
+            "torch.jit.trace has no lists of bools, which mmcore::gram takes: export the model "
+            "with torch.export.export"
+        )
+    return _below_autograd(forward, inputs)
 
 
 def _below_autograd(op: Callable[..., Any], arguments: Sequence[Any]) -> Any:

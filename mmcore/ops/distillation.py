@@ -29,6 +29,7 @@ from mmcore.backends.reference.distillation import (
     DistillationWanted,
 )
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import as_multiplied, common_precision
 
 
@@ -38,9 +39,18 @@ def fake(inputs: DistillationInputs) -> DistillationStatistics:
     return DistillationStatistics._make([*statistics, x.new_empty((), dtype=torch.bool)])
 
 
+def products(inputs: DistillationInputs, wanted: DistillationWanted) -> list[Product]:
+    """The student's matrix and the teacher's."""
+    rows = inputs.x.shape[0]
+    return [
+        Product(inputs.x.numel() * rows, wanted.x, wanted.y),
+        Product(inputs.teacher_x.numel() * rows, False, False),
+    ]
+
+
 family = Family(
     "distillation", inputs=DistillationInputs, results=DistillationStatistics,
-    upstream=DistillationUpstream, wanted=DistillationWanted, fake=fake,
+    upstream=DistillationUpstream, wanted=DistillationWanted, fake=fake, products=products,
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from mmcore import backends
 from mmcore.backends.inputs import arithmetic_dtype
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
+from mmcore.ops.flops import Product, backward_flops, forward_flops
 from mmcore.ops.layout import Layout, flat, nested, sizes_of
 from mmcore.ops.schema import fields, schema
 
@@ -32,33 +33,40 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         upstream: the results that have gradients.
         wanted: the inputs that have gradients from the backward op.
         fake: shapes and dtypes of the results; takes the inputs, and ``kept_size`` if the op does.
-        reads: the results that the backward reads; by default all of them.
+        reads: names of the results that the backward reads for some inputs; by default all. Only
+            these are saved: the caller may change the others in place. The backward gets an empty
+            tensor for each of the others.
+        products: the matrix products of the plain formula, with the gradients that are wanted; by
+            default none.
+        decomposes: whether exporters may put the reference's operators in place of the op.
         closed_forms: gradients of further inputs, which need no backend.
 
     A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
-    results, and `backward`, which takes the inputs, the results that it reads, their gradients,
-    which gradients are wanted, and whether those are rounded to the dtypes of the inputs. It may
-    leave the rounding to the caller. A family may have a list of tensors among its inputs, and then
-    no other list.
+    results, and `backward`, which takes the inputs, the results, their gradients, which gradients
+    are wanted, and whether those are rounded to the dtypes of the inputs. It may leave the rounding
+    to the caller. A family may have a list of tensors among its inputs, and then no other list.
     """
 
     def __init__(
         self, name: str, *, inputs: type[Inputs], results: type[Results], upstream: type[Upstream],
-        wanted: type[Wanted], fake: Callable[..., Results], reads: type[Any] | None = None,
+        wanted: type[Wanted], fake: Callable[..., Results],
+        reads: Callable[[Inputs], Collection[str]] | None = None,
+        products: Callable[[Inputs, Wanted], Iterable[Product]] = lambda inputs, wanted: (),
         closed_forms: Mapping[str, ClosedForm[Inputs, Results, Upstream]] | None = None,
+        decomposes: bool = False,
     ) -> None:  # fmt: skip
         self.name, self.fake, self.closed_forms = name, fake, dict(closed_forms or {})
         self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
-        self.reads = results if reads is None else reads
         self.input_types, self.result_types = fields(inputs), fields(results)
-        self.read_types, self.wanted_types = fields(self.reads), fields(wanted)
-        self.upstream_types = fields(upstream)
+        self.upstream_types, self.wanted_types = fields(upstream), fields(wanted)
+        self.products = products
+        self.reads = reads or (lambda inputs: self.result_types)
         self.keeps = "kept" in self.result_types
         types = list(self.input_types.values())
         self.list_at = types.index("Tensor[]") if "Tensor[]" in types else None
         assert self.list_at is None or sum(kind.endswith("[]") for kind in types) == 1
         self._without_list = self._layout(0)
-        self._define()
+        self._define(decomposes)
         self._op = getattr(torch.ops.mmcore, name).default
         backward_op = getattr(torch.ops.mmcore, f"{name}_backward").default
         self._backward_op = once_differentiable(backward_op)
@@ -87,12 +95,13 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     # The ops
 
-    def _define(self) -> None:
+    def _define(self, decomposes: bool) -> None:
         kept = {"kept_size": "SymInt"} if self.keeps else {}
         arguments = {**self.input_types, **kept, "backend": "str"}
         define(
             self.name, schema(arguments, self.result_types),
-            fake=self._fake_forward, run=self._run_forward,
+            fake=self._fake_forward, run=self._run_forward, flops=self._forward_flops,
+            decomposes=decomposes,
         )  # fmt: skip
         upstream = {f"grad_{name}": kind for name, kind in self.upstream_types.items()}
         settings = {"wanted": "bool[]", "rounds": "bool", "backend": "str"}
@@ -100,10 +109,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             f"grad_{name}": "Tensor[]" if self.input_types[name] == "Tensor[]" else "Tensor"
             for name in self.wanted_types
         }
-        arguments = {**self.input_types, **self.read_types, **upstream, **settings}
+        arguments = {**self.input_types, **self.result_types, **upstream, **settings}
         define(
             f"{self.name}_backward", schema(arguments, gradients),
-            fake=self._fake_backward, run=self._run_backward,
+            fake=self._fake_backward, run=self._run_backward, flops=self._backward_flops,
         )  # fmt: skip
 
     def _run_forward(self, backend: str, *arguments: Any) -> Any:
@@ -148,15 +157,26 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         ]  # fmt: skip
         return _as_returned(nested(gradients, self._wanted_sizes(inputs)))
 
-    def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Any, Upstream, Wanted, bool]:
+    def _forward_flops(self, *arguments: Any, **output: Any) -> int:
+        inputs = self.inputs(*arguments[: len(self.input_types)])
+        sizes = self._wanted_sizes(inputs)
+        nothing = nested([False] * sum(size or 1 for size in sizes), sizes)
+        return forward_flops(self.products(inputs, self.wanted(*nothing)))
+
+    def _backward_flops(self, *arguments: Any, **output: Any) -> int:
+        inputs, _, _, wanted, _ = self._parts(arguments[:-1])
+        return backward_flops(self.products(inputs, wanted))
+
+    def _parts(self, arguments: Sequence[Any]) -> tuple[Inputs, Results, Upstream, Wanted, bool]:
         """The arguments of the backward op as the tuples of the contract; the backend is left."""
         *values, flat_wanted, rounds = arguments
-        begin, end = len(self.input_types), len(self.input_types) + len(self.read_types)
+        begin, end = len(self.input_types), len(self.input_types) + len(self.result_types)
         inputs = self.inputs(*values[:begin])
         if self.list_at is not None:
             flat_wanted = nested(flat_wanted, self._wanted_sizes(inputs))
         wanted = self.wanted(*flat_wanted)
-        return inputs, self.reads(*values[begin:end]), self.upstream(*values[end:]), wanted, rounds
+        results, upstream = self.results(*values[begin:end]), self.upstream(*values[end:])
+        return inputs, results, upstream, wanted, rounds
 
     def _wanted_sizes(self, inputs: Inputs) -> list[int | None]:
         count = 0 if self.list_at is None else len(inputs[self.list_at])
@@ -167,8 +187,15 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
     def _layout(self, count: int) -> Layout:
         return Layout(
             self.input_types, self.result_types, wanted=tuple(self.wanted_types),
-            upstream=tuple(self.upstream_types), reads=tuple(self.read_types), count=count,
+            upstream=tuple(self.upstream_types), count=count,
         )  # fmt: skip
+
+    def _inputs(self, values: Sequence[Any], layout: Layout) -> Inputs:
+        """From the flat values."""
+        inputs = values[: layout.input_count]
+        return self.inputs(
+            *(inputs if self.list_at is None else nested(inputs, layout.input_sizes))
+        )
 
     def _flat_call(self, *values: Any) -> tuple[Tensor, ...]:
         if self.list_at is None:
@@ -176,7 +203,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             return (found,) if isinstance(found, Tensor) else found
         *flat_values, count = values
         layout = self._layout(count)
-        inputs = nested(flat_values[: layout.input_count], layout.input_sizes)
+        inputs = self._inputs(flat_values, layout)
         return tuple(flat(self._op(*inputs, *flat_values[layout.input_count :])))
 
     def _save(self, ctx: Any, values: Sequence[Any], output: tuple[Tensor, ...]) -> None:
@@ -186,22 +213,17 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             layout = self._layout(count)
         ctx.layout, ctx.backend = layout, values[-1]
         ctx.settings = [values[i] for i in layout.settings]
+        ctx.reads = tuple(self.reads(self._inputs(values, layout)))
         ctx.mark_non_differentiable(*[output[i] for i in layout.non_differentiable])
         if self.keeps:
             ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
-        ctx.save_for_backward(
-            *[values[i] for i in layout.tensors], *[output[i] for i in layout.reads]
-        )
+        read = [output[i] for name in ctx.reads for i in layout.results[name]]
+        ctx.save_for_backward(*[values[i] for i in layout.tensors], *read)
 
     def _backward(self, ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         layout: Layout = ctx.layout
         values, results = self._saved(ctx, layout)
-        upstream: list[Any] = []
-        for i, shape in zip(layout.upstream, layout.shapes, strict=True):
-            gradient = gradients[i]
-            if gradient is None and shape is not None:
-                gradient = torch.zeros_like(results[shape])
-            upstream.append(gradient)
+        upstream = self._upstream(values, [gradients[i] for i in layout.upstream])
         needed = ctx.needs_input_grad
         wanted = [needed[i] for i in layout.wanted]
         found: list[Tensor | None] = [None] * len(needed)
@@ -225,10 +247,23 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             values[i] = tensor
         for i, setting in zip(layout.settings, ctx.settings, strict=True):
             values[i] = setting
-        results = list(saved[len(layout.tensors) :])
+        results: list[Any] = [saved[0].new_empty(0)] * layout.result_count
+        read = [i for name in ctx.reads for i in layout.results[name]]
+        for i, tensor in zip(read, saved[len(layout.tensors) :], strict=True):
+            results[i] = tensor
         if self.list_at is None:
             return values, results
-        return nested(values, layout.input_sizes), nested(results, layout.read_sizes)
+        return nested(values, layout.input_sizes), nested(results, layout.result_sizes)
+
+    def _upstream(self, values: Sequence[Any], gradients: list[Tensor | None]) -> list[Any]:
+        """The gradients of results; zeros for those that autograd does not have."""
+        if all(gradient is not None for gradient in gradients):
+            return gradients
+        likes = self.fake(self.inputs(*values), *((0,) if self.keeps else ()))
+        return [
+            torch.zeros_like(getattr(likes, name)) if gradient is None else gradient
+            for name, gradient in zip(self.upstream_types, gradients, strict=True)
+        ]
 
 
 def _as_returned(values: Sequence[Any]) -> Any:

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from mmcore.backends import implementation, selected
 from mmcore.backends.inputs import arithmetic_dtype
-from mmcore.backends.reference.gram import GramInputs, GramSums, GramWanted, Nothing
+from mmcore.backends.reference.gram import GramInputs, GramSums, GramWanted
 from mmcore.ops.autograd import differentiable
 from mmcore.ops.define import define
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product, no_flops
 
 
 def fake(inputs: GramInputs) -> GramSums:
@@ -47,9 +48,21 @@ def fake(inputs: GramInputs) -> GramSums:
     )
 
 
+def products(inputs: GramInputs, wanted: GramWanted) -> list[Product]:
+    """Each Gram matrix that is wanted; diagonals are no products."""
+    (rows, width), y = inputs.x.shape, wanted.x if inputs.y is None else wanted.y
+    other = width if inputs.y is None else inputs.y.shape[1]
+    found = (
+        Product(rows * width * width, wanted.x, wanted.x),
+        Product(rows * width * other, wanted.x, y),
+        Product(rows * other * other, y, y),
+    )
+    return [product for product, is_wanted in zip(found, inputs.parts, strict=False) if is_wanted]
+
+
 family = Family(
     "gram", inputs=GramInputs, results=GramSums, upstream=GramSums, wanted=GramWanted, fake=fake,
-    reads=Nothing,
+    reads=lambda inputs: (), products=products,
 )  # fmt: skip
 
 
@@ -67,7 +80,10 @@ def save_no_mean(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
     ctx.mark_non_differentiable(output)
 
 
-define("column_mean", "(Tensor x, str backend) -> Tensor", fake=fake_mean, run=run_mean)
+define(
+    "column_mean", "(Tensor x, str backend) -> Tensor", fake=fake_mean, run=run_mean,
+    flops=no_flops,
+)  # fmt: skip
 
 _mean = differentiable(
     torch.ops.mmcore.column_mean.default, save=save_no_mean, backward=lambda *_: (None, None)

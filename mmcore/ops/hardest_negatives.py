@@ -22,6 +22,7 @@ from mmcore.backends.reference.hardest_negatives import (
 )
 from mmcore.backends.reference.hardest_negatives import NegativesInputs as NegativesInputs
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import as_multiplied, precision_of
 
 
@@ -32,9 +33,15 @@ def fake(inputs: NegativesInputs) -> HardestNegatives:
     return HardestNegatives(*products, *indices)
 
 
+def products(inputs: NegativesInputs, wanted: NegativesWanted) -> list[Product]:
+    """The matrix that is searched. Its gradient goes to the rows that were found: no product."""
+    return [Product(inputs.x.numel() * inputs.y.shape[0], False, False)]
+
+
 family = Family(
     "hardest_negatives", inputs=NegativesInputs, results=HardestNegatives,
     upstream=NegativesUpstream, wanted=NegativesWanted, fake=fake,
+    reads=lambda inputs: ("row_index", "col_index"), products=products,
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from mmcore.backends.families import Normalized
 from mmcore.backends.inputs import arithmetic_dtype
 from mmcore.ops.autograd import differentiable, once_differentiable
 from mmcore.ops.define import define
+from mmcore.ops.flops import no_flops
 
 
 def run_forward(backend: str, x: Tensor, eps: float) -> Normalized:
@@ -63,12 +64,15 @@ define(
     "(Tensor x, float eps, str backend) -> (Tensor y, Tensor inverse_norm)",
     fake=fake_forward,
     run=run_forward,
+    flops=no_flops,
+    decomposes=True,
 )
 define(
     "l2_normalize_backward",
     "(Tensor y, Tensor inverse_norm, Tensor grad_y, float eps, str backend) -> Tensor grad_x",
     fake=fake_backward,
     run=run_backward,
+    flops=no_flops,
 )
 
 _backward_op = once_differentiable(torch.ops.mmcore.l2_normalize_backward.default)

@@ -37,7 +37,7 @@ class Layout:
 
     def __init__(
         self, inputs: Mapping[str, str], results: Mapping[str, str], *, wanted: Sequence[str],
-        upstream: Sequence[str], reads: Sequence[str], count: int,
+        upstream: Sequence[str], count: int,
     ) -> None:  # fmt: skip
         self.input_sizes, self.result_sizes = sizes_of(inputs, count), sizes_of(results, count)
         at, size = _positions(self.input_sizes, inputs)
@@ -47,14 +47,10 @@ class Layout:
             i for name, kind in inputs.items() if kind not in TENSORS for i in at[name]
         ]
         self.wanted = [i for name in wanted for i in at[name]]
-        at, _ = _positions(self.result_sizes, results)
+        at, self.result_count = _positions(self.result_sizes, results)
+        self.results = at
         self.upstream = [i for name in upstream for i in at[name]]
         self.non_differentiable = [i for name in results if name not in upstream for i in at[name]]
-        self.reads = [i for name in reads for i in at[name]]
-        self.read_sizes = sizes_of({name: results[name] for name in reads}, count)
-        read_names = list(reads)
-        # Which of the results that are read has the shape of each upstream gradient.
-        self.shapes = [read_names.index(name) if name in reads else None for name in upstream]
 
 
 def _positions(

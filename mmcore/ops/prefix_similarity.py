@@ -26,6 +26,7 @@ from mmcore.backends.reference.prefix_similarity import (
 )
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import as_multiplied, precision_of
 
 
@@ -41,9 +42,15 @@ def fake(inputs: PrefixInputs, kept_size: int) -> PrefixStatistics:
     )
 
 
+def products(inputs: PrefixInputs, wanted: PrefixWanted) -> list[Product]:
+    """The matrix of each prefix."""
+    pairs = inputs.x.shape[0] * inputs.y.shape[0]
+    return [Product(pairs * width, wanted.x, wanted.y) for width in inputs.ends]
+
+
 family = Family(
     "prefix_similarity", inputs=PrefixInputs, results=PrefixStatistics, upstream=PrefixUpstream,
-    wanted=PrefixWanted, fake=fake,
+    wanted=PrefixWanted, fake=fake, products=products,
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from mmcore.backends.reference.product_similarity import (
 )
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import as_multiplied, autocast_dtype, precision_of
 
 
@@ -39,9 +40,16 @@ def fake(inputs: ProductInputs, kept_size: int) -> ProductStatistics:
     return ProductStatistics(row_lse, torch.empty_like(row_lse), kept)
 
 
+def products(inputs: ProductInputs, wanted: ProductWanted) -> list[Product]:
+    """Each modality's matrix, against the product of the others."""
+    flags, size = wanted.features, inputs.features[0].numel() * inputs.features[0].shape[0]
+    return [Product(size, flag, any([*flags[:m], *flags[m + 1 :]])) for m, flag in enumerate(flags)]
+
+
 family = Family(
     "product_similarity", inputs=ProductInputs, results=ProductStatistics,
     upstream=ProductUpstream, wanted=ProductWanted, fake=fake,
+    reads=lambda inputs: ("row_lse", "row_pos", "kept"), products=products,
 )  # fmt: skip
 
 

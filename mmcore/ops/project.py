@@ -26,6 +26,7 @@ from mmcore.backends.reference.project import (
 )
 from mmcore.backends.reference.project import ProjectionInputs as ProjectionInputs
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import autocast_dtype, precision_of
 
 
@@ -40,9 +41,22 @@ def fake(inputs: ProjectionInputs) -> Projected:
     )
 
 
+def reads(inputs: ProjectionInputs) -> tuple[str, ...]:
+    """Rows of unit length have a gradient by themselves; others by what was multiplied."""
+    statistics = ("mean", "inverse_std", "inverse_norm")
+    return ("output", *statistics) if inputs.normalize else statistics
+
+
+def products(inputs: ProjectionInputs, wanted: ProjectionWanted) -> list[Product]:
+    """Rows by the weight; the norm's parameters have their gradients through the rows."""
+    needs_rows = wanted.x or wanted.norm_weight or wanted.norm_bias
+    return [Product(inputs.x.numel() * inputs.weight.shape[0], needs_rows, wanted.weight)]
+
+
 family = Family(
     "project", inputs=ProjectionInputs, results=Projected, upstream=ProjectionUpstream,
-    wanted=ProjectionWanted, fake=fake,
+    wanted=ProjectionWanted, fake=fake, reads=reads, products=products,
+    decomposes=True,
 )  # fmt: skip
 
 

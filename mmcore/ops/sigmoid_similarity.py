@@ -30,6 +30,7 @@ from mmcore.backends import kept_size, selected
 from mmcore.backends.inputs import SigmoidSums, SigmoidUpstream, SigmoidWanted, SimilarityInputs
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import with_operands
 
 
@@ -41,9 +42,16 @@ def fake(inputs: SimilarityInputs, kept_size: int) -> SigmoidSums:
     return SigmoidSums(total, positive, kept, sums)
 
 
+def products(inputs: SimilarityInputs, wanted: SigmoidWanted) -> list[Product]:
+    """The matrix of the logits."""
+    y = wanted.x if inputs.y is None else wanted.y
+    return [Product(inputs.x.numel() * inputs.keys.shape[0], wanted.x, y)]
+
+
 family = Family(
     "sigmoid_similarity", inputs=SimilarityInputs, results=SigmoidSums, upstream=SigmoidUpstream,
-    wanted=SigmoidWanted, fake=fake,
+    wanted=SigmoidWanted, fake=fake, reads=lambda inputs: ("kept", "kept_sums"),
+    products=products,
 )  # fmt: skip
 
 

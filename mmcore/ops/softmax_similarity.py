@@ -45,6 +45,7 @@ from mmcore.backends.inputs import (
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.bias_gradient import bias_gradient
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 from mmcore.ops.precision import with_operands
 
 
@@ -56,10 +57,24 @@ def fake(inputs: SimilarityInputs, kept_size: int) -> SoftmaxStatistics:
     return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos, kept)
 
 
+def reads(inputs: SimilarityInputs) -> tuple[str, ...]:
+    """Gradients depend on logits of targets and on log-sum-exps, not on other sums."""
+    positives: tuple[str, ...] = () if inputs.target is None else ("row_pos",)
+    if inputs.positives == "log_sum_exp":
+        positives = ("row_pos", "col_pos")
+    return ("row_lse", "col_lse", *positives, "kept")
+
+
+def products(inputs: SimilarityInputs, wanted: SoftmaxWanted) -> list[Product]:
+    """The matrix of the logits."""
+    y = wanted.x if inputs.y is None else wanted.y
+    return [Product(inputs.x.numel() * inputs.keys.shape[0], wanted.x, y)]
+
+
 family = Family(
     "softmax_similarity", inputs=SimilarityInputs, results=SoftmaxStatistics,
-    upstream=SoftmaxUpstream, wanted=SoftmaxWanted, fake=fake,
-    closed_forms={"bias": bias_gradient},
+    upstream=SoftmaxUpstream, wanted=SoftmaxWanted, fake=fake, reads=reads,
+    products=products, closed_forms={"bias": bias_gradient},
 )  # fmt: skip
 
 

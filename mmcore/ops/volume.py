@@ -31,6 +31,7 @@ from mmcore.backends import selected
 from mmcore.backends.reference.volume import VolumeInputs as VolumeInputs
 from mmcore.backends.reference.volume import VolumeStatistics, VolumeWanted
 from mmcore.ops.family import Family
+from mmcore.ops.flops import Product
 
 
 def fake(inputs: VolumeInputs) -> VolumeStatistics:
@@ -41,9 +42,16 @@ def fake(inputs: VolumeInputs) -> VolumeStatistics:
     return VolumeStatistics(row_lse, col_lse, own, row_lse.new_empty(()))
 
 
+def products(inputs: VolumeInputs, wanted: VolumeWanted) -> list[Product]:
+    """The anchor's rows by those of each other modality."""
+    size = inputs.anchor.numel() * inputs.anchor.shape[0]
+    return [Product(size, wanted.anchor, other) for other in wanted.others]
+
+
 family = Family(
     "volume", inputs=VolumeInputs, results=VolumeStatistics, upstream=VolumeStatistics,
-    wanted=VolumeWanted, fake=fake,
+    wanted=VolumeWanted, fake=fake, reads=lambda inputs: ("row_lse", "col_lse"),
+    products=products,
 )  # fmt: skip
 
 

@@ -48,10 +48,6 @@ class GramWanted(NamedTuple):
     y: bool
 
 
-class Nothing(NamedTuple):
-    """The backward reads none of the sums."""
-
-
 def column_mean(x: Tensor) -> Tensor:
     total = x.new_zeros(x.shape[1], dtype=torch.float64)
     for rows in _slabs(x, x.shape[1]):
@@ -83,7 +79,7 @@ def forward(inputs: GramInputs) -> GramSums:
 
 
 def backward(
-    inputs: GramInputs, nothing: Nothing, upstream: GramSums, wanted: GramWanted, rounds: bool
+    inputs: GramInputs, sums: GramSums, upstream: GramSums, wanted: GramWanted, rounds: bool
 ) -> Gradients:
     x, y = inputs.x, inputs.x if inputs.y is None else inputs.y
     has_xx, has_xy, has_yy, has_diagonals = inputs.parts
