@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 START = time.monotonic()
 RESULTS = Path(__file__).resolve().parent / "results"
-DISTRIBUTIONS = (
+PACKAGES = (
     "torch",
     "triton",
     "mmcore",
@@ -136,7 +136,6 @@ def run_steps(session: "Session", steps: "list[Step]") -> None:
 
 def new_session(arguments: argparse.Namespace) -> "Session":
     """Device, recorder and limits of this run."""
-    import mmcore
     from gpu_device import Gpu, Interpreter
     from gpu_session import Rounds, Session
     from machine import provenance, versions
@@ -149,9 +148,7 @@ def new_session(arguments: argparse.Namespace) -> "Session":
     path = arguments.results
     if path is None and not arguments.smoke:
         path = RESULTS / f"{device.slug()}.jsonl"
-    # A bare checkout is no installed distribution, yet has its version.
-    found = {**versions(DISTRIBUTIONS), "mmcore": mmcore.__version__}
-    of_run = {**provenance(), **device.description(), "versions": found}
+    of_run = {**provenance(), **device.description(), "versions": versions(PACKAGES)}
     deadline = START + arguments.budget
     without = tuple(arguments.without)
     return Session(device, Recorder(path, of_run), rounds, deadline, without)

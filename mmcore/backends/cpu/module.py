@@ -47,7 +47,10 @@ if _C is not None and os.environ.get("MMCORE_CPU_ISA"):
 def obstacle(x: Tensor) -> str | None:
     """Why the CPU kernels cannot serve `x`; None where they can."""
     if missing_module is not None:
-        return f"the compiled module mmcore._C could not be imported ({missing_module})"
+        return (
+            f"the compiled module mmcore._C could not be imported ({missing_module}); "
+            "`python -m mmcore` says how to get it"
+        )
     if x.device.type != "cpu":
         return f"the tensors are on {x.device.type}, and only the CPU has compiled kernels"
     if x.dtype not in DTYPES:

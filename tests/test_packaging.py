@@ -1,0 +1,113 @@
+"""What is built from this tree: the source distribution, the wheel with and without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+
+import mmcore
+
+pytest.importorskip("scikit_build_core")
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ("CMakeLists.txt", "LICENSE", "README.md", "pyproject.toml", "csrc", "mmcore")
+Build = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what a distribution is built from, which a build may write into."""
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    for name in (*SOURCES, ".gitignore"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    return folder
+
+
+def build(tree: Path, hook: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Calls a hook of the build backend as pip does; the result goes to tree/dist."""
+    code = f"from scikit_build_core.build import {hook}; {hook}('dist')"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tree,
+        env=os.environ
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def wheel_names(tree: Path) -> list[str]:
+    (wheel,) = (tree / "dist").glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_a_source_distribution_holds_no_object_files(tree: Path) -> None:
+    """Catches a pattern of included files that also matches the build folder of a local build."""
+    objects = tree / "build" / "cp311" / "CMakeFiles" / "_C.dir" / "csrc" / "cpu"
+    objects.mkdir(parents=True)
+    (objects / "dispatch.cpp.o").write_text("object")
+    (objects.parents[3] / "CMakeLists.txt").write_text("generated")
+    done = build(tree, "build_sdist")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert not {name for name in names if name.startswith("build") or name.endswith((".o", ".so"))}
+    wanted = {
+        str(path.relative_to(tree))
+        for name in SOURCES
+        for path in (tree / name, *(tree / name).rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert wanted <= names
+
+
+def test_the_distribution_has_a_name_of_its_own_and_the_version_of_the_package(tree: Path) -> None:
+    """Catches a distribution named as another project of PyPI, and a version kept in two places."""
+    done = build(tree, "build_sdist")
+    assert done.returncode == 0, done.stderr
+    (archive,) = (tree / "dist").glob("*.tar.gz")
+    folder = f"mmcore_kernels-{mmcore.__version__}"
+    assert archive.name == f"{folder}.tar.gz"
+    with tarfile.open(archive) as file:
+        information = file.extractfile(f"{folder}/PKG-INFO")
+        assert information is not None
+        headers = HeaderParser().parsestr(information.read().decode())
+    assert (headers["Name"], headers["Version"]) == ("mmcore-kernels", mmcore.__version__)
+
+
+def test_without_a_compiler_the_reference_alone_is_installed(tree: Path) -> None:
+    """Catches an installation that fails where there is no C++ compiler."""
+    pytest.importorskip("pybind11")
+    done = build(tree, "build_wheel", CXX="/nonexistent")
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = wheel_names(tree)
+    assert "mmcore/backends/reference/softmax_similarity.py" in names
+    assert not [name for name in names if name.endswith(".so")]
+    assert "no C++ compiler: mmcore is" in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_a_build_that_fails_with_a_compiler_is_an_error(tree: Path) -> None:
+    """Catches a fault of the build that leaves the user with the slow reference unawares."""
+    pytest.importorskip("pybind11")
+    build(tree, "build_wheel", CXX="/nonexistent")  # a compiler that comes later is found
+    shutil.rmtree(tree / "dist")
+    (tree / "csrc" / "bindings" / "module.cpp").unlink()
+    done = build(tree, "build_wheel")
+    assert done.returncode != 0
+    assert "module.cpp" in done.stdout + done.stderr
+    assert not list(tree.glob("dist/*.whl"))
