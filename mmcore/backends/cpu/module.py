@@ -10,7 +10,7 @@ from torch import Tensor
 from mmcore.tracing import constant_when_compiled
 
 try:
-    from mmcore import _C
+    import mmcore._C as _C  # its error names the module, where `from mmcore` guesses at circles
 
     missing_module: str | None = None
 except ImportError as error:
