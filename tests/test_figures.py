@@ -18,6 +18,8 @@ pytest.importorskip("matplotlib")
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.jsonl"))
+if not RESULTS:
+    pytest.skip("a source distribution has no results", allow_module_level=True)
 TIME = "time_ms_p50"
 Modules = dict[str, ModuleType]
 Lines = list[dict[str, Any]]
@@ -90,14 +92,17 @@ def test_the_claim_of_speed(benchmarks: Modules, lines: Lines) -> None:
     advantages = [row.advantage(TIME) for row in rows]
     assert f"{min(advantages):.1f} to {max(advantages):.1f} times as long" in README
     assert len({row.place() for row in rows}) == 4
-    assert "over four\n  processors" in README
+    assert "on four processors" in README
     small = [row for row in of_clip(benchmarks, lines, 128) if row.dtype == "float32"]
     assert f"({min(row.advantage(TIME) for row in small):.2f}×)" in README
 
 
 def test_the_limit_of_speed_on_a_gpu(benchmarks: Modules, lines: Lines) -> None:
     """Catches figures of the H100 that are not in its results."""
-    for size, text in ((32768, "{:.1f} ms (torch.compile {:.1f})"), (4096, "{:.1f} ({:.1f})")):
+    for size, text in (
+        (32768, "{:.1f} ms (torch.compile {:.1f})"),
+        (4096, "{:.1f} ms (torch.compile {:.1f})"),
+    ):
         (row,) = of_clip(benchmarks, lines, size, device="gpu")
         figures = (row.figure(name, TIME) for name in ("mmcore-triton", "torch-compile"))
         assert text.format(*figures) in README
@@ -111,9 +116,9 @@ def test_the_claim_of_memory(benchmarks: Modules, lines: Lines) -> None:
     default, lean = (full.figure(name, "peak_mib") for name in ("mmcore-cpu", "mmcore-cpu-lean"))
     assert f"need {default:.0f} MiB above features and gradients, or {lean:.0f} MiB" in README
     rival = full.figure("torch-linear-cross-entropy", "peak_mib")
-    assert f"avoids the logits too, with {rival:.0f} MiB" in README
+    assert f"stores no logits either, with {rival:.0f} MiB" in README
     sums = bfloat16.figure("mmcore-cpu", "accumulator_mib")
-    assert f"sums in float32 add {sums:.0f} MiB" in README
+    assert f"bfloat16 features need {sums:.0f} MiB" in README
     assert f"their logits is {4 * 65536**2 / 1e9:.0f} GB" in README
 
 

@@ -66,7 +66,7 @@ def test_every_case_runs_in_the_interpreter(tmp_path: Path) -> None:
         "print(len(results.latest_rows(lines, 'time', 'clip')), "
         "len(results.latest_rows(lines, 'time', 'clip', 'interpreter')) > 0)"
     )
-    assert run(sys.executable, "-c", check).stdout.split() == ["0", "True"]  # the README's tables
+    assert run(sys.executable, "-c", check).stdout.split() == ["0", "True"]  # the pages' tables
 
 
 @without_gpu

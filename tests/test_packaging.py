@@ -35,9 +35,11 @@ def tree(tmp_path: Path) -> Path:
     return folder
 
 
-def build(tree: Path, hook: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def build(
+    tree: Path, hook: str, settings: dict[str, str] | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Calls a hook of the build backend as pip does; the result goes to tree/dist."""
-    code = f"from scikit_build_core.build import {hook}; {hook}('dist')"
+    code = f"from scikit_build_core.build import {hook}; {hook}('dist', {settings})"
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=tree,
@@ -114,6 +116,14 @@ def test_without_a_compiler_the_reference_alone_is_installed(tree: Path) -> None
     assert "the compiled module mmcore._C is missing (No module named 'mmcore._C')" in line
     code = "import mmcore, torch; print(mmcore.nn.ClipLoss()(torch.eye(2), torch.eye(2), 1.0))"
     assert run_installed(tree / "installed", "-c", code) == "tensor(0.3133)\n"
+
+
+def test_the_reference_alone_can_be_asked_for(tree: Path) -> None:
+    """Catches a wheel that is tied to a platform although it holds no compiled module."""
+    done = build(tree, "build_wheel", {"wheel.cmake": "false"}, CXX="/nonexistent")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = (tree / "dist").glob("*.whl")
+    assert wheel.name == f"mmcore_kernels-{mmcore.__version__}-py3-none-any.whl"
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
