@@ -7,6 +7,7 @@ line, to benchmarks/results/<gpu>.jsonl.
 import argparse
 import gc
 import os
+import signal
 import sys
 import time
 import warnings
@@ -82,6 +83,7 @@ def main() -> int:
     if arguments.list:
         from gpu_steps import steps
 
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
         print("\n".join(step.title for step in steps()))
         return 0
     reason = obstacle(arguments.smoke)

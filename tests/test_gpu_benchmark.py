@@ -92,6 +92,17 @@ def test_its_steps_have_titles_to_choose_by() -> None:
     assert titles[0].startswith("time clip rows 32,768 width 512")
 
 
+def test_its_list_may_be_cut_short() -> None:
+    """Catches a BrokenPipeError behind `| head -3`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "benchmarks/gpu.py", "--list"]
+    options = {"cwd": REPOSITORY, "stdout": writing, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.run(command, check=False, **options)
+    os.close(writing)
+    assert done.stderr == ""
+
+
 def test_the_commit_is_that_of_the_environment_where_git_has_none(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'benchmarks'); import machine; from pathlib import Path; "

@@ -118,6 +118,14 @@ def test_without_a_compiler_the_reference_alone_is_installed(tree: Path) -> None
     assert run_installed(tree / "installed", "-c", code) == "tensor(0.3133)\n"
 
 
+def test_an_editable_installation_needs_a_compiler(tree: Path) -> None:
+    """Catches a developer's build that silently tests the reference alone."""
+    pytest.importorskip("pybind11")
+    done = build(tree, "build_editable", CXX="/nonexistent")
+    assert done.returncode != 0
+    assert not list(tree.glob("dist/*.whl"))
+
+
 def test_the_reference_alone_can_be_asked_for(tree: Path) -> None:
     """Catches a wheel that is tied to a platform although it holds no compiled module."""
     done = build(tree, "build_wheel", {"wheel.cmake": "false"}, CXX="/nonexistent")
