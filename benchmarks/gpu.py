@@ -7,6 +7,7 @@ line, to benchmarks/results/<gpu>.jsonl.
 import argparse
 import gc
 import os
+import signal
 import sys
 import time
 import warnings
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 START = time.monotonic()
 RESULTS = Path(__file__).resolve().parent / "results"
-DISTRIBUTIONS = (
+PACKAGES = (
     "torch",
     "triton",
     "mmcore",
@@ -82,6 +83,7 @@ def main() -> int:
     if arguments.list:
         from gpu_steps import steps
 
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly behind `| head`
         print("\n".join(step.title for step in steps()))
         return 0
     reason = obstacle(arguments.smoke)
@@ -136,7 +138,6 @@ def run_steps(session: "Session", steps: "list[Step]") -> None:
 
 def new_session(arguments: argparse.Namespace) -> "Session":
     """Device, recorder and limits of this run."""
-    import mmcore
     from gpu_device import Gpu, Interpreter
     from gpu_session import Rounds, Session
     from machine import provenance, versions
@@ -149,9 +150,7 @@ def new_session(arguments: argparse.Namespace) -> "Session":
     path = arguments.results
     if path is None and not arguments.smoke:
         path = RESULTS / f"{device.slug()}.jsonl"
-    # A bare checkout is no installed distribution, yet has its version.
-    found = {**versions(DISTRIBUTIONS), "mmcore": mmcore.__version__}
-    of_run = {**provenance(), **device.description(), "versions": found}
+    of_run = {**provenance(), **device.description(), "versions": versions(PACKAGES)}
     deadline = START + arguments.budget
     without = tuple(arguments.without)
     return Session(device, Recorder(path, of_run), rounds, deadline, without)

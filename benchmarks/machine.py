@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+import mmcore
+
 REPOSITORY = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = (
+PACKAGES = (
     "torch",
     "mmcore",
     "open_clip_torch",
@@ -100,15 +102,20 @@ def git(*arguments: str) -> str | None:
         return None
 
 
-def versions(distributions: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of python, mmcore and the rivals; what is not installed is left out."""
     found = {"python": platform.python_version()}
-    for name in distributions:
+    for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            found[name] = version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def version(package: str) -> str:
+    """mmcore's own, which a bare checkout has too; else that of the installed distribution."""
+    return mmcore.__version__ if package == "mmcore" else importlib.metadata.version(package)
 
 
 def provenance() -> dict[str, object]:

@@ -117,6 +117,12 @@ def provenance_note(rows: Sequence[Row]) -> str:
     )
 
 
+def machine_heading(rows: Sequence[Row]) -> str:
+    """Whose figures follow: the processor and the cores that were used of it."""
+    line = next(iter(rows[0].lines.values()))
+    return f"**{line['processor']}, {line['cores']} cores, {line['instruction_set'].upper()}**"
+
+
 def peak_note(lines: Sequence[Line]) -> str:
     """The machine's peak of every dtype that stands under one."""
     peaks: dict[str, list[float]] = {}

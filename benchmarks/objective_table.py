@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from notes import provenance_note, rounds_note, verdict
+from notes import machine_heading, provenance_note, rounds_note, verdict
 from results import OURS, Row
 from tables import HEADINGS, advantage_text, join, markdown_table, time_text
 
@@ -24,9 +24,9 @@ def objectives_block(rows: Sequence[Row]) -> str:
         ("rival ÷ mmcore", lambda row: advantage_text(row, TIME)),
     ]
     sizes = "N = {rows:,} rows a side, D = {width:,}".format(**rows[0].shape)
-    machine = "{processor}, {cores} cores".format(**next(iter(rows[0].lines.values())))
     parts = [
-        f"**{machine}.** Forward and backward, {sizes}, float32, median time in ms:",
+        machine_heading(rows),
+        f"Forward and backward, {sizes}, float32, median time in ms:",
         markdown_table(columns, rows),
         verdict(rows, TIME, "is faster than", "is slower than"),
         " ".join(text.format(ratio) for text, ratio in _own_ratios(rows)),

@@ -20,6 +20,7 @@ from recorder import Recorder
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SCALE_IS = "inverse temperature; the default is the usual one of each operation"
+QUICK_IS = "512 rows, 3 rounds, unless you say otherwise; recorded only with --results"
 PAIR_COSINE_IS = "cosine of rows that belong together, 0.999 near convergence"
 
 
@@ -54,7 +55,7 @@ def command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("--op", choices=[*CASE_TYPES, "all"], nargs="+", default=["clip"])
-    add("--rows", type=int, nargs="+", default=[8192], help="N, rows of x and y")
+    add("--rows", type=int, nargs="+", help="N, rows of x and y; 8192, or 512 with --quick")
     add("--width", type=int, nargs="+", default=[512], help="D, embedding width")
     add("--input-width", type=int, default=1024, help="K, columns before the projection")
     add("--scale", type=float, nargs="+", default=[None], help=SCALE_IS)
@@ -62,12 +63,12 @@ def command_line() -> argparse.ArgumentParser:
     add("--dtype", choices=list(DTYPES), nargs="+", default=["float32"])
     add("--mode", choices=MODES, nargs="+", default=["forward+backward"], help="what is timed")
     add("--providers", choices=PROVIDER_NAMES, nargs="+", default=list(PROVIDER_NAMES))
-    add("--repeats", type=int, help="timed rounds; the default fits a budget of time")
+    add("--repeats", type=int, help="timed rounds; 3 with --quick, else what fits a budget of time")
     add("--threads", type=int, help="threads of torch; the default is torch's own")
     add("--memory", action="store_true", help="also measure peak memory")
     add("--accuracy", action="store_true", help="also measure errors against float64")
     add("--no-time", action="store_true", help="leave the timing out")
-    add("--quick", action="store_true", help="512 rows, 3 rounds; recorded only with --results")
+    add("--quick", action="store_true", help=QUICK_IS)
     add("--results", type=Path, help="the file to append to")
     return parser
 
@@ -84,8 +85,9 @@ def parse_arguments() -> argparse.Namespace:
         parser.error(f"--scale must be positive, got {arguments.scale}")
     if any(not 0 <= cosine <= 1 for cosine in arguments.pair_cosine):
         parser.error(f"--pair-cosine must be from 0 to 1, got {arguments.pair_cosine}")
+    arguments.rows = arguments.rows or [512 if arguments.quick else 8192]
     if arguments.quick:
-        arguments.rows, arguments.repeats = [512], arguments.repeats or 3
+        arguments.repeats = arguments.repeats or 3
     try:
         arguments.cases = requested_cases(arguments)
     except ValueError as error:  # a size that an operation cannot have

@@ -9,6 +9,7 @@ from notes import (
     RIVALS_ARE,
     WORK_IS,
     accuracy_verdict,
+    machine_heading,
     provenance_note,
     rounds_note,
     verdict,
@@ -53,6 +54,7 @@ def time_block(rows: Sequence[Row]) -> str:
         parts.append(markdown_table(columns, of_mode))
         parts.append(verdict(of_mode, "time_ms_p50", "is faster than", "is slower than"))
     op = rows[0].op
+    parts.insert(0, machine_heading(rows))
     notes = [RIVALS_ARE[op], *([WORK_IS[op]] if op in WORK_IS else [])]
     return join(parts, *notes, rounds_note(rows), provenance_note(rows))
 

@@ -15,12 +15,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import mmcore
+
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "glyphs"))
 import compare
 from batches import PAIRS, Batches
 from data import Glyphs, load_glyphs, look_alikes
 from run_folder import RunFolder
-from train import CACHE, HERE, choose_settings
+from train import CACHE, HERE, QUICK, choose_settings, versions
 from training import Settings, Training
 
 
@@ -101,6 +103,21 @@ def test_a_resumed_run_keeps_its_objective() -> None:
         choose_settings(asked, saved)
 
 
+def test_quick_does_not_override_what_is_said() -> None:
+    """Catches --quick taking other steps or batches than those on the command line."""
+    nothing = {field.name: None for field in fields(Settings)}
+    quick = choose_settings(argparse.Namespace(**nothing | {"quick": True}), None)
+    assert {name: getattr(quick, name) for name in QUICK} == QUICK
+    said = {"quick": True, "steps": 7, "batch_size": 32}
+    chosen = choose_settings(argparse.Namespace(**nothing | said), None)
+    assert (chosen.steps, chosen.batch_size) == (7, 32)
+
+
+def test_a_run_names_the_version_of_mmcore() -> None:
+    """Catches a lookup by the name of the package, which is not that of the distribution."""
+    assert versions()["mmcore"] == mmcore.__version__
+
+
 @pytest.mark.parametrize(
     ("size", "objective", "message"),
     [
@@ -116,14 +133,14 @@ def test_batch_sizes_that_are_refused(
         Batches(glyphs, size, seed=0, objective=objective)
 
 
-def test_the_readme_has_the_tables_of_the_results() -> None:
-    readme, records = (HERE.parent.parent / "README.md").read_text(), compare.read_results()
+def test_the_page_has_the_tables_of_the_results() -> None:
+    page, records = (HERE / "README.md").read_text(), compare.read_results()
     budgets = {(record["steps"], record["batch_size"]) for record in records}
     assert len(budgets) > 0
     for steps, batch_size in budgets:
         heading = f"{steps} steps of {batch_size:,} rows"
-        assert heading in readme.partition("## The example")[2]
-        assert compare.table(compare.of_budget(records, steps, batch_size)) in readme
+        assert heading in page
+        assert compare.table(compare.of_budget(records, steps, batch_size)) in page
 
 
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:

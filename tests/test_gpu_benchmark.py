@@ -66,7 +66,7 @@ def test_every_case_runs_in_the_interpreter(tmp_path: Path) -> None:
         "print(len(results.latest_rows(lines, 'time', 'clip')), "
         "len(results.latest_rows(lines, 'time', 'clip', 'interpreter')) > 0)"
     )
-    assert run(sys.executable, "-c", check).stdout.split() == ["0", "True"]  # the README's tables
+    assert run(sys.executable, "-c", check).stdout.split() == ["0", "True"]  # the pages' tables
 
 
 @without_gpu
@@ -90,6 +90,17 @@ def test_its_steps_have_titles_to_choose_by() -> None:
     titles = done.stdout.splitlines()
     assert len(titles) == len(set(titles)) > 20
     assert titles[0].startswith("time clip rows 32,768 width 512")
+
+
+def test_its_list_may_be_cut_short() -> None:
+    """Catches a BrokenPipeError behind `| head -3`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "benchmarks/gpu.py", "--list"]
+    options = {"cwd": REPOSITORY, "stdout": writing, "stderr": subprocess.PIPE, "text": True}
+    done = subprocess.run(command, check=False, **options)
+    os.close(writing)
+    assert done.stderr == ""
 
 
 def test_the_commit_is_that_of_the_environment_where_git_has_none(tmp_path: Path) -> None:

@@ -162,8 +162,8 @@ def test_files_named_in_comments_exist() -> None:
 
 def test_paths_named_in_pages_exist() -> None:
     """Catches a page that names or links to a file or folder which was renamed or removed."""
-    faults = []
-    for path in ("CONTRIBUTING.md", "README.md", *house.files((".md",), "benchmarks/", "docs/")):
+    faults, folders = [], ("benchmarks/", "docs/", "examples/")
+    for path in ("CONTRIBUTING.md", "README.md", *house.files((".md",), *folders)):
         page, folder = house.text(path), (house.ROOT / path).parent
         named = [*FILE_IN_TEXT.findall(page), *PATH_IN_BACKTICKS.findall(page)]
         missing = {name for name in named if not house.exists(name)}

@@ -10,7 +10,7 @@ from inputs import Mode
 from measure import Function
 from providers.provider import Built
 
-# What changes mmcore's figures from outside: results name it, and the README leaves it out.
+# What changes mmcore's figures from outside: results name it, and the tables leave them out.
 SETTINGS = ("MMCORE_CPU_ISA", "MMCORE_WORKSPACE")
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -24,7 +22,7 @@ from tqdm import trange
 from batches import ROWS_PER_CHARACTER, Batches
 from data import Glyphs, load_glyphs
 from evaluate import DIRECTIONS, embed_test_characters, retrieval
-from train import CACHE, HERE, PACKAGES, at_least
+from train import CACHE, HERE, at_least, versions
 from training import Settings, Training
 
 RESULTS = HERE / "results.jsonl"
@@ -60,7 +58,7 @@ def measure(settings: Settings, glyphs: Glyphs) -> dict[str, Any]:
         "recall_at_1": {direction: row["recall_at_1"] for direction, row in metrics.items()},
         "seconds": round(training.seconds, 1),
         "threads": torch.get_num_threads(),
-        "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+        "versions": versions(),
     }
 
 

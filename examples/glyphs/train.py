@@ -40,7 +40,7 @@ RUNS, CACHE = HERE / "runs", HERE / "cache"
 QUICK = {"steps": 60, "batch_size": 256}
 CHECKPOINT_INTERVAL = 25  # steps
 EVALUATIONS = 10  # spread over a run
-PACKAGES = ("mmcore", "torch", "numpy", "matplotlib", "pillow", "fonttools", "tqdm")
+PACKAGES = ("torch", "numpy", "matplotlib", "pillow", "fonttools", "tqdm")
 
 
 class Interruption:
@@ -112,11 +112,17 @@ def finish(training: Training, folder: RunFolder, loading_seconds: float, start:
             "step_ms_median": median(record["step_ms"] for record in records),
             "step_time": step_time,
             "threads": torch.get_num_threads(),
-            "versions": {"python": sys.version.split()[0], **{p: version(p) for p in PACKAGES}},
+            "versions": versions(),
         }
     )
     print(f"\n{len(batches.test_characters)} characters never seen in training:\n{table(metrics)}")
     print(f"\npictures and metrics.json are in {folder.path}")
+
+
+def versions() -> dict[str, str]:
+    """What a run was made with. mmcore knows its own: its distribution has another name."""
+    packages = {package: version(package) for package in PACKAGES}
+    return {"python": sys.version.split()[0], "mmcore": mmcore.__version__, **packages}
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -11,9 +11,9 @@ import torch
 
 from mmcore.backends import buffer_pool
 
-# On a CPU every block of N = M = 8192 for up to four threads; the README says what this gains. On a
-# GPU both gradients of SigLIP at N = 65,536, D = 1024, with as much to spare, where float32 logits
-# would be 16 GiB.
+# On a CPU every block of N = M = 8192 for up to four threads; docs/performance.md shows the gain.
+# On a GPU both gradients of SigLIP at N = 65,536, D = 1024, with as much to spare, where float32
+# logits would be 16 GiB.
 DEFAULT_BYTES = {"cpu": 320 * 2**20, "cuda": 2**30}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmcore.tracing import constant_when_compiled
 
 try:
-    from mmcore import _C
+    import mmcore._C as _C  # its error names the module, where `from mmcore` guesses at circles
 
     missing_module: str | None = None
 except ImportError as error:
@@ -47,7 +47,10 @@ if _C is not None and os.environ.get("MMCORE_CPU_ISA"):
 def obstacle(x: Tensor) -> str | None:
     """Why the CPU kernels cannot serve `x`; None where they can."""
     if missing_module is not None:
-        return f"the compiled module mmcore._C could not be imported ({missing_module})"
+        return (
+            f"the compiled module mmcore._C could not be imported ({missing_module}); "
+            "`python -m mmcore` says how to get it"
+        )
     if x.device.type != "cpu":
         return f"the tensors are on {x.device.type}, and only the CPU has compiled kernels"
     if x.dtype not in DTYPES:
