@@ -41,12 +41,6 @@ class Row(NamedTuple):
         return self.objectives, self.projection, self.metrics
 
 
-# Files with proofs that are not here yet.
-TO_COME = {
-    "test_autocast.py", "test_compilations.py", "test_numbers.py", "test_several_processes.py",
-    "test_tracing.py",
-}  # fmt: skip
-
 # Metrics detach their inputs.
 CONSTANT = Cell("no gradient", ("test_compatibility.py::test_metrics_have_no_gradient",))
 

@@ -52,10 +52,7 @@ def test_the_page_is_the_table() -> None:
 def test_every_cell_has_its_test() -> None:
     """Catches a cell without a test, and one whose test was renamed or removed."""
     assert all(cell.proofs for row in compatibility.ROWS for cell in row.cells())
-    found = set().union(*map(proofs_in, files() - compatibility.TO_COME))
-    missing = PROOFS - found
-    assert not [proof for proof in missing if proof.split("::")[0] not in compatibility.TO_COME]
-    assert not [name for name in compatibility.TO_COME if house.exists(f"tests/{name}")]
+    assert set().union(*map(proofs_in, files())) >= PROOFS
 
 
 @pytest.mark.parametrize("file", ["test_compatibility.py", "test_wrappers.py", "test_export.py"])

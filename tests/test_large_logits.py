@@ -6,7 +6,7 @@ largest logits are nearly equal is known to |logit|·10⁻¹⁶: the draws with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -61,3 +61,42 @@ def test_softmax_similarity(backend: str, norm: float, scale: float, bias: float
         for _ in range(8)
     ]  # fmt: skip
     check_against_eager(kernel, [eager, eager_in_reverse], draws, [*STATISTICS, *GRADIENTS])
+
+
+ROWS_OF_A_COLLAPSED_BATCH = 24
+COLLAPSED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "clip_loss": lambda x, y: functional.clip_loss(x, y, 100.0),
+    "info_nce_loss, queue": lambda x, y: functional.info_nce_loss(x, y, 100.0, queue=y.detach()),
+    "nt_xent_loss": lambda x, y: functional.nt_xent_loss(x, y, 100.0),
+    "dcl_loss": lambda x, y: functional.dcl_loss(x, y, 100.0),
+    "sup_con_loss": lambda x, y: functional.sup_con_loss(x, torch.arange(len(x)) // 4, 100.0),
+    "matryoshka_loss": lambda x, y: functional.matryoshka_loss(x, y, 100.0, dims=[16, 64]),
+    "distill_clip_loss": lambda x, y: (
+        functional.distill_clip_loss(x, y, 100.0, x.detach(), y.detach(), 100.0).distillation
+    ),
+    "linear_cross_entropy_loss": lambda x, y: functional.linear_cross_entropy_loss(
+        10 * x, 10 * y, torch.arange(len(x))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COLLAPSED)
+def test_a_batch_whose_rows_are_all_equal(on_host: str, name: str) -> None:
+    """Catches a target, or a positive, whose logit is not rounded as the other logits are.
+
+    The loss is the logarithm of a count: eager's errors cancel, and so must these. On Triton they
+    do not (docs/performance.md).
+    """
+    x = F.normalize(torch.randn(1, 64), dim=1).repeat(ROWS_OF_A_COLLAPSED_BATCH, 1)
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        # Rounded first: the float64 loss is that of the same rows.
+        leaves = [x.to(dtype).requires_grad_(), x.to(dtype).requires_grad_()]
+        loss = COLLAPSED[name](*leaves)
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        results.append((loss.double(), [g.double() for g in gradients if g is not None]))
+    (loss, gradients), (exact, exact_gradients) = results
+    assert (loss - exact).abs() <= 3e-7 * exact
+    for gradient, expected in zip(gradients, exact_gradients, strict=True):
+        # They are sums of numbers of the size of scale/N, which cancel.
+        torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6 * 100 / len(x))

@@ -21,13 +21,15 @@ namespace {
 
 // The exponentials of both matrices and the student's logits under the teacher's, as they are summed.
 struct DistillationSums {
-  std::vector<double> student, teacher, cross;  // cross: Σ E_t·a·⟨x_i, y_j⟩, a = log2(e)·scale rounded to float32
+  // cross: Σ E_t·(a·⟨x_i, y_j⟩ − offset), a = log2(e)·scale rounded to float32
+  std::vector<double> student, teacher, cross;
   explicit DistillationSums(Index size) : student(size), teacher(size), cross(size) {}
 };
 
 struct SumDistillation {
   const SharedShift &student, &teacher;
   float *student_diagonal, *teacher_diagonal;  // (N,): the products of each row with its own column
+  float offset;  // about the largest a·⟨x, y⟩: large logits round less as differences from it
   Block block{};
   const float *student_products = nullptr, *teacher_products = nullptr;
   BlockSums student_sums{}, teacher_sums{}, cross_sums{};
@@ -62,7 +64,8 @@ struct SumDistillation {
             teacher.exponential(load(teacher_products + at), broadcast(teacher.shifted_rounder())), count, lane);
         row_student += s, col_student[v] += s;
         row_teacher += t, col_teacher[v] += t;
-        const Vec weighted = t * (product * student.a.high);  // a·product has a bound; E_t·product may overflow
+        // a·product has a bound; E_t·product may overflow.
+        const Vec weighted = t * multiply_add(product, broadcast(student.a.high), broadcast(-offset));
         row_cross += weighted, col_cross[v] += weighted;
       }
       BlockSums::add(student_sums.row + (row + r) * kLanes, row_student);
@@ -118,7 +121,7 @@ class DistillationForward {
       const Multiplying<A> multiplying;
       BlockScratch<A> students(scratch.of_thread(thread), student, grid, false);
       BlockScratch<A> teachers(scratch.of_thread(thread) + student_floats, teacher, grid, false);
-      SumDistillation epilogue{student_, teacher_, student_diagonal_.data(), teacher_diagonal_.data()};
+      SumDistillation epilogue{student_, teacher_, student_diagonal_.data(), teacher_diagonal_.data(), offset()};
       epilogue.student_products = students.numbers;
       epilogue.teacher_products = teachers.numbers;
       walk_blocks(
@@ -133,6 +136,7 @@ class DistillationForward {
     });
   }
 
+  float offset() const { return static_cast<float>(student_.bound); }
   double student_logit(Index i) const { return inputs_.student.scale * student_diagonal_[i]; }
 
   // Sets the statistics of one side, the diagonal included. Returns false if a sum has lost terms.
@@ -146,7 +150,7 @@ class DistillationForward {
       const double e = std::exp2(t * kLog2E - teacher_.shift), all = sums.teacher[i] + e;
       lse[i] = log_add_exp(std::log(sums.student[i]) + student_.shift * kLn2, s);
       teacher_lse[i] = log_add_exp(std::log(sums.teacher[i]) + teacher_.shift * kLn2, t);
-      cross[i] = (sums.cross[i] * to_logits + e * s) / all;
+      cross[i] = ((sums.cross[i] + offset() * sums.teacher[i]) * to_logits + e * s) / all;
       is_trusted = is_trusted && all >= smallest_trusted &&
                    sums.student[i] + std::exp2(s * kLog2E - student_.shift) >= smallest_trusted;
     }
