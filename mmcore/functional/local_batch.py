@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 from mmcore.tracing import constant_when_compiled
@@ -23,6 +26,7 @@ class LocalBatchWarning(UserWarning):
 
 
 _has_warned = False
+PACKAGES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
 
 
 @constant_when_compiled
@@ -42,6 +46,14 @@ def warn_of_local_batch(objective: str) -> bool:
         "number of each row's own key as target. If the rows of this process are meant, or are "
         "gathered already: warnings.filterwarnings('ignore', category=mmcore.LocalBatchWarning)",
         LocalBatchWarning,
-        stacklevel=3,
+        stacklevel=_level_of_caller(),
     )
     return True
+
+
+def _level_of_caller() -> int:
+    """How many frames below `warn_of_local_batch` the first one outside of mmcore and torch is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGES):
+        level, frame = level + 1, frame.f_back
+    return level
