@@ -205,21 +205,17 @@ def info_nce_loss(
     """
     if target is None and queue is None:
         warn_of_local_batch("info_nce_loss")
-    sides = (query, key) if queue is None else (query, key, queue)
-    query, key, *queues = operands.multiplied(*sides)
-    queue = queues[0] if queues else None
-    _check_sides(query, key, queue, target, query_group, key_group, log_q, negatives)
-    target = None if target is None else target.long()
+    query, key, queue = _multiplied(query, key, queue)
+    target = _checked_sides(query, key, queue, target, query_group, key_group, log_q, negatives)
     check.check_scale("scale", scale)
     margin = check.check_not_negative("margin", margin)
-    is_apart = margin > 0 or negatives == "queue"  # row_lse is over the negatives alone
+    denominator = "negatives" if margin or negatives == "queue" else "all"
 
     def statistics(keys: Tensor, place: slice, target: Tensor | None) -> SoftmaxStatistics:
         return softmax_similarity(
-            query, keys, scale, target=target, row_group=query_group,
+            query, keys, scale, target=target, row_group=query_group, denominator=denominator,
             col_group=None if key_group is None else key_group[place],
             col_bias=None if log_q is None else -log_q[place], columns=False, backend=backend,
-            denominator="negatives" if is_apart else "all",
         )  # fmt: skip
 
     if queue is not None:
@@ -229,20 +225,28 @@ def info_nce_loss(
         row_lse, positive = queue_lse, own_logits(query, key, scale, target, log_q)
     else:
         row_lse, _, positive, _ = statistics(key, slice(key.shape[0]), target)
-        if queue is not None:
-            row_lse = log_add_exp(row_lse, queue_lse)
-    loss = F.softplus(row_lse - (positive - margin * scale)) if is_apart else row_lse - positive
+        row_lse = row_lse if queue is None else log_add_exp(row_lse, queue_lse)
+    loss = row_lse - (positive - margin * scale)
+    loss = loss if denominator == "all" else F.softplus(loss)
     return as_loss(loss.mean() if target is None else mean_of(loss, target != -1), query)
 
 
-def _check_sides(
+def _multiplied(
+    query: Tensor, key: Tensor, queue: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    sides = (query, key) if queue is None else (query, key, queue)
+    query, key, *queues = operands.multiplied(*sides)
+    return query, key, queues[0] if queues else None
+
+
+def _checked_sides(
     query: Tensor, key: Tensor, queue: Tensor | None, target: Tensor | None,
     query_group: Tensor | None, key_group: Tensor | None, log_q: Tensor | None, negatives: str,
-) -> None:  # fmt: skip
-    """As `softmax_similarity` checks them, by the names that they have here."""
+) -> Tensor | None:  # fmt: skip
+    """The target, int64; checked as `softmax_similarity` does, by the names that they have here."""
     check.check_features(query, key, "query", "key")
     if target is not None:
-        check.check_indices("target", target, query.shape[0], "query", query)
+        target = check.check_indices("target", target, query.shape[0], "query", query)
     elif key.shape[0] < query.shape[0]:
         raise ValueError(
             f"target must be given where query has more rows than key: got {query.shape[0]} and "
@@ -263,3 +267,4 @@ def _check_sides(
         elif any(group is not None for group in groups.values()):
             raise ValueError(f"{name} must be given together with the other side's, got None")
     check.check_parameter("log_q", log_q, keys, query)
+    return target
