@@ -167,8 +167,8 @@ struct Kernels {
 
   void (*softmax_similarity_forward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                      int threads);
-  // upstream holds dL/d(each statistic); statistics.row_pos and .col_pos are read where they are log-sum-exps. Needs
-  // gradients.x or gradients.y for gradients.scale.
+  // upstream holds dL/d(each statistic). Of the statistics, row_pos is read where it is the logits of targets, and both
+  // row_pos and col_pos where they are log-sum-exps. Needs gradients.x or gradients.y for gradients.scale.
   void (*softmax_similarity_backward)(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics,
                                       const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                       int threads);

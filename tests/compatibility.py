@@ -113,8 +113,9 @@ AUTOGRAD = [
             says="with `normalize=False`",
         ),
         yes(*CONSTANT.proofs),
-        "The gradient of rows of unit length reads them; log-sum-exps likewise. RuntimeError of "
-        "autograd “modified by an inplace operation”: `ReLU(inplace=False)`.",
+        "The backward of `l2_normalize`, of `project` with `normalize=True` and of log-sum-exps "
+        "reads the result: do not change it in place. RuntimeError of autograd “modified by an "
+        "inplace operation”: `ReLU(inplace=False)`.",
     ),
 ]  # fmt: skip
 

@@ -50,14 +50,14 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.softmax_similarity(X, Y, "1"), TypeError, "scale must be a number or a tensor, got str"),  # type: ignore[arg-type]
     (lambda: functional.softmax_similarity(X, Y, 1.0, float("-inf")), ValueError, "bias must be finite, got -inf"),
     (lambda: functional.softmax_similarity(X, Y, target=[0]), TypeError, "target must be a tensor, got list"),  # type: ignore[arg-type]
-    (lambda: functional.softmax_similarity(X, Y, target=torch.ones(4)), TypeError, "target must be of an integer dtype, such as int64, got float32"),
+    (lambda: functional.softmax_similarity(X, Y, target=torch.ones(4)), TypeError, "target must be of an integer dtype up to int64, got float32"),
     (lambda: functional.softmax_similarity(X, Y, target=torch.arange(3)), ValueError, r"target must have shape \(4,\) to match the rows of x, got \(3,\)"),
     (lambda: functional.softmax_similarity(X, Y[:3]), ValueError, "target must be given where x has more rows than y: got 4 and 3"),
     (lambda: functional.softmax_similarity(X, Y, target=L, row_label=L, col_label=L), ValueError, "target must be None where row_label and col_label are given"),
     (lambda: functional.softmax_similarity(X, Y, row_label=L), ValueError, "col_label must be given together with the other side's, got None"),
     (lambda: functional.softmax_similarity(X, Y, col_group=L), ValueError, "row_group must be given together with the other side's, got None"),
     (lambda: functional.softmax_similarity(X, Y, row_label=L, col_label=L[:3]), ValueError, r"col_label must have shape \(4,\) to match the rows of y, got \(3,\)"),
-    (lambda: functional.softmax_similarity(X, Y, row_label=L > 0, col_label=L), TypeError, "row_label must be of an integer dtype, such as int64, got bool"),
+    (lambda: functional.softmax_similarity(X, Y, row_label=L > 0, col_label=L), TypeError, "row_label must be of an integer dtype up to int64, got bool"),
     (lambda: functional.softmax_similarity(X, X, row_group=[0, 1, 2, 3]), TypeError, "row_group must be a tensor, got list"),  # type: ignore[arg-type]
     (lambda: functional.softmax_similarity(X, Y, row_bias=X[0]), ValueError, r"row_bias must have shape \(4,\), got \(8,\)"),
     (lambda: functional.softmax_similarity(X, Y, col_bias=torch.ones(4).half()), TypeError, "col_bias must have dtype float32 to match x, or float32, got float16"),
@@ -67,7 +67,7 @@ BAD_CALLS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: functional.softmax_similarity(X, Y, columns=0), TypeError, "columns must be True or False, got int"),  # type: ignore[arg-type]
     (lambda: functional.sigmoid_similarity(X, Y[:, :6]), ValueError, "y must have 8 columns to match x, got 6"),
     (lambda: functional.sigmoid_similarity(X, Y, float("nan")), ValueError, "scale must be finite, got nan"),
-    (lambda: functional.sigmoid_similarity(X, Y, target=L.float()), TypeError, "target must be of an integer dtype, such as int64, got float32"),
+    (lambda: functional.sigmoid_similarity(X, Y, target=L.float()), TypeError, "target must be of an integer dtype up to int64, got float32"),
     (lambda: functional.clip_loss(X, Y[:3], 1.0), ValueError, "y must have 4 rows to match x, got 3"),
     (lambda: functional.clip_loss(X, Y, 1.0, backend="gpu"), ValueError, "backend must be one of auto, reference, cpu, triton, got 'gpu'"),
     (lambda: mmcore.nn.ProjectionHead(0, 4), ValueError, "in_features must be an integer of at least 1, got 0"),

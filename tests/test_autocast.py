@@ -235,3 +235,16 @@ def test_compiled_calls_follow_autocast() -> None:
     with autocast():
         found = results(compiled(x.bfloat16(), y, 5.0))
         torch.testing.assert_close(found, results(functional.clip_loss(x.bfloat16(), y, 5.0)))
+
+
+@pytest.mark.objective
+@every_short
+@every_case(TWO_SIDED)
+def test_objectives_of_the_other_16_bits(case: Case, short: torch.dtype) -> None:
+    """Catches torch functions that autocast gives one 16-bit dtype and refuses the other."""
+    call = Call.of(case, scale=5.0)
+    leaves = [z.to(short) if z.ndim > 1 else z for z in call.leaves.values()]
+    other = torch.float16 if short == torch.bfloat16 else torch.bfloat16
+    with torch.autocast(DEVICE, other):
+        found = call.function(*leaves)
+    assert all(each.isfinite().all() for each in (found if isinstance(found, tuple) else [found]))

@@ -130,7 +130,7 @@ def test_the_claim_of_exactness(benchmarks: Modules, lines: Lines) -> None:
         if quantity.startswith("error_") and row.error_ratio(quantity) is not None
     ]
     smaller = [ratio for ratio in ratios if ratio <= 1]
-    assert f"Of {len(ratios)} errors in the results, {len(smaller)} are no larger" in PROSE
+    assert f"Of {len(ratios)} measured errors, {len(smaller)} are no larger" in PROSE
 
 
 def test_the_reference_page_is_complete() -> None:

@@ -109,12 +109,16 @@ def test_every_op_has_a_formula() -> None:
     assert not [str(packet) for packet in packets if packet not in flop_registry]
 
 
+@pytest.mark.parametrize("is_sought", [True, False])
 @pytest.mark.parametrize("is_first", [True, False])
-def test_flops_whichever_is_imported_first(is_first: bool) -> None:
-    """Catches a counter that is imported after mmcore, and finds no formula."""
+def test_flops_whichever_is_imported_first(is_first: bool, is_sought: bool) -> None:
+    """Catches a counter that is imported or looked for after mmcore, and finds no formula."""
     imports = ["from torch.utils.flop_counter import FlopCounterMode", "import mmcore"]
+    imports = imports if is_first else imports[::-1]
+    if is_sought:
+        imports.insert(1, "from importlib import util; util.find_spec('torch.utils.flop_counter')")
     code = "; ".join([
-        "import torch", *(imports if is_first else reversed(imports)),
+        "import torch", *imports,
         "counter = FlopCounterMode(display=False); counter.__enter__()",
         "mmcore.functional.project(torch.ones(2, 3), torch.ones(5, 3))",
         "print(counter.get_total_flops())",

@@ -64,6 +64,29 @@ def test_softmax_similarity(backend: str, norm: float, scale: float, bias: float
     check_against_eager(kernel, [eager, eager_in_reverse], draws, [*STATISTICS, *GRADIENTS])
 
 
+@pytest.mark.parametrize("norm", [1e3, 1e6])
+@pytest.mark.parametrize("kind", ["target", "label"])
+def test_softmax_similarity_where_y_is_x(backend: str, norm: float, kind: str) -> None:
+    """Catches products whose bits depend on which of two rows comes first."""
+    index = torch.arange(ROWS)
+    pairs = {"target": (index + 1) % ROWS} if kind == "target" else {"row_label": index // 2}
+
+    def kernel(x: Tensor) -> Sequence[Tensor]:
+        found = functional.softmax_similarity(x, x, 1 / 0.07, row_group=index, **pairs)
+        return found.row_lse, found.col_lse
+
+    def plain(x: Tensor) -> Sequence[Tensor]:
+        logits = (1 / 0.07) * (x @ x.T)  # no float32 number
+        logits = logits.masked_fill(torch.eye(ROWS, dtype=torch.bool), -torch.inf)
+        return logits.logsumexp(1), logits.logsumexp(0)
+
+    def in_reverse(x: Tensor) -> Sequence[Tensor]:
+        return plain(x.flip(1))
+
+    draws = [[rows(ROWS, norm)] for _ in range(8)]
+    check_against_eager(kernel, [plain, in_reverse], draws, ["row_lse", "col_lse", "grad_x"])
+
+
 ROWS_OF_A_COLLAPSED_BATCH = 24
 COLLAPSED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "clip_loss": lambda x, y: functional.clip_loss(x, y, 100.0),

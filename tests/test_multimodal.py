@@ -88,7 +88,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: multimodal_loss(Z, 5.0, ids={"image": IDS["image"]}), ValueError, "ids must be of the modalities ['image', 'text'], got ['image']"),
     (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] // 2}), ValueError, "ids['text'] must not repeat, got 0 more than once"),
     (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] + 99}), ValueError, "ids must have rows in common for the pair ('image', 'text'), got none"),
-    (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] > 0}), TypeError, "ids['text'] must be of an integer dtype, such as int64, got bool"),
+    (lambda: multimodal_loss(Z, 5.0, ids={**IDS, "text": IDS["text"] > 0}), TypeError, "ids['text'] must be of an integer dtype up to int64, got bool"),
     (lambda: multimodal_loss(Z, 5.0, objective="triplet"), ValueError, "objective must be one of 'clip', 'siglip', got 'triplet'"),
     (lambda: functional.symile_loss({**Z, "audio": unit_rows(5)}, 5.0), ValueError, "features must have as many rows in every modality"),
     (lambda: clip_loss(*Z.values(), 5.0, label_smoothing=1.0), ValueError, "label_smoothing must be in [0, 1), got 1.0"),
@@ -151,3 +151,15 @@ def test_rows_without_any_positive_take_no_part(backend: str) -> None:
         assert loss == 0
         (gradient,) = torch.autograd.grad(loss, x)
         assert torch.equal(gradient, torch.zeros_like(x))
+
+
+def test_a_recording_has_no_ids() -> None:
+    """Catches rows that torch.jit.trace matches once and for all."""
+    leaves = (torch.randn(4, 8), torch.randn(4, 8), torch.arange(4))
+
+    def loss(image: torch.Tensor, text: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        features = {"image": image, "text": text}
+        return multimodal_loss(features, 5.0, ids={"image": ids, "text": ids})
+
+    with pytest.raises(RuntimeError, match=r"nothing that traces a call .*jit\.trace"):
+        torch.jit.trace(loss, leaves)

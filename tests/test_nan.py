@@ -256,3 +256,26 @@ def test_gram(plain_backend: str, poison: float, centred: bool) -> None:
     expected = values_and_gradients(plain, [x, y])
     for one, other in zip([*found[0], *found[1]], [*expected[0], *expected[1]], strict=True):
         assert torch.equal(one.isfinite(), other.isfinite())
+
+
+@pytest.mark.parametrize("side", ["query", "key"])
+@pytest.mark.parametrize("poison", [math.inf, -math.inf])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_queue_alone(plain_backend: str, side: str, poison: float, sign: float) -> None:
+    """Catches an own logit of plus infinity, beside which all others count for nothing."""
+    rows = {name: torch.full((4, 2), 0.5) for name in ("query", "key")}
+    rows["key"][1, 0] *= sign
+    rows[side][1, 0] = poison
+    loss = functional.info_nce_loss(
+        **rows, scale=5.0, queue=torch.full((3, 2), 0.5), negatives="queue"
+    )
+    assert loss.isnan()
+
+
+def test_products_that_overflow(plain_backend: str) -> None:
+    """Catches a log-sum-exp of infinity that is taken for that of a row with nothing to count."""
+    x = (1e20 * torch.eye(2)).requires_grad_()
+    y = (1e20 * torch.eye(2)).requires_grad_()
+    loss = functional.clip_loss(x, y, 1.0)
+    assert loss.isnan()
+    assert all(gradient.isnan().any() for gradient in torch.autograd.grad(loss, (x, y)))

@@ -45,6 +45,12 @@ def test_modules_name_the_inverse(name: str) -> None:
         made(torch.ones(2, 2), torch.ones(2, 2), temperature=0.07)
 
 
+def test_a_teachers_temperature_names_its_inverse() -> None:
+    x = torch.randn(4, 8)
+    with pytest.raises(TypeError, match="give teacher_scale = 1 / teacher_temperature"):
+        functional.distill_clip_loss(x, x, 5.0, x, x, teacher_temperature=0.1)
+
+
 def test_a_real_temperature_stays() -> None:
     """Catches a refusal where the argument exists, and one where no scale would help."""
     x = functional.l2_normalize(torch.randn(6, 8))

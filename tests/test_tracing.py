@@ -199,3 +199,14 @@ def test_values_are_checked_under_grad() -> None:
     x = torch.randn(6, 8)
     with pytest.raises(ValueError, match=r"scale, .* must be at least 0, got -5.0"):
         torch.func.grad(lambda scale: functional.clip_loss(x, x, scale))(torch.tensor(-5.0))
+
+
+def test_values_of_a_tensors_subclass_are_checked() -> None:
+    """Catches a check that takes every subclass for one without numbers."""
+
+    class Embedding(torch.Tensor):
+        pass
+
+    x = torch.randn(4, 8)
+    with pytest.raises(ValueError, match="must be at least 0, got -1"):
+        functional.clip_loss(x, x, torch.tensor(-1.0).as_subclass(Embedding))

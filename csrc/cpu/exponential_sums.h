@@ -63,7 +63,8 @@ struct BlockSums {
     for (Index c = 0; columns != nullptr && c < block.columns.size(); ++c)
       (*columns)[block.columns.begin + c] += col[c];
   }
-  // The same times `factor`, and in float64 over the lanes: of few terms, only the sum would round.
+  // The same times `factor`. The lanes are added in float64: with few positives, a float32 addition of the lanes would
+  // be the only rounding.
   void flush_wide(const Block& block, double factor, std::vector<double>& rows, std::vector<double>* columns) const {
     for (Index r = 0; r < block.rows.size(); ++r)
       rows[block.rows.begin + r] += factor * sum(widen(load(row + r * kLanes)));
@@ -119,7 +120,7 @@ struct SumExponentials {
   }
 
  private:
-  // Whether the totals of labels are those of products, which are multiplied by the scale only in the end.
+  // Whether the totals of labels are those of products, which are multiplied by the scale at the end of a block.
   bool sums_products() const {
     return inputs.positives == Positives::kSum && row_factors.empty() && col_factors.empty();
   }

@@ -1,7 +1,5 @@
-// The logits of targets, computed apart from the tiles and in float64: O(N·D).
-//
-// Near convergence the positive dominates its row and column. lse − pos is then close to 0, and exp(pos − lse) − 1 is
-// the difference of nearly equal numbers. Both keep their digits if the logit of the positive is known exactly.
+// The logits of targets, computed apart from the tiles and in float64: O(N·D). Used by sigmoid_similarity, where no
+// other logit is subtracted from a positive's.
 #pragma once
 
 #include <vector>

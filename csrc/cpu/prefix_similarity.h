@@ -68,25 +68,28 @@ struct SegmentScratch {
   float* numbers = nullptr;
 };
 
-// Norms, segments and cosines of all prefixes, for forward and backward.
+// Norms and segments of all prefixes, for forward and backward, and the cosines that the backward needs.
 struct Prefixes {
   const PrefixInputs& inputs;
   const SimilarityInputs& matrix = inputs.matrix;
   std::size_t count = inputs.ends.size();
   PrefixNorms rows, columns;
   std::vector<SimilarityInputs> segments;    // the columns by which a prefix is longer than the one before it
-  std::vector<std::vector<double>> cosines;  // of every row and its target; 0 for rows without one
+  std::vector<std::vector<double>> cosines;  // of every row and its target, once found; 0 for rows without one
 
   Prefixes(const PrefixInputs& all, int threads)
       : inputs(all),
         rows(matrix.x, all.ends, all.eps, matrix.scale * kLog2E, threads),
         columns(matrix.y, all.ends, all.eps, 1, threads),
-        segments(count, matrix),
-        cosines(count, std::vector<double>(matrix.x.rows)) {
+        segments(count, matrix) {
     for (std::size_t k = 0; k < count; ++k) {
       segments[k].x = columns_of(matrix.x, begin(k), inputs.ends[k] - begin(k));
       segments[k].y = columns_of(matrix.y, begin(k), inputs.ends[k] - begin(k));
     }
+  }
+
+  void find_cosines(int threads) {
+    cosines.assign(count, std::vector<double>(matrix.x.rows));
     visit_dtype(matrix.x, [&](auto x) {
       const auto y = matrix.y.as<NumberOf<decltype(x)>>();
       for_each_stripe(threads, x.rows, 1, [&](Range stripe_rows, int) {

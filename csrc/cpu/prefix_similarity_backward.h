@@ -157,6 +157,7 @@ class PrefixBackward {
         shift_(shift_of_unit_rows(inputs.matrix.scale)),
         row_cosines_(prefixes_.count, std::vector<double>(matrix_.x.rows)),
         col_cosines_(prefixes_.count, std::vector<double>(matrix_.y.rows)) {
+    prefixes_.find_cosines(threads);
     const Index rows = matrix_.x.rows, columns = matrix_.y.rows;
     for (std::size_t k = 0; k < prefixes_.count; ++k) {
       row_terms_.emplace_back(statistics.row_lse + k * rows, upstream.row_lse + k * rows, rows, shift_);

@@ -8,8 +8,9 @@
 // them, so that a block of y is packed once for all rows of the chunk.
 // Precision: float32 products. Logits are float64, so that the backward finds the same bits: of rows whose largest
 // logit is far above the others, lse is that logit, and its softmax is 1 however large it is. Exponentials of the
-// differences from the running maximum are float32; their sums are float32 inside a block, float64 across blocks. Used
-// by softmax_similarity.
+// differences from the running maximum are float32; their sums are float32 inside a block, float64 across blocks.
+//
+// Used by softmax_similarity.
 #pragma once
 
 #include "exponential_sums.h"

@@ -22,10 +22,10 @@ namespace {
 struct WideTerms : SharedSoftmaxTerms {
   std::vector<double> lse;  // padded; ∞ where nothing is counted, so that the softmax is 0
 
-  WideTerms(std::vector<double> log_sums, const std::vector<double>& weights, const Shift& shift,
+  WideTerms(const std::vector<double>& log_sums, const std::vector<double>& weights, const Shift& shift,
             const SideBiases& biases)
       : SharedSoftmaxTerms(log_sums.data(), weights.data(), static_cast<Index>(log_sums.size()), shift, biases),
-        lse(std::move(log_sums)) {
+        lse(log_sums) {
     std::replace(lse.begin(), lse.end(), kMinusInfinity, -kMinusInfinity);
     lse.resize(weight.size(), -kMinusInfinity);
   }
@@ -36,14 +36,14 @@ struct SideTerms : WideTerms {
   std::vector<double> grad_lse, grad_pos;  // grad_lse is 0 where nothing is counted
   std::vector<float> positive_weight;      // grad_pos in float32
 
-  SideTerms(std::vector<double> log_sums, std::vector<double> weights, std::vector<double> positives,
+  SideTerms(const std::vector<double>& log_sums, std::vector<double> weights, std::vector<double> positives,
             const Shift& shift, const SideBiases& biases)
-      : WideTerms(std::move(log_sums), weights, shift, biases),
+      : WideTerms(log_sums, weights, shift, biases),
         grad_lse(std::move(weights)),
         grad_pos(std::move(positives)),
         positive_weight(weight.size()) {
     for (std::size_t i = 0; i < grad_lse.size(); ++i) {
-      if (lse[i] == -kMinusInfinity) grad_lse[i] = 0;
+      if (log_sums[i] == kMinusInfinity) grad_lse[i] = 0;
       positive_weight[i] = static_cast<float>(grad_pos[i]);
     }
   }

@@ -219,11 +219,19 @@ class SoftmaxForward {
   bool has_columns_;  // whether the columns have sums of their own
 };
 
+// Whether products must have the same bits where lhs and rhs change places, which those of parts have not. Where y is x
+// the backward takes both softmaxes of a pair from one product, and without a shared shift it needs the forward's bits.
+inline bool needs_mirrored_bits(const SimilarityInputs& inputs, int threads) {
+  return kHasMatrixUnit && inputs.is_symmetric &&
+         !(SharedShift(inputs, threads).is_usable() && BiasFactors(inputs.row_bias, inputs.x.rows).are_normal);
+}
+
 void softmax_similarity_forward(const SimilarityInputs& inputs, const SoftmaxStatistics& statistics, Kept kept,
                                 int threads) {
-  with_arithmetic(inputs, threads, [&](auto arithmetic) {
+  const auto run = [&](auto arithmetic) {
     SoftmaxForward<decltype(arithmetic)>(inputs, statistics, kept, threads).run();
-  });
+  };
+  needs_mirrored_bits(inputs, threads) ? run(Float32{}) : with_arithmetic(inputs, threads, run);
 }
 
 }  // namespace

@@ -10,7 +10,8 @@
 // Loop order: similarity_blocks.h.
 // Precision: as in the forward, which may have kept E. One exponential is enough for both sides: G = E·(R_i + C_j)
 // (softmax_terms.h). Blocks with a row or column too far below the bound take one for each side. Entries of targets are
-// computed in float64: once training has converged they are differences of nearly equal numbers.
+// computed in float64, from the forward's logits: once training has converged they are differences of nearly equal
+// numbers.
 #pragma once
 
 #include <optional>
@@ -18,6 +19,7 @@
 #include "exponential_sums.h"
 #include "gradient_sums.h"
 #include "softmax_gradient.h"
+#include "softmax_similarity.h"
 
 namespace mmcore {
 namespace {
@@ -34,7 +36,7 @@ class SoftmaxBackward {
         masks_(inputs),
         row_factors_(inputs.row_bias, inputs.x.rows),
         col_factors_(inputs.col_bias, inputs.y.rows),
-        targets_(target_logits(statistics)),
+        targets_(found_targets(statistics)),
         row_terms_(terms(true, statistics, upstream)),
         col_terms_(terms(false, statistics, upstream)) {
     if (inputs.positives == Positives::kSum) return;
@@ -94,7 +96,7 @@ class SoftmaxBackward {
   }
 
   // As the forward found them.
-  Values target_logits(const SoftmaxStatistics& statistics) const {
+  Values found_targets(const SoftmaxStatistics& statistics) const {
     return masks_.has_targets() ? copy_or_zeros(statistics.row_pos, true) : Values();
   }
 
@@ -201,17 +203,19 @@ void softmax_similarity_backward(const SimilarityInputs& inputs, const SoftmaxSt
                                  const SoftmaxStatistics& upstream, Kept kept, SimilarityGradients& gradients,
                                  int threads) {
   const Index rows = inputs.x.rows, columns = inputs.y.rows;
+  const auto run = [&](auto arithmetic) {
+    using A = decltype(arithmetic);
+    if constexpr (A::kParts > 1) {
+      raised_softmax_gradients<A>(inputs, statistics, upstream, kept, gradients, threads);
+    } else {
+      SoftmaxBackward<A>(inputs, statistics, upstream, kept, threads).run(gradients);
+    }
+  };
+  if (needs_mirrored_bits(inputs, threads)) return run(Float32{});
   with_arithmetic(
       inputs,
       {{upstream.row_lse, rows}, {upstream.col_lse, columns}, {upstream.row_pos, rows}, {upstream.col_pos, columns}},
-      threads, [&](auto arithmetic) {
-        using A = decltype(arithmetic);
-        if constexpr (A::kParts > 1) {
-          raised_softmax_gradients<A>(inputs, statistics, upstream, kept, gradients, threads);
-        } else {
-          SoftmaxBackward<A>(inputs, statistics, upstream, kept, threads).run(gradients);
-        }
-      });
+      threads, run);
 }
 
 }  // namespace

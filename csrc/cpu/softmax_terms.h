@@ -80,13 +80,9 @@ struct SharedSoftmaxTerms : SoftmaxTerms {
   }
 };
 
-// log2 of exp(a·product − lse) without biases, a being log2(e)·scale in two parts.
-inline Vec softmax_exponent(Vec product, const Split& a, Vec lse_high, Vec lse_low) {
-  return multiply_add(product, broadcast(a.high), -lse_high) + multiply_add(product, broadcast(a.low), -lse_low);
-}
-
+// exp(scale·product − lse), a being log2(e)·scale in two parts.
 inline Vec softmax(Vec product, const Split& a, Vec lse_high, Vec lse_low) {
-  return exp2(softmax_exponent(product, a, lse_high, lse_low));
+  return exp2(multiply_add(product, broadcast(a.high), -lse_high) + multiply_add(product, broadcast(a.low), -lse_low));
 }
 
 }  // namespace

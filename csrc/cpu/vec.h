@@ -83,7 +83,7 @@ inline bool any(IntVec mask) {
 #endif
 }
 
-// a · b + c, rounded once; without FMA by way of float64, where the product is exact. Used where the rounding of the
+// a · b + c, rounded once; without FMA once to float64 and once to float32. Used where the rounding of the
 // product would count, or where a forward and its backward have to compute the same bits.
 inline Vec multiply_add(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__) && MMCORE_LANES == 16
@@ -147,12 +147,6 @@ inline void transpose(Vec (&rows)[kLanes]) {
       if ((i & kStep) == 0) exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, kLanes>());
     transpose<2 * kStep>(rows);
   }
-}
-
-inline float largest(Vec v) {
-  float result = -kInfinity;
-  for (int lane = 0; lane < kLanes; ++lane) result = v[lane] > result ? v[lane] : result;
-  return result;
 }
 
 // Lanes below `count` of `v`, `other` in the rest.

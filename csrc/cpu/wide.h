@@ -15,9 +15,15 @@ struct Wide {
   using HalfOfIntVec = std::int32_t __attribute__((vector_size(kLanes / 2 * sizeof(float))));
   Half part[2];
 
-  friend Wide operator+(const Wide& a, const Wide& b) { return {{a.part[0] + b.part[0], a.part[1] + b.part[1]}}; }
-  friend Wide operator-(const Wide& a, const Wide& b) { return {{a.part[0] - b.part[0], a.part[1] - b.part[1]}}; }
-  friend Wide operator*(const Wide& a, double b) { return {{a.part[0] * b, a.part[1] * b}}; }
+  __attribute__((always_inline)) friend Wide operator+(const Wide& a, const Wide& b) {
+    return {{a.part[0] + b.part[0], a.part[1] + b.part[1]}};
+  }
+  __attribute__((always_inline)) friend Wide operator-(const Wide& a, const Wide& b) {
+    return {{a.part[0] - b.part[0], a.part[1] - b.part[1]}};
+  }
+  __attribute__((always_inline)) friend Wide operator*(const Wide& a, double b) {
+    return {{a.part[0] * b, a.part[1] * b}};
+  }
 };
 
 inline Wide load(const double* p) {
@@ -77,11 +83,13 @@ inline Vec exponential(const Wide& v) {
 }
 
 // Logits from float32 products. Every pass over the matrix, by rows or by columns, adds in this order and has the same
-// bits.
-inline Wide wide_logits(Vec product, double scale, double bias, const Wide& row_bias, const Wide& col_bias) {
+// bits: inlined, so that the compiler fuses the product into the same addition everywhere.
+__attribute__((always_inline)) inline Wide wide_logits(Vec product, double scale, double bias, const Wide& row_bias,
+                                                       const Wide& col_bias) {
   return widen(product) * scale + ((row_bias + col_bias) + broadcast_wide(bias));
 }
-inline double wide_logit(double product, double scale, double bias, double row_bias, double col_bias) {
+__attribute__((always_inline)) inline double wide_logit(double product, double scale, double bias, double row_bias,
+                                                        double col_bias) {
   return product * scale + ((row_bias + col_bias) + bias);
 }
 

@@ -66,8 +66,8 @@ def workspace(size: int) -> Iterator[None]:
     a time as fit; up to half of it is kept where features are bfloat16, as exponentials rounded to
     bfloat16, so that there the gradients of softmax statistics differ in rounding.
 
-    Inside ``torch.utils.checkpoint(…, use_reentrant=False)`` nothing is kept: the forward would
-    drop it at once. With ``use_reentrant=True`` the workspace at the time of the backward counts,
+    Inside ``torch.utils.checkpoint(…, use_reentrant=False)`` nothing is kept, because the forward
+    would discard it. With ``use_reentrant=True`` the workspace at the time of the backward counts,
     which computes the forward again.
 
     A block beats the environment variable MMCORE_WORKSPACE, which beats the default: 320 MiB on a

@@ -28,7 +28,10 @@ from mmcore.functional.options import check_not_negative as check_not_negative
 from mmcore.functional.options import check_positive as check_positive
 from mmcore.functional.stand_ins import check_is_tensor
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+# Those that int64 holds.
+INTEGERS = (
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint32, torch.uint16, torch.uint8,
+)  # fmt: skip
 # Dispatch modes of torch that record what is done to tensors instead of doing it.
 TRACING = (torch._C._TorchDispatchModeKey.FAKE, torch._C._TorchDispatchModeKey.PROXY)
 
@@ -54,7 +57,7 @@ def is_symbolic(value: Tensor) -> bool:
         value = functorch.get_unwrapped(value)
     if functorch.is_functorch_wrapped_tensor(value) or value.is_meta:
         return True
-    is_plain = type(value) in (Tensor, torch.nn.Parameter)
+    is_plain = type(value).__torch_dispatch__ is Tensor.__torch_dispatch__
     return not is_plain or any(torch._C._get_dispatch_mode(mode) is not None for mode in TRACING)
 
 
@@ -255,7 +258,7 @@ def as_integers(name: str, value: object) -> Tensor:
     assert isinstance(value, Tensor)
     if value.dtype not in INTEGERS:
         raise TypeError(
-            f"{name} must be of an integer dtype, such as int64, got {_short(value.dtype)}"
+            f"{name} must be of an integer dtype up to int64, got {_short(value.dtype)}"
         )
     return value.long()
 

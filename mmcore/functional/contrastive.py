@@ -123,9 +123,9 @@ def _smoothed(
     """(1 − ε)·pos + ε·mean_j s_ij."""
     if not label_smoothing:
         return positive
-    mean = mean_products(x, y) * scale
+    mean = mean_products(x, y) * check.as_scalar("scale", scale, x)
     if bias is not None:
-        mean = mean + bias
+        mean = mean + check.as_scalar("bias", bias, x)
     return (1 - label_smoothing) * positive + label_smoothing * mean.reshape(positive.shape)
 
 
@@ -219,16 +219,20 @@ def info_nce_loss(
         )  # fmt: skip
 
     if queue is not None:
-        none = torch.full(query.shape[:1], -1, device=query.device)
-        queue_lse = statistics(queue, slice(key.shape[0], None), none).row_lse
+        queue_lse = statistics(queue, slice(key.shape[0], None), _no_target(query)).row_lse
     if negatives == "queue":
         row_lse, positive = queue_lse, own_logits(query, key, scale, target, log_q)
     else:
         row_lse, _, positive, _ = statistics(key, slice(key.shape[0]), target)
         row_lse = row_lse if queue is None else log_add_exp(row_lse, queue_lse)
-    loss = row_lse - (positive - margin * scale)
-    loss = loss if denominator == "all" else F.softplus(loss)
+    if margin:
+        positive = positive - margin * check.as_scalar("scale", scale, query).double()
+    loss = row_lse - positive if denominator == "all" else F.softplus(row_lse - positive)
     return as_loss(loss.mean() if target is None else mean_of(loss, target != -1), query)
+
+
+def _no_target(x: Tensor) -> Tensor:
+    return torch.full(x.shape[:1], -1, device=x.device)
 
 
 def _multiplied(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -26,7 +27,7 @@ class LocalBatchWarning(UserWarning):
 
 
 _has_warned = False
-PACKAGES = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent))
+PACKAGES = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *torch.__path__))
 
 
 @constant_when_compiled

@@ -19,8 +19,8 @@ Objective = Callable[..., Tensor]
 OBJECTIVES: dict[str, Objective] = {"clip": clip_loss, "siglip": siglip_loss}
 NO_IDS_IN_A_GRAPH = (
     "ids must be numbers that the host can read, and nothing that traces a call (torch.compile, "
-    "export, make_fx) has them: they say how many rows two modalities share. Call multimodal_loss "
-    "outside the graph, or select the shared rows there and give no ids"
+    "export, make_fx, jit.trace) has them: they say how many rows two modalities share. Call "
+    "multimodal_loss outside the graph, or select the shared rows there and give no ids"
 )
 
 
@@ -164,7 +164,7 @@ def _checked_ids(features: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> d
     for name, given in ids.items():
         of, x = f"features[{name!r}]", features[name]
         value = check.check_indices(f"ids[{name!r}]", given, x.shape[0], of, x)
-        if check.is_symbolic(value):
+        if check.is_symbolic(value) or torch._C._get_tracing_state():
             raise RuntimeError(NO_IDS_IN_A_GRAPH)
         checked[name] = value
         ordered = value.sort().values

@@ -22,7 +22,7 @@ def as_number(name: str, value: object, expected: str = "a number") -> float:
         return value  # type: ignore[return-value]
     if isinstance(value, bool) or not isinstance(value, (int, float, Real)):
         raise TypeError(f"{name} must be {expected}, got {type(value).__name__}")
-    return value if isinstance(value, (int, float)) else float(value)
+    return value if type(value) is int or type(value) is float else float(value)
 
 
 def as_integer(name: str, value: object, expected: str = "an integer") -> int:

@@ -24,7 +24,9 @@ def own_logits(
         at = target.clamp(0, key.shape[0] - 1)
         own, rate = key[at], None if log_q is None else log_q[at]
     # No matrix product, which autocast would round.
-    logits = scale * (query.double() * own.double()).sum(1)
+    logits = check.as_scalar("scale", scale, query) * (query.double() * own.double()).sum(1)
+    # As in softmax_similarity: of an infinite logit the loss might be a number.
+    logits = logits.masked_fill(~logits.isfinite(), torch.nan)
     if rate is not None:
         logits = logits - rate
     return (

@@ -14,6 +14,7 @@ from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
+from mmcore.ops.define import without_autocast
 
 DIRECTIONS = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
 PARTITIONS = ("joint", "per_direction")
@@ -107,7 +108,7 @@ def multiple_negatives_ranking_loss(
     strength = _checked_strength(hardness, hardness_strength)
     check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, query)
-    every = documents[0] if len(documents) == 1 else torch.cat(list(documents))
+    every = _joined(documents)
     has_way_back = "doc_to_query" in directions
     if strength:
         assert hardness is not None
@@ -191,6 +192,15 @@ class _ScaledGradient(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (factor,) = ctx.saved_tensors
         return (grad * factor).to(grad.dtype), None
+
+
+def _joined(documents: Sequence[Tensor]) -> Tensor:
+    if len(documents) == 1:
+        return documents[0]
+    with without_autocast(
+        documents[0].device.type
+    ):  # which takes no rows in its other 16-bit dtype
+        return torch.cat(list(documents))
 
 
 def _checked_sides(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:

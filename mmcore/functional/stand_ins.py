@@ -16,7 +16,7 @@ def check_is_tensor(name: str, value: object) -> None:
         )
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    # Not by its type, which would import torch.distributed.
+    # Not by its type, which would import torch.distributed.tensor.
     if hasattr(value, "to_local") and hasattr(value, "full_tensor"):
         raise TypeError(
             f"{name} must be a plain tensor, got {type(value).__name__}: pass {name}.to_local(), "

@@ -13,14 +13,15 @@ Result = TypeVar("Result")
 
 def scale_not_temperature(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """The function, which refuses an argument `temperature` and says what to give instead."""
-    message = (
-        f"{function.__name__}() takes no temperature: give {scale_of(function)} = 1 / temperature"
-    )
+    parameters = signature(function).parameters
 
     @wraps(function)
     def call(*arguments: Parameters.args, **by_name: Parameters.kwargs) -> Result:
-        if "temperature" in by_name:
-            raise TypeError(message)
+        for name in by_name:
+            if name.endswith("temperature"):
+                of_it = name.removesuffix("temperature") + "scale"
+                scale = of_it if of_it in parameters else scale_of(function)
+                raise TypeError(f"{function.__name__}() takes no {name}: give {scale} = 1 / {name}")
         return function(*arguments, **by_name)
 
     return call

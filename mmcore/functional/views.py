@@ -11,6 +11,7 @@ from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
+from mmcore.ops.define import without_autocast
 
 
 @scale_not_temperature
@@ -136,4 +137,5 @@ def dcl_loss(
 def _both(first: Tensor, second: Tensor) -> Tensor:
     check.check_features(first, second, "first", "second")
     check.check_same_rows("second", second, first, "first")
-    return torch.cat([first, second])
+    with without_autocast(first.device.type):  # which takes no rows in its other 16-bit dtype
+        return torch.cat([first, second])

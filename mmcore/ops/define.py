@@ -55,6 +55,6 @@ def define(
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """Dtypes were settled above the op: autocast must not round inside the reference."""
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

@@ -18,7 +18,7 @@ import torch
 
 COUNTER = "torch.utils.flop_counter"
 Formula = Callable[..., int]
-_waiting: dict[str, Formula] = {}
+_formulas: dict[str, Formula] = {}
 
 
 class Product(NamedTuple):
@@ -44,10 +44,9 @@ def no_flops(*arguments: object, **named: object) -> int:
 
 def count_by(name: str, formula: Formula) -> None:
     """FlopCounterMode takes `formula` for ``mmcore::<name>``: of the arguments of a call."""
+    _formulas[name] = formula
     if COUNTER in sys.modules:
         _register(name, formula)
-    else:
-        _waiting[name] = formula
 
 
 def _register(name: str, formula: Formula) -> None:
@@ -70,13 +69,11 @@ class _WhenImported(MetaPathFinder):
 
         def execute_and_register(module: ModuleType) -> None:
             execute(module)
-            while _waiting:
-                _register(*_waiting.popitem())
+            for name, formula in _formulas.items():
+                _register(name, formula)
 
         spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
-        sys.meta_path.remove(self)
         return spec
 
 
-if COUNTER not in sys.modules:
-    sys.meta_path.insert(0, _WhenImported())
+sys.meta_path.insert(0, _WhenImported())

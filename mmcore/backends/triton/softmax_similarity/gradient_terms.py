@@ -11,7 +11,7 @@ afterwards.
 Never stored: anything larger than O(N + M).
 Loop order: a first launch finds the largest upstream gradient, which determines the unit. In the
 second, a program takes BLOCK rows and as many columns.
-Precision: float64. Results are stored in float32, log2(e)·lse in two parts.
+Precision: float64. Results are stored in float32, lse in two parts.
 """
 
 from __future__ import annotations

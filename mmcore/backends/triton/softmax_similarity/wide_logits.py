@@ -40,6 +40,7 @@ def wide_logits(products, numbers, row_bias, col_bias):
     rest += more + tl.load(numbers + BIAS + 1)
     scaled = tl.fma(products, scale, 0.0)
     of_product = tl.fma(products, scale_low, tl.fma(products, scale, -scaled))
+    of_product = tl.where(tl.abs(scaled) == float("inf"), 0.0, of_product)
     total, more = two_sum(scaled, bias)
     high, low = two_sum(total, more + (of_product + rest))
     # A float64 number, such as a log-sum-exp, must hold both parts: digits below 2⁻⁵⁰ are rounded.
