@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -14,6 +15,7 @@ from mmcore import report
 from mmcore.backends import triton
 
 DESCRIPTION = "Reports what mmcore finds here, why the rest is unavailable, what serves each op."
+VERIFY_IS = "compare every op family with float64, on the GPU or else on the CPU; a minute"
 TUNE_IS = "look for the fastest tiles of the Triton kernels on this GPU, and keep them; minutes"
 
 
@@ -23,6 +25,11 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mmcore {mmcore.__version__}")
     parser.add_argument("--json", action="store_true", help="report as JSON, for programs")
     commands = parser.add_subparsers(dest="command")
+    verify = commands.add_parser("verify", help=VERIFY_IS, description=VERIFY_IS)
+    verify.add_argument("--device", help="cpu, cuda, cuda:1, … (default: a GPU where there is one)")
+    # Without a default, which would replace that of the option before the command.
+    suppressed = argparse.SUPPRESS
+    verify.add_argument("--json", action="store_true", default=suppressed, help="for programs")
     tune = commands.add_parser("tune", help=TUNE_IS, description=TUNE_IS)
     add = tune.add_argument
     add("--rows", type=int, default=16384, help="N, rows of the features (default %(default)s)")
@@ -30,6 +37,28 @@ def command_line() -> argparse.ArgumentParser:
     add("--width", type=int, nargs="+", default=widths, help="D, their columns (default 512 768)")
     add("--dtype", choices=["bfloat16", "float16"], default="bfloat16", help="default %(default)s")
     return parser
+
+
+def verify(device: str | None, as_json: bool) -> None:
+    """Prints every check, and exits with 1 where one failed."""
+    from mmcore import verify as checking
+
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    found: list[checking.Check] = []
+
+    def kept() -> Iterator[checking.Check]:
+        for check in checking.checks(chosen):
+            found.append(check)
+            yield check
+
+    if as_json:
+        print(json.dumps([check.as_json() for check in kept()], indent=2))
+    else:
+        for line in checking.table(kept()):
+            print(line, flush=True)
+        print(checking.summary(found))
+    if not all(check.passed for check in found):
+        sys.exit(1)
 
 
 def tune(rows: int, widths: list[int], dtype: str) -> None:
@@ -61,6 +90,9 @@ def run() -> None:
     """Does what the command line asks for."""
     parser = command_line()
     arguments = parser.parse_args()
+    if arguments.command == "verify":
+        verify(arguments.device, arguments.json)
+        return
     if arguments.command == "tune":
         if arguments.json:
             parser.error("--json is for the report, tune has none")
