@@ -155,7 +155,8 @@ def hard_negative_loss(
     positive_prior = check.check_fraction("positive_prior", positive_prior)
     positive_weight = check.check_not_negative("positive_weight", positive_weight)
     check.check_scale("scale", scale)
-    scale = check.as_scalar("scale", scale, x).double()
+    scale = check.as_scalar("scale", scale, x)
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))  # it is multiplied
 
     harder = softmax_similarity(
         x, y, (1 + hardness) * scale, denominator="negatives", backend=backend
@@ -179,7 +180,7 @@ def _loss_of_side(
     if positive_prior:
         # log(e^total − τ·n·e^positive): where that is not above the floor, the floor stands.
         own = positive + math.log(positive_prior) + log_negatives
-        floor = log_negatives - scale.detach()
+        floor = log_negatives - scale.detach().double()
         # Compared so that a NaN is no reason for the floor.
         is_below = own >= total
         rest = torch.where(is_below, -1.0, own - total).expm1().neg().log()
