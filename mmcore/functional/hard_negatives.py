@@ -156,7 +156,7 @@ def hard_negative_loss(
     positive_weight = check.check_not_negative("positive_weight", positive_weight)
     check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, x)
-    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))  # it is multiplied
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))  # to be multiplied
 
     harder = softmax_similarity(
         x, y, (1 + hardness) * scale, denominator="negatives", backend=backend
