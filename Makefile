@@ -53,7 +53,7 @@ GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py 
 	softmax_pairs.py joined_positives.py objectives.py info_nce.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py \
 	clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py contracts_objectives.py matryoshka.py distillation.py \
 	hardest_negatives.py captioning.py volume.py symile.py discrepancy.py geometry.py ranking.py ranking_hardness.py \
-	scale.py objective_arguments.py)
+	scale.py objective_arguments.py large_logits.py)
 BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 
 TIER ?= full

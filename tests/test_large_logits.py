@@ -87,6 +87,16 @@ def test_softmax_similarity_where_y_is_x(backend: str, norm: float, kind: str) -
     check_against_eager(kernel, [plain, in_reverse], draws, ["row_lse", "col_lse", "grad_x"])
 
 
+@pytest.mark.parametrize(("logit", "error"), [(1e9, 1e-7), (1e14, 1e-2)])
+def test_two_equal_logits(backend: str, logit: float, error: float) -> None:
+    """Catches fewer digits of the softmax than docs/performance.md names among the exceptions."""
+    x, y = torch.full((1, 1), logit**0.5), torch.full((2, 1), logit**0.5)
+    col_bias, nobody = torch.zeros(2, requires_grad=True), torch.tensor([-1])
+    found = functional.softmax_similarity(x, y, target=nobody, col_bias=col_bias)
+    (softmax,) = torch.autograd.grad(found.row_lse.sum(), col_bias)
+    torch.testing.assert_close(softmax, torch.full_like(softmax, 0.5), rtol=0, atol=error)
+
+
 ROWS_OF_A_COLLAPSED_BATCH = 24
 COLLAPSED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "clip_loss": lambda x, y: functional.clip_loss(x, y, 100.0),

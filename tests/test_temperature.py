@@ -46,6 +46,7 @@ def test_modules_name_the_inverse(name: str) -> None:
 
 
 def test_a_teachers_temperature_names_its_inverse() -> None:
+    """Catches Python's own error for the second scale of a function."""
     x = torch.randn(4, 8)
     with pytest.raises(TypeError, match="give teacher_scale = 1 / teacher_temperature"):
         functional.distill_clip_loss(x, x, 5.0, x, x, teacher_temperature=0.1)

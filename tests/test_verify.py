@@ -71,6 +71,7 @@ def test_what_is_wrong_fails_by_name(
 def test_without_kernels_the_reference_is_checked(
     quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Catches a check of kernels that are not there."""
     monkeypatch.setattr(cpu, "missing_module", "there is none")
     assert run(monkeypatch) == 0
     assert f"all {len(FAMILIES)} checks passed" in capsys.readouterr().out

@@ -155,8 +155,9 @@ def hard_negative_loss(
     positive_prior = check.check_fraction("positive_prior", positive_prior)
     positive_weight = check.check_not_negative("positive_weight", positive_weight)
     check.check_scale("scale", scale)
+    # In float32 at least: a product of a 16-bit scale would be rounded to 16 bits.
     scale = check.as_scalar("scale", scale, x)
-    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))  # to be multiplied
+    scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
 
     harder = softmax_similarity(
         x, y, (1 + hardness) * scale, denominator="negatives", backend=backend

@@ -1,4 +1,4 @@
-"""The error that meets whoever gives a temperature where its inverse, the scale, is asked for."""
+"""The error for a temperature that is given in place of its inverse, the scale."""
 
 from __future__ import annotations
 
