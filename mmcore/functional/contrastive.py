@@ -19,6 +19,7 @@ from mmcore.functional.reductions import (
 )
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
+from mmcore.ops import clip as clip_op
 
 DIRECTIONS = ("both", "rows", "columns")
 NEGATIVES = ("all", "queue")
@@ -97,6 +98,9 @@ def clip_loss(
     label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
     if label_smoothing and group is not None:
         raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
+    has_options = weight is not None or group is not None or bias is not None or label_smoothing
+    if direction == "both" and not has_options and clip_op.serves(x, y, backend):
+        return clip_op.call(x, y, check.as_scalar("scale", scale, x), backend=backend)
     if direction == "columns":
         x, y = y, x
     statistics = softmax_similarity(

@@ -58,6 +58,7 @@ class SideBiases(NamedTuple):
     bias: Any  # in nats, float32
     factor: Any  # 2^(log2(e)·bias − largest) ≤ 1, float32
     largest: Any  # log2(e) times the largest bias, 0-D float64
+    are_normal: Any  # whether no factor has lost digits of its bias: 1 or 0, 0-D float64
 
 
 class BothSides(NamedTuple):
@@ -74,6 +75,7 @@ class WhichPairs(NamedTuple):
     HAS_TARGET: bool
     HAS_LABELS: bool
     HAS_GROUPS: bool
+    IS_DIAGONAL: bool = False  # whether the positive of row i is column i, and no target is stored
 
 
 class WhichBiases(NamedTuple):

@@ -147,11 +147,13 @@ def pairs(inputs: SimilarityInputs) -> WhichPairs:
     )  # fmt: skip
 
 
-def settings(inputs: SimilarityInputs, tile: ProductTile) -> dict[str, object]:
+def settings(
+    inputs: SimilarityInputs, tile: ProductTile, which: WhichPairs | None = None
+) -> dict[str, object]:
     """What every kernel over the matrix is compiled for."""
     dtype = product_dtype(inputs)
     return {
-        "PAIRS": pairs(inputs),
+        "PAIRS": pairs(inputs) if which is None else which,
         "TILE": Tile(
             tile.BM, tile.BN, tile.BK, tile.USES_DESCRIPTORS, inputs.x.shape[1],
             is_interpreted() and dtype == torch.bfloat16, dtype == torch.float32,

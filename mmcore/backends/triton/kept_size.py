@@ -2,9 +2,11 @@
 
 softmax_similarity keeps whole rows of E (softmax_similarity/kept_exponentials.py), rounded to
 bfloat16, where products are of bfloat16: E then has the rounding that the products have anyway;
-float32 and float16 gradients would lose digits. A matrix that is its own transpose keeps nothing,
+float32 and float16 gradients would lose digits. A matrix that is its own transpose keeps no E,
 because half of its products are spared already. At most half the workspace is kept, because the
-backward needs a chunk of G beside it.
+backward needs a chunk of G beside it. A few numbers of the matrix are kept in any case.
+
+clip keeps the same, and the terms of G, which are O(N) (softmax_similarity/terms_memory.py).
 
 sigmoid_similarity keeps both gradients (sigmoid_similarity/cached_gradients.py).
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import torch
 
-from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.inputs import ClipInputs, SimilarityInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
 from mmcore.backends.workspace import if_it_fits
 
@@ -21,13 +23,29 @@ from mmcore.backends.workspace import if_it_fits
 BLOCK_ROWS, BLOCK_COLUMNS = 128, 256
 ITEMSIZE = torch.bfloat16.itemsize
 PER_FLOAT32 = torch.float32.itemsize // ITEMSIZE
+# softmax_similarity/shared_shift.py: NUMBERS. softmax_similarity/terms_memory.py: what precedes the
+# terms, the terms of a row or column of a loss, and how many rows share a flag.
+NUMBERS, HEADER, LOSS_TERMS, FLAGGED = 8, 16, 5, 64
 
 
 def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:
-    """As many rows of E as half the workspace holds."""
+    """As many rows of E as half the workspace holds, and the numbers of the matrix."""
     if inputs.precision != "medium" or inputs.is_half_enough:
-        return 0
-    return rows_of_exponentials(workspace, inputs.x.shape[0], inputs.keys.shape[0])
+        return NUMBERS
+    return rows_of_exponentials(workspace, inputs.x.shape[0], inputs.keys.shape[0]) + NUMBERS
+
+
+def clip(workspace: int, inputs: ClipInputs) -> int:
+    """As softmax_similarity, and the terms of G."""
+    rows = inputs.x.shape[0]
+    held = rows_of_exponentials(workspace, rows, rows) if inputs.precision == "medium" else 0
+    return held + NUMBERS + terms_size(rows, rows, LOSS_TERMS)
+
+
+def terms_size(rows: int, columns: int, count: int) -> int:
+    """The memory of `count` numbers of each row and column, targets and flags."""
+    flags = whole_blocks(rows, FLAGGED) // FLAGGED + whole_blocks(columns, FLAGGED) // FLAGGED
+    return HEADER + count * (rows + columns) + rows + flags
 
 
 def product_similarity(workspace: int, inputs: ProductInputs) -> int:

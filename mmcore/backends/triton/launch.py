@@ -74,6 +74,11 @@ FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
 
 
+def whole(size: int, block: int) -> int:
+    """How many blocks hold a size; triton.cdiv takes microseconds."""
+    return -(-size // block)
+
+
 def row_tile(columns: int) -> RowTile:
     """Whole rows where they are short, pieces of one row where they are long."""
     width = min(triton.next_power_of_2(columns), NUMBERS_PER_PROGRAM)
@@ -132,13 +137,13 @@ def is_aligned(matrix: Tensor) -> bool:
 def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
     """Rows of G that the workspace holds beside what is kept: whole blocks, at least one."""
     rows, held = x.shape[0], workspace.current(x.device.type) - kept_bytes
-    whole = held // (columns * itemsize) // block * block
-    return max(block, min(whole, triton.cdiv(rows, block) * block))
+    fit = held // (columns * itemsize) // block * block
+    return max(block, min(fit, whole(rows, block) * block))
 
 
 def chunk_of_gradient(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Memory for G, whose rows begin where the copy engine can store them."""
-    stride = triton.cdiv(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    stride = whole(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     return torch.empty((rows, stride), dtype=dtype, device=x.device)[:, :columns]
 
 

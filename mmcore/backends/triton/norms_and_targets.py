@@ -8,10 +8,12 @@ The upper half of a tally counts the rows that name the column. Where it is 1, t
 number of that row, and no program has to search all targets for it. A target of −1 names nothing.
 For a target outside the matrix nothing is read, and its logit is NaN.
 
-Never stored: an N×M mask of the positives.
-Loop order: a program takes ROWS rows of x and as many of y, and walks their columns.
-Precision: float64. The tally is a sum of integers, and the largest norms are compared as the
-integers that have their bits, so that the order of the atomic operations changes nothing.
+Never stored: an N×M mask of the positives, and norms of single rows. Each program stores the
+largest norms that it has seen, and whoever needs the largest of all reads these (shared_shift.py).
+Loop order: a program takes ROWS rows of x and as many of y, walks their columns, and goes on to
+later rows; there are at most MOST_PARTS programs.
+Precision: float64. The tally is a sum of integers, so that the order of its atomic operations
+changes nothing. Norms are compared as the integers that have their bits: NaN is the largest.
 """
 
 from __future__ import annotations
@@ -24,40 +26,24 @@ import triton.language as tl
 from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs
-from mmcore.backends.triton.arguments import Size
-from mmcore.backends.triton.inputs import (
-    biases,
-    ids,
-    rounds_operands,
-    shape,
-    strides,
-    which_biases,
-)
+from mmcore.backends.triton.arguments import Size, WhichPairs
+from mmcore.backends.triton.inputs import biases, ids, shape, strides, which_biases
 from mmcore.backends.triton.launch import row_tile
 
-# Where the largest norms stand in the tally, before the columns' numbers.
-NORM_OF_X = tl.constexpr(0)
-NORM_OF_Y = tl.constexpr(1)
-NORMS = 2
-COLUMNS_BEGIN = tl.constexpr(NORMS)
+MOST_PARTS = tl.constexpr(512)
 
 
 @triton.jit
-def load_wide(
-    features, row, in_rows, stride, start, depth, ROUNDS: tl.constexpr, COLUMNS: tl.constexpr
-):
-    """Rows of features in float64, after the rounding of the products; zeros beyond `in_rows`."""
+def load_wide(features, row, in_rows, stride, start, depth, COLUMNS: tl.constexpr):
+    """Rows of features in float64; zeros beyond `in_rows`."""
     k = start + tl.arange(0, COLUMNS)[None, :]
     at = features + row.to(tl.int64)[:, None] * stride + k
-    found = tl.load(at, mask=in_rows[:, None] & (k < depth), other=0)
-    if ROUNDS:
-        found = found.to(tl.bfloat16)
-    return found.to(tl.float64)
+    return tl.load(at, mask=in_rows[:, None] & (k < depth), other=0).to(tl.float64)
 
 
 @triton.jit
 def add_to_tally(tally, i, j, names):
-    tl.atomic_add(tally + COLUMNS_BEGIN + j, i.to(tl.int64) + 4294967296, mask=names)
+    tl.atomic_add(tally + j, i.to(tl.int64) + 4294967296, mask=names)
 
 
 @triton.jit
@@ -68,74 +54,105 @@ def tally_kernel(target, tally, rows, columns, ROWS: tl.constexpr):
 
 
 class Purpose(NamedTuple):
-    """What the kernel finds besides logits of targets, and of what."""
+    """What the kernel finds besides the norms of x."""
 
-    HAS_TARGET: bool
     HAS_Y: bool
-    NEEDS_NORMS: bool
     TALLIES: bool
-    ROUNDS: bool  # whether operands are rounded to bfloat16
+    CLEARS: bool  # whether a later launch needs a counter
+
+
+@triton.jit
+def bits_of(squares):
+    """Integers that compare as the numbers do, NaN being the largest."""
+    return squares.to(tl.int64, bitcast=True) & 9223372036854775807
 
 
 @triton.jit
 def norms_and_targets_kernel(
-    x, y, target, scale, biases, tally, logit, size, depth, strides, PURPOSE: tl.constexpr,
-    BIASES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    x, y, target, scale, biases, maxima, tally, logit, counter, size, depth, strides,
+    PURPOSE: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    in_rows, in_columns = i < size.rows, i < size.columns
-    target_logit = tl.zeros([ROWS], tl.float64)
-    squares_x, squares_y = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
-    if PURPOSE.HAS_TARGET:
-        j = tl.load(target + i, mask=in_rows, other=-1)
-        names = in_rows & (j >= 0) & (j < size.columns)
-    for start in range(0, depth, COLUMNS):
-        left = load_wide(x, i, in_rows, strides.x, start, depth, PURPOSE.ROUNDS, COLUMNS)
-        if PURPOSE.HAS_TARGET:
-            right = load_wide(y, j, names, strides.y, start, depth, PURPOSE.ROUNDS, COLUMNS)
-            target_logit += tl.sum(left * right, 1)
-        if PURPOSE.NEEDS_NORMS:
+    program, step = tl.program_id(0), tl.num_programs(0) * ROWS
+    HAS_LOGITS: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
+    if PURPOSE.CLEARS:
+        tl.store(counter, 0.0, mask=program == 0)
+    bits_x, bits_y = tl.zeros([ROWS], tl.int64), tl.zeros([ROWS], tl.int64)
+    end = size.rows
+    if PURPOSE.HAS_Y:
+        end = tl.maximum(end, size.columns)
+    for first in range(program * ROWS, end, step):
+        i = first + tl.arange(0, ROWS)
+        in_rows, in_columns = i < size.rows, i < size.columns
+        squares_x, squares_y = tl.zeros([ROWS], tl.float64), tl.zeros([ROWS], tl.float64)
+        target_logit = tl.zeros([ROWS], tl.float64)
+        j, names = i.to(tl.int64), in_rows & in_columns
+        if PAIRS.HAS_TARGET:
+            j = tl.load(target + i, mask=in_rows, other=-1)
+            names = in_rows & (j >= 0) & (j < size.columns)
+        for start in range(0, depth, COLUMNS):
+            left = load_wide(x, i, in_rows, strides.x, start, depth, COLUMNS)
             squares_x += tl.sum(left * left, 1)
             if PURPOSE.HAS_Y:
-                right = load_wide(
-                    y, i, in_columns, strides.y, start, depth, PURPOSE.ROUNDS, COLUMNS
-                )
+                right = load_wide(y, i, in_columns, strides.y, start, depth, COLUMNS)
                 squares_y += tl.sum(right * right, 1)
-    if PURPOSE.NEEDS_NORMS:
-        tl.atomic_max(tally + NORM_OF_X, tl.max(squares_x, 0).to(tl.int64, bitcast=True))
-        if PURPOSE.HAS_Y:
-            tl.atomic_max(tally + NORM_OF_Y, tl.max(squares_y, 0).to(tl.int64, bitcast=True))
-    if PURPOSE.HAS_TARGET:
+            if HAS_LOGITS:
+                right = load_wide(y, j, names, strides.y, start, depth, COLUMNS)
+                target_logit += tl.sum(left * right, 1)
+        bits_x = tl.maximum(bits_x, bits_of(squares_x))
+        bits_y = tl.maximum(bits_y, bits_of(squares_y))
         if PURPOSE.TALLIES:
             add_to_tally(tally, i, j, names)
-        target_logit = target_logit * tl.load(scale).to(tl.float64)
-        if BIASES.HAS_BIAS:
-            target_logit += tl.load(biases.scalar).to(tl.float64)
-        if BIASES.HAS_ROW_BIAS:
-            target_logit += tl.load(biases.row + i, mask=in_rows, other=0).to(tl.float64)
-        if BIASES.HAS_COL_BIAS:
-            target_logit += tl.load(biases.col + j, mask=names, other=0).to(tl.float64)
-        found = tl.where(names | (j == -1), target_logit, float("nan"))
-        tl.store(logit + i, found, mask=in_rows)
+        if HAS_LOGITS:
+            target_logit = target_logit * tl.load(scale).to(tl.float64)
+            if BIASES.HAS_BIAS:
+                target_logit += tl.load(biases.scalar).to(tl.float64)
+            if BIASES.HAS_ROW_BIAS:
+                target_logit += tl.load(biases.row + i, mask=in_rows, other=0).to(tl.float64)
+            if BIASES.HAS_COL_BIAS:
+                target_logit += tl.load(biases.col + j, mask=names, other=0).to(tl.float64)
+            found = tl.where(names | (j == -1), target_logit, float("nan"))
+            tl.store(logit + i, found, mask=in_rows)
+    tl.store(maxima + program, tl.max(bits_x, 0).to(tl.float64, bitcast=True))
+    if not PURPOSE.HAS_Y:
+        bits_y = bits_x
+    tl.store(maxima + MOST_PARTS + program, tl.max(bits_y, 0).to(tl.float64, bitcast=True))
 
 
-def norms_and_logits(
-    inputs: SimilarityInputs, needs_norms: bool, tallies: bool
-) -> tuple[Tensor, Tensor]:
-    """The tally, and float64 logits of targets, biases included; what is not wanted is empty."""
-    x, y, has_target = inputs.x, inputs.keys, inputs.target is not None
-    (rows, columns), depth = shape(inputs), x.shape[1]
-    purpose = Purpose(
-        has_target, inputs.y is not None, needs_norms, tallies and has_target,
-        rounds_operands(inputs),
-    )  # fmt: skip
-    counted = NORMS + columns if purpose.TALLIES else NORMS if needs_norms else 0
-    tally = x.new_zeros(counted, dtype=torch.int64)
-    logits = x.new_empty(rows if has_target else 0, dtype=torch.float64)
-    tile = row_tile(depth)
-    programs = triton.cdiv(max(rows, columns if purpose.HAS_Y else 0), tile.ROWS)
+class Norms(NamedTuple):
+    """The largest norms that programs have seen, as the kernels take them."""
+
+    maxima: Tensor  # (2·MOST_PARTS,) float64: squares; of x, then of y
+    parts: int  # how many of each there are
+
+
+class NormsAndTargets(NamedTuple):
+    """What one launch finds."""
+
+    norms: Norms
+    tally: Tensor  # (M,) int64; empty where it is not wanted
+    logits: Tensor  # (N,) float64; anything where there is no target
+
+
+def norms_and_targets(
+    inputs: SimilarityInputs, pairs: WhichPairs, *, tallies: bool = False,
+    counter: Tensor | None = None,
+) -> NormsAndTargets:  # fmt: skip
+    """Norms, float64 logits of targets, biases included, and the tally; clears the counter."""
+    x, y = inputs.x, inputs.keys
+    rows, columns = shape(inputs)
+    has_y, has_logits = inputs.y is not None, pairs.HAS_TARGET or pairs.IS_DIAGONAL
+    tallies = tallies and pairs.HAS_TARGET
+    tile = row_tile(x.shape[1])
+    most = MOST_PARTS.value
+    programs = min(most, -(-max(rows, columns if has_y else 0) // tile.ROWS))
+    maxima = x.new_empty(2 * most + (rows if has_logits else 0), dtype=torch.float64)
+    logits = maxima[2 * most :]
+    tally = x.new_zeros(columns, dtype=torch.int64) if tallies else x
     norms_and_targets_kernel[(programs,)](
-        x, y, ids(inputs).target, inputs.scale, biases(inputs), tally, logits, Size(rows, columns),
-        depth, strides(inputs), PURPOSE=purpose, BIASES=which_biases(inputs), **tile._asdict(),
+        x, y, ids(inputs).target, inputs.scale, biases(inputs), maxima, tally, logits,
+        maxima if counter is None else counter, Size(rows, columns), x.shape[1], strides(inputs),
+        PURPOSE=Purpose(has_y, tallies, counter is not None), PAIRS=pairs,
+        BIASES=which_biases(inputs), **tile._asdict(),
     )  # fmt: skip
-    return tally, logits
+    return NormsAndTargets(Norms(maxima, programs), tally, logits)

@@ -146,20 +146,21 @@ def load_ids(ids, at, size, is_there: tl.constexpr):
 
 
 @triton.jit
-def load_targets(target, i, rows, columns, is_there: tl.constexpr):
+def load_targets(target, i, rows, columns, PAIRS: tl.constexpr):
     """Columns, in 32 bits, which halves the registers of a tile's comparisons; −1 for no target."""
-    if is_there:
+    result = i
+    if PAIRS.IS_DIAGONAL:
+        result = tl.where(i < rows, i, -1)
+    elif PAIRS.HAS_TARGET:
         wide = tl.load(target + i, mask=i < rows, other=-1)
         result = tl.where((wide >= 0) & (wide < columns), wide, -1).to(tl.int32)
-    else:
-        result = i
     return result
 
 
 @triton.jit
 def load_row_ids(ids, i, end, columns, PAIRS: tl.constexpr):
     """Ids of the rows i; of those from `end` on −1."""
-    target = load_targets(ids.target, i, end, columns, PAIRS.HAS_TARGET)
+    target = load_targets(ids.target, i, end, columns, PAIRS)
     label = load_ids(ids.row_label, i, end, PAIRS.HAS_LABELS)
     return RowIds(target, label, load_ids(ids.row_group, i, end, PAIRS.HAS_GROUPS))
 
@@ -179,7 +180,7 @@ def positive_and_excluded(row, column, PAIRS: tl.constexpr, TILE: tl.constexpr):
     float64.
     """
     in_group = match(row.group, column.group, PAIRS.HAS_GROUPS, TILE)
-    if PAIRS.HAS_TARGET:
+    if PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL:
         positive = row.target[:, None] == column.number[None, :]
     else:
         positive = match(row.label, column.label, PAIRS.HAS_LABELS, TILE) & ~in_group
@@ -189,7 +190,7 @@ def positive_and_excluded(row, column, PAIRS: tl.constexpr, TILE: tl.constexpr):
 @triton.jit
 def counted(positive, excluded, PAIRS: tl.constexpr):
     """The pairs that enter the denominators, whether a target names them or not."""
-    if PAIRS.HAS_TARGET:
+    if PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL:
         result = ~excluded
         if PAIRS.DENOMINATOR == "positives":
             result = result & excluded

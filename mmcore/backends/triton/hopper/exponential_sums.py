@@ -36,6 +36,7 @@ from mmcore.backends.triton.hopper.ring import (
     pass_by,
     producer,
 )
+from mmcore.backends.triton.hopper.shift import shift_of
 
 
 @gluon.jit
@@ -56,9 +57,9 @@ def store_column_sums(
 
 @gluon.jit
 def consumer(
-    kept_desc, x_kept, ring, staging, barriers, numbers, target, sums, span, items, kept_rows,
-    WHICH: gl.constexpr, RING: gl.constexpr, KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr,
-    HAS_COLUMNS: gl.constexpr,
+    kept_desc, x_kept, ring, staging, barriers, high, low, shift, target, sums, span, items,
+    kept_rows, WHICH: gl.constexpr, RING: gl.constexpr, KEEPS: gl.constexpr,
+    HAS_TARGET: gl.constexpr, IS_DIAGONAL: gl.constexpr, HAS_COLUMNS: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
     BM: gl.constexpr = RING.BM
@@ -70,7 +71,6 @@ def consumer(
     by_column: gl.constexpr = gl.SliceLayout(0, layout)
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BN // 2, 16])
     sum_layout: gl.constexpr = gl.BlockedLayout([4, 1], [1, 32], [1, 4], [1, 0])
-    high, low, shift = gl.load(numbers), gl.load(numbers + 1), gl.load(numbers + 2)
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
     for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
@@ -78,7 +78,7 @@ def consumer(
         in_slab = block * BM + gl.arange(0, BM, by_row)
         in_rows = in_slab < span.rows
         target_i, least, largest = load_row_targets(
-            target, span.first_row + in_slab, in_rows, columns, HAS_TARGET
+            target, span.first_row + in_slab, in_rows, columns, HAS_TARGET, IS_DIAGONAL
         )
         is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float32, by_row)
@@ -118,9 +118,9 @@ def consumer(
 
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows"])
 def hopper_sum_exponentials_kernel(
-    x_desc, y_desc, kept_desc, numbers, target, sums, first_row, rows, columns, strip_tiles, spread,
-    kept_rows, RING: gl.constexpr, KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr,
-    HAS_COLUMNS: gl.constexpr,
+    x_desc, y_desc, kept_desc, norms, scale, target, sums, first_row, rows, columns, strip_tiles,
+    spread, kept_rows, RING: gl.constexpr, KEEPS: gl.constexpr, HAS_TARGET: gl.constexpr,
+    IS_DIAGONAL: gl.constexpr, HAS_COLUMNS: gl.constexpr,
 ):  # fmt: skip
     KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
     SLOTS: gl.constexpr = RING.SLOTS
@@ -136,17 +136,18 @@ def hopper_sum_exponentials_kernel(
     else:
         first, second = ring, ring
     barriers = new_barriers(RING.SLOTS, RING.RES)
+    high, low, shift = shift_of(norms, scale)
     span = Span(first_row, rows, columns, strip_tiles, spread)
     items = items_of(span, RING)
     gl.warp_specialize(
         [
             (consumer, (
-                kept_desc, x_kept, ring, first, barriers, numbers, target, sums, span, items,
-                kept_rows, 0, RING, KEEPS, HAS_TARGET, HAS_COLUMNS,
+                kept_desc, x_kept, ring, first, barriers, high, low, shift, target, sums, span,
+                items, kept_rows, 0, RING, KEEPS, HAS_TARGET, IS_DIAGONAL, HAS_COLUMNS,
             )),
             (consumer, (
-                kept_desc, x_kept, ring, second, barriers, numbers, target, sums, span, items,
-                kept_rows, 1, RING, KEEPS, HAS_TARGET, HAS_COLUMNS,
+                kept_desc, x_kept, ring, second, barriers, high, low, shift, target, sums, span,
+                items, kept_rows, 1, RING, KEEPS, HAS_TARGET, IS_DIAGONAL, HAS_COLUMNS,
             )),
             (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],

@@ -13,13 +13,16 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentials_kernel
-from mmcore.backends.triton.hopper.gradient import TileTerms, hopper_store_gradient_kernel
+from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
 from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
 from mmcore.backends.triton.inputs import ids, shape
+from mmcore.backends.triton.launch import whole
+from mmcore.backends.triton.norms_and_targets import Norms
 from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
 from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
-from mmcore.backends.triton.softmax_similarity.gradient_terms import FACTOR, GradientTerms
+from mmcore.backends.triton.softmax_similarity.gain import Given
+from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix
 
 # Rows, columns, and depth of a chunk.
 BM = BN = 128
@@ -71,11 +74,6 @@ class Walk(NamedTuple):
         return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
 
 
-def whole(size: int, block: int) -> int:
-    """How many blocks hold a size: triton.cdiv takes microseconds, and `over` calls this often."""
-    return -(-size // block)
-
-
 @cache
 def processors(device: torch.device) -> int:
     """Multiprocessors: a launch has one CTA for each, which takes all of its shared memory."""
@@ -102,43 +100,48 @@ def descriptor(matrix: Tensor, columns: int) -> TensorDescriptor:
 
 
 def sum_exponentials(
-    inputs: SimilarityInputs, numbers: Tensor, slab: slice, rows_of_e: Tensor
+    matrix: SimilarityMatrix, norms: Norms, slab: slice, rows_of_e: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Partial sums: (parts, rows of the slab), and (blocks of it, M), or none of columns."""
-    x, columns, count = inputs.x, shape(inputs)[1], slab.stop - slab.start
+    inputs, columns, count = matrix.inputs, matrix.size.columns, slab.stop - slab.start
+    x = inputs.x
     walk, keeps = Walk.over(count, columns, x.device), len(rows_of_e) > 0
     layout = SUMS_KEPT if keeps else SUMS
-    row_sum = numbers.new_empty(2 * walk.strips, count)
-    col_sum = numbers.new_empty(walk.row_blocks, columns if inputs.has_columns else 0)
+    row_sum = x.new_empty((2 * walk.strips, count), dtype=torch.float32)
+    held = columns if inputs.has_columns else 0
+    col_sum = x.new_empty((walk.row_blocks, held), dtype=torch.float32)
     x_desc, y_desc = descriptor(x, BK), descriptor(inputs.keys, BK)
     kept_desc = descriptor(rows_of_e, BN // 2) if keeps else x_desc
     hopper_sum_exponentials_kernel[(walk.programs,)](
-        x_desc, y_desc, kept_desc, numbers, ids(inputs).target, BothSides(row_sum, col_sum),
-        slab.start, count, columns, walk.strip_tiles, layout.spread, len(rows_of_e),
-        RING=ring_of(layout, x.shape[1]), KEEPS=keeps, HAS_TARGET=inputs.target is not None,
+        x_desc, y_desc, kept_desc, norms, inputs.scale, matrix.ids.target,
+        BothSides(row_sum, col_sum), slab.start, count, columns, walk.strip_tiles, layout.spread,
+        len(rows_of_e), RING=ring_of(layout, x.shape[1]), KEEPS=keeps,
+        HAS_TARGET=matrix.has_target, IS_DIAGONAL=matrix.pairs.IS_DIAGONAL,
         HAS_COLUMNS=inputs.has_columns, **OPTIONS,
     )  # fmt: skip
     return row_sum, col_sum
 
 
+def gradient_parts(rows: int, columns: int, device: torch.device) -> int:
+    """How many parts of the scale's gradient a chunk of G leaves."""
+    walk = Walk.over(rows, columns, device)
+    return 2 * walk.row_blocks * walk.strips
+
+
 def store_gradient(
-    inputs: SimilarityInputs, numbers: Tensor, terms: GradientTerms, first: int, out: Tensor
-) -> Tensor:
-    """G of the rows from `first` on into `out`; returns parts of its sum with the products."""
-    x, columns, factor = inputs.x, shape(inputs)[1], FACTOR.value
+    matrix: SimilarityMatrix, numbers: Tensor, memory: Tensor, given: Given, first: int,
+    out: Tensor, parts: Tensor, first_part: int, *, is_loss: bool, count: int,
+) -> None:  # fmt: skip
+    """G of the rows from `first` on into `out`, and parts of its sum with the products."""
+    x, (rows, columns) = matrix.inputs.x, matrix.size
     walk = Walk.over(len(out), columns, x.device)
-    scale_part = terms.target.new_empty(2 * walk.row_blocks * walk.strips, dtype=torch.float64)
     hopper_store_gradient_kernel[(walk.programs,)](
-        descriptor(x, BK), descriptor(inputs.keys, BK), descriptor(out, BN // 2), numbers,
-        TileTerms(
-            terms.row[factor], terms.col[factor], terms.untrusted[0], terms.untrusted[1],
-            terms.target,
-        ),
-        ids(inputs).target, scale_part,
-        first, len(out), columns, walk.strip_tiles, GRADIENT.spread,
-        RING=ring_of(GRADIENT, x.shape[1]), HAS_TARGET=inputs.target is not None, **OPTIONS,
+        descriptor(x, BK), descriptor(matrix.inputs.keys, BK), descriptor(out, BN // 2), numbers,
+        memory, given, matrix.ids.target, parts, first_part, first, len(out), rows, columns,
+        walk.strip_tiles, GRADIENT.spread, RING=ring_of(GRADIENT, x.shape[1]),
+        HAS_TARGET=matrix.has_target, IS_DIAGONAL=matrix.pairs.IS_DIAGONAL, IS_LOSS=is_loss,
+        IS_FLOAT16=x.dtype == torch.float16, COUNT=count, **OPTIONS,
     )  # fmt: skip
-    return scale_part
 
 
 def sigmoid_sums(

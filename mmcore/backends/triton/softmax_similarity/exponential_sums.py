@@ -12,16 +12,14 @@ Loop order: a launch takes a slab of rows. A program takes BM rows and walks the
 strip; neighbouring programs take neighbouring rows of the same strip, whose y stays in L2. Sums of
 rows stay in registers over the strip. Sums of the columns of every tile are stored, (blocks of the
 slab, M), and added up by a later kernel in one order, without atomics.
-Precision: float32, one exponential for each logit; with a running maximum, logits are in two parts
-(wide_logits.py).
+Precision: float32, one exponential for each logit.
 
 IS_SYMMETRIC, where y is x: only pairs with i ≤ j are computed. Entries right of the diagonal are
 also summed by columns, where they stand for (j, i). So both orders of a pair have the same rounded
 product, in every sum and in the gradient.
 
-Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶ (shared_shift.py), and the row is
-computed again with a running maximum. Only the device knows whether there are such rows. So the
-second kernel is always launched, and programs without a flagged row return at once.
+Where the shift is too coarse for a row, its sum falls below 2⁻⁸⁶ (shared_shift.py), and
+log_sum_exps.py computes the row again.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from mmcore.backends.triton.float64 import log_add_exp
-from mmcore.backends.triton.softmax_similarity.wide_logits import exponential_of, wide_logits
+from mmcore.backends.triton.softmax_similarity.shared_shift import numbers_of
 from mmcore.backends.triton.tiles import (
     counted,
     exponential,
@@ -65,14 +62,15 @@ class Slab(NamedTuple):
 
 @triton.jit
 def sum_exponentials_kernel(
-    x, y, numbers, scale, row_side, col_side, ids, sums, kept, slab, size, strides,
+    x, y, norms, scale, row_side, col_side, ids, sums, kept, slab, size, strides,
     PAIRS: tl.constexpr, SIDES: tl.constexpr, KEEPS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     BM: tl.constexpr = TILE.BM
     BN: tl.constexpr = TILE.BN
+    HAS_TARGET: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
     row_blocks = tl.cdiv(slab.rows, BM)
     block, strip = tl.program_id(0) % row_blocks, tl.program_id(0) // row_blocks
-    high, low, shift = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
+    numbers = numbers_of(norms, scale)
     in_slab, first_i = block * BM + tl.arange(0, BM), slab.first_row + block * BM
     i = slab.first_row + in_slab
     in_rows = i < size.rows
@@ -95,17 +93,17 @@ def sum_exponentials_kernel(
         column = load_col_ids(ids, j, size.columns, PAIRS)
         positive, excluded = positive_and_excluded(row, column, PAIRS, TILE)
         keep = inside & counted(positive, excluded, PAIRS)
-        if PAIRS.HAS_TARGET and not SIDES.IS_SYMMETRIC:
+        if HAS_TARGET and not SIDES.IS_SYMMETRIC:
             keep = keep & ~positive
-        e = exponential(products, high, low, shift, TILE.IS_PRECISE)
+        e = exponential(products, numbers.high, numbers.low, numbers.shift, TILE.IS_PRECISE)
         e = tl.where(keep, e, 0.0)
         if KEEPS and first_i < slab.kept_rows:
             store_kept(kept, e, first_i, tile * BN, strides.kept, TILE)
         e_by_rows, e_by_columns = e, e
         if SIDES.IS_SYMMETRIC:
             e_by_rows, e_by_columns = tl.where(by_rows, e, 0.0), tl.where(by_columns, e, 0.0)
-            if PAIRS.HAS_TARGET:
-                target_j = load_targets(ids.target, j, size.columns, size.rows, PAIRS.HAS_TARGET)
+            if HAS_TARGET:
+                target_j = load_targets(ids.target, j, size.columns, size.rows, PAIRS)
                 e_by_rows = tl.where(positive, 0.0, e_by_rows)
                 e_by_columns = tl.where(target_j[None, :] == i[:, None], 0.0, e_by_columns)
         if SIDES.HAS_COL_BIAS:
@@ -133,69 +131,3 @@ def sum_exponentials_kernel(
     tl.store(sums.row + at, total, mask=in_rows)
     if PAIRS.HAS_LABELS:
         tl.store(sums.row_positive + at, pos_total, mask=in_rows)
-
-
-@triton.jit
-def running_log_sum_exp_kernel(
-    x, y, numbers, row_side, col_side, flagged, lse, ids, size, strides,
-    BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Adds all but the targets to the log-sum-exps of flagged rows, or of columns.
-
-    Products have the orientation that they have in every other kernel, so that the backward finds
-    the same bits.
-    """
-    OWN: tl.constexpr = TILE.BN if BY_COLUMNS else TILE.BM
-    OTHER: tl.constexpr = TILE.BM if BY_COLUMNS else TILE.BN
-    AXIS: tl.constexpr = 0 if BY_COLUMNS else 1
-    HAS_OWN_BIAS: tl.constexpr = BIASES.HAS_COL_BIAS if BY_COLUMNS else BIASES.HAS_ROW_BIAS
-    HAS_OTHER_BIAS: tl.constexpr = BIASES.HAS_ROW_BIAS if BY_COLUMNS else BIASES.HAS_COL_BIAS
-    own_side, other_side = (col_side, row_side) if BY_COLUMNS else (row_side, col_side)
-    rows, columns = size.rows, size.columns
-    own_size, other_size = (columns, rows) if BY_COLUMNS else (rows, columns)
-    own = tl.program_id(0) * OWN + tl.arange(0, OWN)
-    is_flagged = tl.load(flagged + own, mask=own < own_size, other=0) != 0
-    if tl.sum(is_flagged.to(tl.int32)) == 0:
-        return
-    zero = tl.zeros([OWN], tl.float32)
-    own_bias = zero
-    if HAS_OWN_BIAS:
-        own_bias = tl.load(own_side.bias + own, mask=own < own_size, other=0)
-    own_bias = tl.expand_dims(own_bias, AXIS)
-    maximum, maximum_low, total = zero + float("-inf"), zero, zero
-    for start in range(0, other_size, OTHER):
-        other = start + tl.arange(0, OTHER)
-        i, j = (other, own) if BY_COLUMNS else (own, other)
-        first_own = tl.program_id(0) * OWN
-        first_i, first_j = (start, first_own) if BY_COLUMNS else (first_own, start)
-        products = tile_products(x, y, first_i, first_j, rows, columns, strides, TILE)
-        positive, excluded = positive_and_excluded(
-            load_row_ids(ids, i, rows, columns, PAIRS), load_col_ids(ids, j, columns, PAIRS), PAIRS,
-            TILE,
-        )  # fmt: skip
-        keep = counted(positive, excluded, PAIRS)
-        keep = keep & (i < rows)[:, None] & (j < columns)[None, :]
-        if PAIRS.HAS_TARGET:
-            keep = keep & ~positive
-        other_bias = tl.zeros([OTHER], tl.float32)
-        if HAS_OTHER_BIAS:
-            other_bias = tl.load(other_side.bias + other, mask=other < other_size, other=0)
-        other_bias = tl.expand_dims(other_bias, 1 - AXIS)
-        row_bias, col_bias = (other_bias, own_bias) if BY_COLUMNS else (own_bias, other_bias)
-        high, low = wide_logits(products, numbers, row_bias, col_bias)
-        high = tl.where(keep, high, float("-inf"))
-        largest = tl.maximum(maximum, tl.max(high, AXIS))
-        is_largest = high == tl.expand_dims(largest, AXIS)
-        largest_low = tl.max(tl.where(is_largest, low, float("-inf")), AXIS)
-        stays = maximum == largest
-        largest_low = tl.where(stays & (maximum_low > largest_low), maximum_low, largest_low)
-        is_empty = largest == float("-inf")
-        base, base_low = tl.where(is_empty, 0.0, largest), tl.where(is_empty, 0.0, largest_low)
-        e = exponential_of(high, low, tl.expand_dims(base, AXIS), tl.expand_dims(base_low, AXIS))
-        total = total * exponential_of(maximum, maximum_low, base, base_low)
-        total += tl.sum(tl.where(keep, e, 0.0), AXIS)
-        maximum, maximum_low = largest, base_low
-    result = (maximum.to(tl.float64) + maximum_low.to(tl.float64)) + tl.log(total.to(tl.float64))
-    result = tl.where(total == 0, float("-inf"), result)
-    lse_of_targets = tl.load(lse + own, mask=is_flagged, other=0)
-    tl.store(lse + own, log_add_exp(result, lse_of_targets), mask=is_flagged)

@@ -7,8 +7,9 @@ exponentials, so one exponential is enough for both sides. E' is E with the bias
 E'' is E with those of the rows. Entries of targets are computed in float64 beforehand, because near
 convergence they are differences of nearly equal numbers.
 
-IS_EXACT: tiles with a row or a column too far below the bound take one exponential for each side,
-exp(s − lse), whose exponent is at most 0. A second launch of a few programs looks for such tiles.
+Tiles with a row or a column too far below the bound are exact: they take one exponential for each
+side, exp(s − lse), whose exponent is at most 0. Where hopper/ forms the others, a launch of a few
+programs looks for them.
 
 IS_SYMMETRIC, where y is x and columns have no statistics of their own: G + Gᵀ is stored, so that C
 is R, and targets of i and targets of j are replaced separately. Where the columns are also rows of
@@ -19,10 +20,12 @@ HAS_KEPT: the forward kept E, rounded to bfloat16, and no product is computed.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: one tile a program; neighbouring programs take neighbouring rows of the same columns. In
-the exact launch a program walks over several tiles.
-Precision: float32; G is stored in the dtype that is multiplied. Sums are taken before G is rounded:
-by rows and by columns, for the gradients of the biases, in float64; with the products, for that of
-the scale, in float32 along the rows of a tile and in float64 over its rows.
+a launch for exact tiles alone a program walks over several of them. The last program adds the sums
+for the scale up (last_block.py).
+Precision: float32; G is multiplied by its gain (gain.py) and stored in the dtype that is
+multiplied. Sums are taken before that: by rows and by columns, for the gradients of the biases, in
+float64; with the products, for that of the scale, in float32 along the rows of a tile and in
+float64 over its rows.
 """
 
 from __future__ import annotations
@@ -32,15 +35,20 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from mmcore.backends.triton.softmax_similarity.gradient_terms import (
+from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
+from mmcore.backends.triton.softmax_similarity.gain import gain_of
+from mmcore.backends.triton.softmax_similarity.shared_shift import load_numbers
+from mmcore.backends.triton.softmax_similarity.terms_memory import (
     BIAS,
     BIAS_FACTOR,
     FACTOR,
+    FLAGGED,
     IS_TRUSTED,
     LSE_HIGH,
     LSE_LOW,
     POSITIVE,
     WEIGHT,
+    terms_in,
 )
 from mmcore.backends.triton.softmax_similarity.wide_logits import exponential_of, wide_logits
 from mmcore.backends.triton.tiles import (
@@ -57,20 +65,33 @@ from mmcore.backends.triton.tiles import (
 )
 
 
-class GradientSums(NamedTuple):
-    """Sums of G, float64: with products (tiles,), by rows (tiles, rows), by columns (blocks, M)."""
+class BiasSums(NamedTuple):
+    """Sums of G, float64: by rows (tiles, rows), by columns (blocks, M)."""
 
-    scale: Any
     row: Any
     col: Any
+
+
+class ScaleParts(NamedTuple):
+    """Parts of the gradient of the scale, which all launches of a backward share."""
+
+    part: Any  # float64
+    first: Any  # of this launch
+    count: Any  # of all
+    total: Any  # 0-D: the gradient
 
 
 class Form(NamedTuple):
     """Which tiles a launch computes, and how."""
 
     HAS_KEPT: bool  # whether the forward kept E
-    IS_EXACT: bool  # whether these are the tiles that the shared shift fails
+    ALL: bool  # all tiles; otherwise those that the shared shift fails
     NEEDS_SUMS: bool  # whether the gradients of biases are wanted
+    NEEDS_SCALE: bool  # whether that of the scale is
+    IS_LAST: bool  # whether no launch after this one has parts of it
+    IS_LOSS: bool  # whether G is that of a mean loss (clip/)
+    IS_FLOAT16: bool
+    TERMS: int  # numbers of a row in memory
 
 
 @triton.jit
@@ -101,62 +122,79 @@ def biases_of(terms, own, size, HAS_BIAS: tl.constexpr):
 
 
 @triton.jit
-def exact_terms(high, low, terms, own, size, AXIS: tl.constexpr):
+def exact_terms(high, low, terms, own, size, AXIS: tl.constexpr, IS_LOSS: tl.constexpr):
     """One side's share of G by an exponential of its own, of logits in two parts."""
     level_high = tl.expand_dims(load_term(terms, LSE_HIGH, own, size), AXIS)
     level_low = tl.expand_dims(load_term(terms, LSE_LOW, own, size), AXIS)
-    weight = tl.expand_dims(load_term(terms, WEIGHT, own, size), AXIS)
-    return exponential_of(high, low, level_high, level_low) * weight
+    result = exponential_of(high, low, level_high, level_low)
+    if not IS_LOSS:
+        result = result * tl.expand_dims(load_term(terms, WEIGHT, own, size), AXIS)
+    return result
+
+
+@triton.jit
+def at_targets(terms, i, end, size, FORM: tl.constexpr):
+    """G of the targets of the rows i; of a loss from its shares of rows and of columns."""
+    if FORM.IS_LOSS:
+        result = load_term(terms.row, POSITIVE, i, size.rows)
+        result += load_term(terms.col, POSITIVE, i, size.columns)
+    else:
+        result = tl.load(terms.target + i, mask=i < end, other=0)
+    return result
 
 
 @triton.jit
 def store_tile(
-    tile_at, x, y, numbers, terms, ids, kept, out, sums, chunk, size, strides,
-    PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
+    tile_at, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+    PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, IS_EXACT: tl.constexpr,
+    TILE: tl.constexpr,
 ):  # fmt: skip
+    """Stores G of a tile; returns its sum with the products, 0 where there are none."""
     BM: tl.constexpr = TILE.BM
     BN: tl.constexpr = TILE.BN
+    USES_KEPT: tl.constexpr = FORM.HAS_KEPT and not IS_EXACT
+    HAS_TARGET: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
     row_blocks, rows, columns = tl.cdiv(chunk.rows, BM), size.rows, size.columns
     block, tile = tile_at % row_blocks, tile_at // row_blocks
     in_chunk = block * BM + tl.arange(0, BM)
     i, j = chunk.first_row + in_chunk, tile * BN + tl.arange(0, BN)
     first_i, first_j = chunk.first_row + block * BM, tile * BN
     end = chunk.first_row + chunk.rows
-    high, low, shift = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
     inside, is_right = own_pairs(i, j, chunk.first_row, end, columns, SIDES.IS_SYMMETRIC)
-    if FORM.HAS_KEPT and not FORM.IS_EXACT:
+    if USES_KEPT:
         e = load_kept(kept, first_i, first_j, strides.kept, TILE)
     else:
         products = tile_products(x, y, first_i, first_j, end, columns, strides, TILE)
-    if FORM.IS_EXACT:
+    if IS_EXACT:
         row_bias = biases_of(terms.row, i, rows, SIDES.HAS_ROW_BIAS)
         col_bias = biases_of(terms.col, j, columns, SIDES.HAS_COL_BIAS)
         logit, logit_low = wide_logits(products, numbers, row_bias[:, None], col_bias[None, :])
-        by_row = exact_terms(logit, logit_low, terms.row, i, rows, 1)
+        by_row = exact_terms(logit, logit_low, terms.row, i, rows, 1, FORM.IS_LOSS)
     else:
         by_row = side_factors(terms.row, terms.col, i, j, rows, columns, 1, SIDES.HAS_COL_BIAS)
     by_col = tl.zeros([1, BN], tl.float32)
-    if SIDES.HAS_COLUMNS and FORM.IS_EXACT:
-        by_col = exact_terms(logit, logit_low, terms.col, j, columns, 0)
+    if SIDES.HAS_COLUMNS and IS_EXACT:
+        by_col = exact_terms(logit, logit_low, terms.col, j, columns, 0, FORM.IS_LOSS)
     elif SIDES.HAS_COLUMNS:
         by_col = side_factors(terms.col, terms.row, j, i, columns, rows, 0, SIDES.HAS_ROW_BIAS)
     positive, excluded = positive_and_excluded(
         load_row_ids(ids, i, end, columns, PAIRS), load_col_ids(ids, j, columns, PAIRS), PAIRS, TILE
     )
-    if SIDES.IS_SYMMETRIC and PAIRS.HAS_TARGET:
-        target_j = load_targets(ids.target, j, columns, rows, PAIRS.HAS_TARGET)
+    if SIDES.IS_SYMMETRIC and HAS_TARGET:
+        target_j = load_targets(ids.target, j, columns, rows, PAIRS)
         mirrored = target_j[None, :] == i[:, None]
         by_row, by_col = tl.where(positive, 0.0, by_row), tl.where(mirrored, 0.0, by_col)
     g = by_row + by_col
-    if FORM.HAS_KEPT and not FORM.IS_EXACT:
+    if USES_KEPT:
         g = e * g
-    elif not FORM.IS_EXACT:
-        g = exponential(products, high, low, shift, TILE.IS_PRECISE) * g
+    elif not IS_EXACT:
+        e = exponential(products, numbers.high, numbers.low, numbers.shift, TILE.IS_PRECISE)
+        g = e * g
     g = tl.where(counted(positive, excluded, PAIRS), g, 0.0)
-    if PAIRS.HAS_TARGET:
-        at_i = tl.load(terms.target + i, mask=i < end, other=0)[:, None]
+    if HAS_TARGET:
+        at_i = at_targets(terms, i, end, size, FORM)[:, None]
         if SIDES.IS_SYMMETRIC:
-            at_j = tl.load(terms.target + j, mask=j < columns, other=0)[None, :]
+            at_j = at_targets(terms, j, columns, size, FORM)[None, :]
             g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
         else:
             g = tl.where(positive, at_i, g)
@@ -164,7 +202,7 @@ def store_tile(
         at_positive = load_term(terms.row, POSITIVE, i, rows)[:, None]
         at_positive = at_positive + load_term(terms.col, POSITIVE, j, columns)[None, :]
         g = tl.where(positive, g + at_positive, g)
-    store_chunk(out, g, in_chunk, i, j, chunk, strides.out, inside, SIDES.IS_SYMMETRIC)
+    store_chunk(out, g * gain, in_chunk, i, j, chunk, strides.out, inside, SIDES.IS_SYMMETRIC)
     g = tl.where(inside, g, 0.0)
     if FORM.NEEDS_SUMS:
         at_row = tile.to(tl.int64) * chunk.rows + in_chunk
@@ -174,42 +212,85 @@ def store_tile(
         tl.store(sums.col + at_column, tl.sum(g_by_columns.to(tl.float64), 0), mask=j < columns)
     if SIDES.IS_SYMMETRIC:
         g = tl.where(is_right, 2.0 * g, g)
-    if not (FORM.HAS_KEPT and not FORM.IS_EXACT):
-        tl.store(sums.scale + tile_at, tl.sum(tl.sum(g * products, 1).to(tl.float64)))
+    if USES_KEPT or not FORM.NEEDS_SCALE:
+        part = tl.sum(tl.zeros([BM], tl.float64))
+    else:
+        part = tl.sum(tl.sum(g * products, 1).to(tl.float64))
+    return part
 
 
 @triton.jit
-def is_own_tile(
-    tile_at, terms, chunk, size, IS_SYMMETRIC: tl.constexpr, IS_EXACT: tl.constexpr,
-    TILE: tl.constexpr,
-):  # fmt: skip
-    """Whether a launch computes a tile: the exact one, those that the shared shift fails."""
+def is_trusted(tile_at, terms, chunk, size, TILE: tl.constexpr):
+    """Whether the shared shift serves a tile."""
+    row_blocks = tl.cdiv(chunk.rows, TILE.BM)
+    i = chunk.first_row + tile_at % row_blocks * TILE.BM + tl.arange(0, TILE.BM)
+    j = tile_at // row_blocks * TILE.BN + tl.arange(0, TILE.BN)
+    row_trusted = tl.min(load_term(terms.row, IS_TRUSTED, i, size.rows, 1)) > 0
+    return row_trusted & (tl.min(load_term(terms.col, IS_TRUSTED, j, size.columns, 1)) > 0)
+
+
+@triton.jit
+def is_mirrored(tile_at, chunk, TILE: tl.constexpr):
+    """Whether a tile of a symmetric matrix is stored by the tile right of the diagonal."""
     row_blocks = tl.cdiv(chunk.rows, TILE.BM)
     first_i = chunk.first_row + tile_at % row_blocks * TILE.BM
     first_j = tile_at // row_blocks * TILE.BN
-    i, j = first_i + tl.arange(0, TILE.BM), first_j + tl.arange(0, TILE.BN)
-    row_trusted = tl.min(load_term(terms.row, IS_TRUSTED, i, size.rows, 1)) > 0
-    col_trusted = tl.min(load_term(terms.col, IS_TRUSTED, j, size.columns, 1)) > 0
-    result = (row_trusted & col_trusted) != IS_EXACT
-    if IS_SYMMETRIC:
-        result = result & ~((first_j >= chunk.first_row) & (first_j + TILE.BN <= first_i))
-    return result
+    return (first_j >= chunk.first_row) & (first_j + TILE.BN <= first_i)
+
+
+@triton.jit
+def has_flag(terms, size):
+    """Whether the shared shift fails anywhere."""
+    flags = tl.cdiv(size.rows, FLAGGED) + tl.cdiv(size.columns, FLAGGED)
+    found = tl.zeros([1024], tl.float32)
+    for start in range(0, flags, 1024):
+        at = start + tl.arange(0, 1024)
+        found = tl.maximum(found, tl.load(terms.row_flags + at, mask=at < flags, other=0))
+    return tl.max(found, 0) > 0
 
 
 @triton.jit
 def store_gradient_kernel(
-    x, y, numbers, terms, ids, kept, out, sums, chunk, size, strides, PAIRS: tl.constexpr,
-    SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
+    x, y, stored, memory, ids, kept, out, sums, of_scale, given, chunk, size, strides,
+    PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A program computes one tile; where IS_EXACT a few programs look through all tiles."""
+    """A program computes one tile; where not ALL a few programs look through all tiles."""
     own, step = tl.program_id(0), tl.num_programs(0)
-    end = own + 1
-    if FORM.IS_EXACT:
+    terms, numbers = terms_in(memory, size, FORM.TERMS, SIDES.IS_SYMMETRIC), load_numbers(stored)
+    gain, weight = gain_of(given, size.rows, FORM.IS_LOSS, FORM.IS_FLOAT16)
+    part = tl.sum(tl.zeros([TILE.BM], tl.float64))
+    if FORM.ALL:
+        # Without products, sums for the scale are found later, from G·y, which a scale of 0 spoils.
+        is_spoiled = False
+        if FORM.HAS_KEPT and FORM.NEEDS_SCALE:
+            is_spoiled = numbers.scale == 0
+        is_own = True
+        if SIDES.IS_SYMMETRIC:
+            is_own = not is_mirrored(own, chunk, TILE)
+        if is_own:
+            if is_trusted(own, terms, chunk, size, TILE) & (not is_spoiled):
+                part = store_tile(
+                    own, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+                    PAIRS, SIDES, FORM, False, TILE,
+                )  # fmt: skip
+            else:
+                part = store_tile(
+                    own, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+                    PAIRS, SIDES, FORM, True, TILE,
+                )  # fmt: skip
+                if FORM.HAS_KEPT and FORM.NEEDS_SCALE:
+                    part = tl.where(is_spoiled, part, 0.0)
+    elif has_flag(terms, size):
         tiles = tl.cdiv(chunk.rows, TILE.BM) * tl.cdiv(size.columns, TILE.BN)
-        end = tl.where(tl.load(terms.any_untrusted) == 0, 0, tiles)
-    for tile_at in range(own, end, step):
-        if is_own_tile(tile_at, terms, chunk, size, SIDES.IS_SYMMETRIC, FORM.IS_EXACT, TILE):
-            store_tile(
-                tile_at, x, y, numbers, terms, ids, kept, out, sums, chunk, size, strides, PAIRS,
-                SIDES, FORM, TILE,
-            )  # fmt: skip
+        for tile_at in range(own, tiles, step):
+            if not is_trusted(tile_at, terms, chunk, size, TILE):
+                part += store_tile(
+                    tile_at, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size,
+                    strides, PAIRS, SIDES, FORM, True, TILE,
+                )  # fmt: skip
+    if FORM.NEEDS_SCALE:
+        tl.store(of_scale.part + of_scale.first + own, part * weight)
+        if FORM.IS_LAST:
+            if is_last(terms.counter):
+                total = sum_in_order(of_scale.part, of_scale.count)
+                store_total(of_scale.total, total * 0.5 if SIDES.IS_SYMMETRIC else total)

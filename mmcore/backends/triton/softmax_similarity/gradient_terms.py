@@ -5,12 +5,11 @@
 
 a, b, c, d are the upstream gradients of row_lse, col_lse, row_pos, col_pos, and `largest` is the
 largest log2(e)·col_bias_j. All four are divided by one power of two, the unit (float64.py), so that
-G keeps its digits in the dtype that is multiplied. Products with G are multiplied by the unit
-afterwards.
+G keeps its digits in the dtype that is multiplied.
 
 Never stored: anything larger than O(N + M).
-Loop order: a first launch finds the largest upstream gradient, which determines the unit. In the
-second, a program takes BLOCK rows and as many columns.
+Loop order: a program takes BLOCK rows and as many columns. Each program looks for the largest
+upstream gradient, which determines the unit; where there are many, a launch before this one does.
 Precision: float64. Results are stored in float32, lse in two parts.
 """
 
@@ -21,27 +20,30 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-from mmcore.backends.triton.float64 import in_bits, split, unit_of
+from mmcore.backends.triton.float64 import unit_of
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
 from mmcore.backends.triton.softmax_similarity.shared_shift import (
-    LARGEST_TRUSTED_EXPONENT,
-    SMALLEST_NORMAL,
+    load_numbers,
+    numbers_of,
+    store_numbers,
+    with_biases,
+)
+from mmcore.backends.triton.softmax_similarity.terms_memory import (
+    BIAS,
+    BIAS_FACTOR,
+    WEIGHT,
+    factor_and_trust,
+    store_common,
+    terms_in,
 )
 
 BLOCK = tl.constexpr(128)
-# At most as many programs look for the largest upstream gradient, in blocks of this size.
+# More rows or columns than these have a launch of their own that finds the largest gradient: at
+# most LARGEST_PROGRAMS programs, in blocks of LARGEST_BLOCK.
+MOST_WITHOUT_A_LAUNCH = 16384
 LARGEST_PROGRAMS, LARGEST_BLOCK = tl.constexpr(64), tl.constexpr(1024)
-# Rows of the side terms, (TERMS, N) or (TERMS, M) float32: R or C; lse in two parts; the upstream
-# gradients of lse and of positives; whether R or C is trusted; 2^(bias − largest); bias.
-FACTOR = tl.constexpr(0)
-LSE_HIGH = tl.constexpr(1)
-LSE_LOW = tl.constexpr(2)
-WEIGHT = tl.constexpr(3)
-POSITIVE = tl.constexpr(4)
-IS_TRUSTED = tl.constexpr(5)
-BIAS_FACTOR = tl.constexpr(6)
-BIAS = tl.constexpr(7)
-TERMS = 8
+# Behind the unit and its product with the scale.
+LARGEST_BEGINS = tl.constexpr(2)
 
 
 class Upstream(NamedTuple):
@@ -51,17 +53,6 @@ class Upstream(NamedTuple):
     col_lse: Any
     row_pos: Any
     col_pos: Any
-
-
-class GradientTerms(NamedTuple):
-    """What the kernels of G read; all on the device."""
-
-    row: Any  # (TERMS, N) float32
-    col: Any  # (TERMS, M) float32
-    target: Any  # (N,) float32: G of the targets
-    unit_and_factor: Any  # (2,) float64: the unit, and unit·scale
-    untrusted: Any  # (2, blocks) int32: whether the shared shift fails in a block of rows, columns
-    any_untrusted: Any  # 0-D int32
 
 
 class SideGradients(NamedTuple):
@@ -74,11 +65,10 @@ class SideGradients(NamedTuple):
 
 
 @triton.jit
-def largest_of(vector, size, stride):
-    """max |vector| of this program's share."""
+def largest_of(vector, size, stride, first, step):
+    """max |vector| of the blocks from `first` on, each `step` behind the one before."""
     largest = tl.zeros([LARGEST_BLOCK], tl.float64)
-    step = tl.num_programs(0) * LARGEST_BLOCK
-    for start in range(tl.program_id(0) * LARGEST_BLOCK, size, step):
+    for start in range(first, size, step):
         at = start + tl.arange(0, LARGEST_BLOCK)
         found = tl.abs(tl.load(vector + at.to(tl.int64) * stride, mask=at < size, other=0))
         largest = tl.where(found > largest, found, largest)
@@ -86,26 +76,33 @@ def largest_of(vector, size, stride):
 
 
 @triton.jit
-def largest_gradients_kernel(
-    upstream, strides, largest, any_untrusted, size, HAS_COLUMNS: tl.constexpr
-):
-    """The largest upstream gradient, by program. NaN does not count: it spoils its own rows."""
-    found = largest_of(upstream.row_lse, size.rows, strides.row_lse)
-    found = tl.maximum(found, largest_of(upstream.row_pos, size.rows, strides.row_pos))
+def largest_gradient(upstream, strides, size, first, step, HAS_COLUMNS: tl.constexpr):
+    """Of all that are upstream. NaN does not count: it spoils its own rows."""
+    found = largest_of(upstream.row_lse, size.rows, strides.row_lse, first, step)
+    other = largest_of(upstream.row_pos, size.rows, strides.row_pos, first, step)
+    found = tl.maximum(found, other)
     if HAS_COLUMNS:
-        found = tl.maximum(found, largest_of(upstream.col_lse, size.columns, strides.col_lse))
-        found = tl.maximum(found, largest_of(upstream.col_pos, size.columns, strides.col_pos))
-    tl.store(largest + tl.program_id(0), found)
-    if tl.program_id(0) == 0:
-        tl.store(any_untrusted, 0)
+        other = largest_of(upstream.col_lse, size.columns, strides.col_lse, first, step)
+        found = tl.maximum(found, other)
+        other = largest_of(upstream.col_pos, size.columns, strides.col_pos, first, step)
+        found = tl.maximum(found, other)
+    return found
+
+
+@triton.jit
+def largest_gradients_kernel(upstream, strides, wide, size, HAS_COLUMNS: tl.constexpr):
+    """The largest upstream gradient, by program."""
+    first, step = tl.program_id(0) * LARGEST_BLOCK, tl.num_programs(0) * LARGEST_BLOCK
+    found = largest_gradient(upstream, strides, size, first, step, HAS_COLUMNS)
+    tl.store(wide + LARGEST_BEGINS + tl.program_id(0), found)
 
 
 @triton.jit
 def store_side(
-    own, size, given, shared, own_side, other_side, out, HAS_OWN_BIAS: tl.constexpr,
+    own, size, given, numbers, own_side, other_side, out, flags, HAS_OWN_BIAS: tl.constexpr,
     HAS_OTHER_BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Stores the terms of one side's block; returns whether the shared shift fails any of them.
+    """Stores the terms of one side's block.
 
     The sums of this side have the other side's biases, and the other way round.
     """
@@ -114,28 +111,19 @@ def store_side(
     weight = tl.where(is_counted, given.weight, 0.0)
     # Without a weight a row contributes nothing, not even NaN.
     level = tl.where(is_counted & (weight != 0), given.lse, float("inf"))
-    exponent = tl.load(shared) - in_bits(level - given.bias)
-    if HAS_OTHER_BIAS:
-        exponent += tl.load(other_side.largest)
-    factor = tl.where(weight == 0, 0.0, weight * tl.exp2(exponent)).to(tl.float32)
-    is_normal = (exponent <= LARGEST_TRUSTED_EXPONENT) & (tl.abs(factor) >= SMALLEST_NORMAL)
-    is_trusted = ((weight == 0) | is_normal) & (tl.load(shared + 1 + own * 0) != 0)
-    high, low = split(level)
+    factor, is_trusted = factor_and_trust(
+        weight, level, given.bias, numbers, other_side, HAS_OTHER_BIAS
+    )
+    store_common(own, size, factor, level, is_trusted, given.positive, out, flags)
     bias_factor = tl.full(own.shape, 1.0, tl.float32)
     bias = bias_factor - 1.0
     if HAS_OWN_BIAS:
         bias_factor = tl.load(own_side.factor + own, mask=inside, other=1)
         bias = tl.load(own_side.bias + own, mask=inside, other=0)
     row = tl.cast(size, tl.int64)
-    tl.store(out + FACTOR * row + own, factor, mask=inside)
-    tl.store(out + LSE_HIGH * row + own, high, mask=inside)
-    tl.store(out + LSE_LOW * row + own, low, mask=inside)
     tl.store(out + WEIGHT * row + own, weight.to(tl.float32), mask=inside)
-    tl.store(out + POSITIVE * row + own, given.positive.to(tl.float32), mask=inside)
-    tl.store(out + IS_TRUSTED * row + own, is_trusted.to(tl.float32), mask=inside)
     tl.store(out + BIAS_FACTOR * row + own, bias_factor, mask=inside)
     tl.store(out + BIAS * row + own, bias, mask=inside)
-    return tl.max((inside & ~is_trusted).to(tl.int32), 0)
 
 
 @triton.jit
@@ -167,32 +155,66 @@ def target_gradients(
 
 
 @triton.jit
+def found_unit(
+    wide, upstream, strides, size, programs, HAS_LARGEST: tl.constexpr, HAS_COLUMNS: tl.constexpr,
+    IS_FLOAT16: tl.constexpr,
+):  # fmt: skip
+    """The unit of the upstream gradients."""
+    if HAS_LARGEST:
+        program = tl.arange(0, LARGEST_PROGRAMS)
+        found = tl.max(
+            tl.load(wide + LARGEST_BEGINS + program, mask=program < programs, other=0), 0
+        )
+    else:
+        found = largest_gradient(upstream, strides, size, 0, LARGEST_BLOCK, HAS_COLUMNS)
+    return unit_of(found, IS_FLOAT16)
+
+
+@triton.jit
+def matrix_numbers(
+    norms, stored, scale, bias, row_side, col_side, BIASES: tl.constexpr,
+    HAS_NUMBERS: tl.constexpr,
+):  # fmt: skip
+    """Those that the forward has stored; otherwise computed, and stored for the next launch."""
+    if HAS_NUMBERS:
+        result = load_numbers(stored)
+    else:
+        result = with_biases(numbers_of(norms, scale), bias, row_side, col_side, BIASES)
+        if tl.program_id(0) == 0:
+            store_numbers(stored, result)
+    return result
+
+
+@triton.jit
 def gradient_terms_kernel(
-    lse, upstream, strides, target, logit, scale, shared, bias, row_side, col_side, largest, out,
-    programs, size, PAIRS: tl.constexpr, BIASES: tl.constexpr, SIDES: tl.constexpr,
+    norms, stored, lse, upstream, strides, target, logit, scale, bias, row_side, col_side,
+    memory, wide, programs, size, PAIRS: tl.constexpr, BIASES: tl.constexpr, SIDES: tl.constexpr,
+    COUNT: tl.constexpr, HAS_NUMBERS: tl.constexpr, HAS_LARGEST: tl.constexpr,
     IS_FLOAT16: tl.constexpr,
 ):  # fmt: skip
     """IS_SYMMETRIC: rows stand for columns, because G + Gᵀ is computed."""
     HAS_OWN_COLUMNS: tl.constexpr = SIDES.HAS_COLUMNS and not SIDES.IS_SYMMETRIC
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     in_rows, in_columns = i < size.rows, i < size.columns
-    program = tl.arange(0, LARGEST_PROGRAMS)
-    found = tl.load(largest + program, mask=program < programs, other=0)
-    unit = unit_of(tl.max(found, 0), IS_FLOAT16)
+    out = terms_in(memory, size, COUNT, SIDES.IS_SYMMETRIC)
+    numbers = matrix_numbers(norms, stored, scale, bias, row_side, col_side, BIASES, HAS_NUMBERS)
+    unit = found_unit(
+        wide, upstream, strides, size, programs, HAS_LARGEST, HAS_OWN_COLUMNS, IS_FLOAT16
+    )
     if tl.program_id(0) == 0:
-        tl.store(out.unit_and_factor, unit)
-        tl.store(out.unit_and_factor + 1, unit * tl.load(scale).to(tl.float64))
+        tl.store(wide, unit)
+        tl.store(wide + 1, unit * tl.load(scale).to(tl.float64))
+        tl.store(out.counter, 0.0)
     at = i.to(tl.int64)
     row_lse = tl.load(lse.row + i, mask=in_rows, other=0)
     weight = tl.load(upstream.row_lse + at * strides.row_lse, mask=in_rows, other=0) / unit
     positive = tl.load(upstream.row_pos + at * strides.row_pos, mask=in_rows, other=0) / unit
     own = own_biases(bias, row_side, i, size.rows, BIASES.HAS_BIAS, BIASES.HAS_ROW_BIAS)
     row = SideGradients(row_lse, weight, positive, own)
-    is_any = store_side(
-        i, size.rows, row, shared, row_side, col_side, out.row, BIASES.HAS_ROW_BIAS,
-        BIASES.HAS_COL_BIAS,
+    store_side(
+        i, size.rows, row, numbers, row_side, col_side, out.row, out.row_flags,
+        BIASES.HAS_ROW_BIAS, BIASES.HAS_COL_BIAS,
     )  # fmt: skip
-    tl.store(out.untrusted + tl.program_id(0), is_any)
     if PAIRS.HAS_TARGET:
         found = target_gradients(
             i, row, target, logit, lse, upstream, strides, size, unit, HAS_OWN_COLUMNS,
@@ -209,11 +231,7 @@ def gradient_terms_kernel(
             positive = tl.load(upstream.col_pos + at * strides.col_pos, mask=in_columns, other=0)
             positive = positive / unit
         own = own_biases(bias, col_side, i, size.columns, BIASES.HAS_BIAS, BIASES.HAS_COL_BIAS)
-        columns = store_side(
-            i, size.columns, SideGradients(col_lse, weight, positive, own), shared, col_side,
-            row_side, out.col, BIASES.HAS_COL_BIAS, BIASES.HAS_ROW_BIAS,
+        store_side(
+            i, size.columns, SideGradients(col_lse, weight, positive, own), numbers, col_side,
+            row_side, out.col, out.col_flags, BIASES.HAS_COL_BIAS, BIASES.HAS_ROW_BIAS,
         )  # fmt: skip
-        tl.store(out.untrusted + tl.num_programs(0) + tl.program_id(0), columns)
-        is_any = tl.maximum(is_any, columns)
-    if is_any > 0:
-        tl.atomic_max(out.any_untrusted, 1)

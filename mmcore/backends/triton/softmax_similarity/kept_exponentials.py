@@ -1,9 +1,11 @@
-"""Exponentials that softmax_similarity keeps for its backward: rows of E, rounded to bfloat16.
+"""What softmax_similarity keeps for its backward: numbers of the matrix, and exponentials.
 
     G_ij = E_ij·(R_i + C_j): where E was kept, the backward computes no product to form G.
 
-kept_size.py says how many rows are kept. Rows and columns are filled up to whole tiles, so that
-kernels store and load a tile without a mask for the matrix's edges.
+Rows of E, rounded to bfloat16, come first: kept_size.py says how many. Rows and columns are filled
+up to whole tiles, so that kernels store and load a tile without a mask for the matrix's edges.
+Behind them are `Numbers` (shared_shift.py), with which the backward need not read x and y for their
+norms. A forward that may keep nothing leaves both to the backward.
 """
 
 from __future__ import annotations
@@ -13,13 +15,23 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mmcore.backends.triton.inputs import Operand
-from mmcore.backends.triton.kept_size import BLOCK_COLUMNS, whole_blocks
+from mmcore.backends.triton.kept_size import BLOCK_COLUMNS, NUMBERS, PER_FLOAT32, whole_blocks
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
+def rows_and_numbers(kept: Tensor, columns: int, after: int = NUMBERS) -> tuple[Tensor, Tensor]:
+    """Rows of E, some of which lie beyond the matrix, and `after` numbers, or fresh memory."""
+    if kept.numel() == 0:
+        return as_rows(kept, columns), kept.new_empty(after)
+    size = kept.numel() - after
+    return as_rows(kept[:size], columns), kept[size:]
+
+
 def as_rows(kept: Tensor, columns: int) -> Tensor:
-    """The memory as rows of E: whole blocks, some of which lie beyond the matrix."""
-    return kept.view(torch.bfloat16).view(-1, whole_blocks(columns, BLOCK_COLUMNS))
+    """The memory as rows of E: whole blocks."""
+    stride = whole_blocks(columns, BLOCK_COLUMNS)
+    rows = kept.numel() * PER_FLOAT32 // stride
+    return kept.view(torch.bfloat16).as_strided((rows, stride), (stride, 1))
 
 
 def as_operand(rows_of_e: Tensor, tile: ProductTile) -> Operand:

@@ -1,16 +1,16 @@
-"""From sums of exponentials to the statistics of rows and columns: O(N + M).
+"""From sums of exponentials to the statistics of rows and columns.
 
     lse = log(exp(log Σ E + ln(2)·(shift + largest) + biases) + exp(lse of the targets))
     pos = the target's logit, or the sum of the logits of positives by label
 
 `largest` is log2(e) times the largest bias of the other side. Where a sum is too small for the
-shared shift, the row or column is flagged, and its lse is that of its targets only until
-running_log_sum_exp_kernel (exponential_sums.py) adds the rest.
+shared shift, the row or column is flagged, and a block with a flagged one computes its logits again
+(running_log_sum_exps.py). Only the device knows whether there are any.
 
 Never stored: anything larger than O(N + M).
-Loop order: a program takes BLOCK rows, or BLOCK columns, and adds up their partial sums in one
-order. A column that one row names finds that row in its tally (norms_and_targets.py). For a column
-that several rows name, the program reads all targets, twice.
+Loop order: a program takes BM rows, or BN columns, of a tile and adds up their partial sums in one
+order: O(N + M), but for flagged blocks. A column that one row names finds that row in its tally
+(norms_and_targets.py). For a column that several rows name, the program reads all targets, twice.
 Precision: float64.
 """
 
@@ -22,10 +22,15 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_nats, log_add_exp
-from mmcore.backends.triton.norms_and_targets import COLUMNS_BEGIN
-from mmcore.backends.triton.softmax_similarity.shared_shift import SMALLEST_TRUSTED_SUM
+from mmcore.backends.triton.softmax_similarity.running_log_sum_exps import running_log_sum_exps
+from mmcore.backends.triton.softmax_similarity.shared_shift import (
+    SMALLEST_TRUSTED_SUM,
+    numbers_of,
+    store_numbers,
+    with_biases,
+)
 
-BLOCK, PARTS = tl.constexpr(64), tl.constexpr(32)
+PARTS, TARGETS = tl.constexpr(32), tl.constexpr(64)
 
 
 class SideSums(NamedTuple):
@@ -37,35 +42,38 @@ class SideSums(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Columns that targets name, which rows name a column, and the float64 logits."""
+    """Which rows name a column, and the float64 logits (norms_and_targets.py)."""
 
-    column: Any  # (N,)
-    tally: Any  # norms_and_targets.py
+    tally: Any  # (M,)
     logit: Any  # (N,)
 
 
 class SideStatistics(NamedTuple):
-    """What the op returns of one side, and which of it the shared shift could not serve."""
+    """What the op returns of one side, float64."""
 
     lse: Any
     pos: Any
-    flagged: Any
 
 
-class BlockSums(NamedTuple):
-    """What a block of one side adds up to, float64."""
+class Matrix(NamedTuple):
+    """What every block of statistics is computed from, besides x and y."""
 
-    total: Any  # Σ E
-    by_label: Any  # Σ logits of positives by label
-    targets: Any  # Σ logits of targets
-    lse_of_targets: Any
-    bias: Any  # that all its logits share
+    by_rows: Any  # SideSums
+    by_columns: Any
+    row_side: Any  # SideBiases
+    col_side: Any
+    bias: Any
+    counts: Any  # of positives by label
+    ids: Any
+    targets: Any
+    size: Any
+    strides: Any
 
 
 @triton.jit
 def sum_of_parts(parts, own, size, count):
     """Of (count, size) numbers those of `own`, float64."""
-    total = tl.zeros([BLOCK], tl.float64)
+    total = tl.zeros(own.shape, tl.float64)
     for start in range(0, count, PARTS):
         part = start + tl.arange(0, PARTS)
         inside = (part < count)[:, None] & (own < size)[None, :]
@@ -86,37 +94,45 @@ def own_biases(bias, side, own, size, HAS_BIAS: tl.constexpr, HAS_OWN_BIAS: tl.c
 
 
 @triton.jit
-def row_targets(targets, own, size):
+def row_targets(matrix, own, PAIRS: tl.constexpr):
     """Positive and log-sum-exp of the target of every row."""
-    has_target = tl.load(targets.column + own, mask=own < size, other=-1) != -1
-    logit = tl.load(targets.logit + own, mask=own < size, other=0)
+    inside = own < matrix.size.rows
+    has_target = inside
+    if not PAIRS.IS_DIAGONAL:
+        has_target = tl.load(matrix.ids.target + own, mask=inside, other=-1) != -1
+    logit = tl.load(matrix.targets.logit + own, mask=inside, other=0)
     return tl.where(has_target, logit, 0.0), tl.where(has_target, logit, float("-inf"))
 
 
 @triton.jit
-def column_targets(targets, own, size):
+def named_by(matrix, start, own):
+    """Which of TARGETS rows from `start` on name the columns, and the rows' logits."""
+    i = start + tl.arange(0, TARGETS)
+    inside = i < matrix.size.rows
+    names = tl.load(matrix.ids.target + i, mask=inside, other=-1)[:, None] == own[None, :]
+    return names, tl.load(matrix.targets.logit + i, mask=inside, other=0)[:, None]
+
+
+@triton.jit
+def column_targets(matrix, own):
     """Sum and log-sum-exp of the logits of the rows that name a column."""
-    rows, columns = size.rows, size.columns
-    named = tl.load(targets.tally + COLUMNS_BEGIN + own, mask=own < columns, other=0)
+    rows, columns = matrix.size.rows, matrix.size.columns
+    named = tl.load(matrix.targets.tally + own, mask=own < columns, other=0)
     count = named >> 32
-    by_one = tl.load(targets.logit + (named & 4294967295), mask=count == 1, other=0)
+    by_one = tl.load(matrix.targets.logit + (named & 4294967295), mask=count == 1, other=0)
     total = tl.where(count == 1, by_one, 0.0)
     lse = tl.where(count == 1, by_one, float("-inf"))
     if tl.max(count, 0) > 1:
-        maximum = tl.full([BLOCK], float("-inf"), tl.float64)
-        for start in range(0, rows, BLOCK):
-            i = start + tl.arange(0, BLOCK)
-            names = tl.load(targets.column + i, mask=i < rows, other=-1)[:, None] == own[None, :]
-            logit_i = tl.load(targets.logit + i, mask=i < rows, other=0)[:, None]
+        maximum = tl.full(own.shape, float("-inf"), tl.float64)
+        for start in range(0, rows, TARGETS):
+            names, logit_i = named_by(matrix, start, own)
             largest = tl.max(tl.where(names, logit_i, float("-inf")), 0)
             maximum = tl.where(largest > maximum, largest, maximum)
             total += tl.where(count > 1, tl.sum(tl.where(names, logit_i, 0.0), 0), 0.0)
         base = tl.where(maximum == float("-inf"), 0.0, maximum)
-        sums = tl.zeros([BLOCK], tl.float64)
-        for start in range(0, rows, BLOCK):
-            i = start + tl.arange(0, BLOCK)
-            names = tl.load(targets.column + i, mask=i < rows, other=-1)[:, None] == own[None, :]
-            logit_i = tl.load(targets.logit + i, mask=i < rows, other=0)[:, None]
+        sums = tl.zeros(own.shape, tl.float64)
+        for start in range(0, rows, TARGETS):
+            names, logit_i = named_by(matrix, start, own)
             sums += tl.sum(tl.where(names, tl.exp(logit_i - base[None, :]), 0.0), 0)
         lse_of_several = tl.where(total == total, base + tl.log(sums), total)
         lse = tl.where(count > 1, lse_of_several, lse)
@@ -124,73 +140,92 @@ def column_targets(targets, own, size):
 
 
 @triton.jit
-def store_statistics(
-    own, size, sums, count, shared, other_side, out, PAIRS: tl.constexpr,
-    HAS_OTHER_BIAS: tl.constexpr,
+def block_sums(
+    matrix, own, BY_COLUMNS: tl.constexpr, HAS_LABELS: tl.constexpr, IS_MIRRORED: tl.constexpr
+):
+    """Σ E of a block of one side, and Σ logits of positives by label; float64.
+
+    IS_MIRRORED: the matrix is its own transpose, and sums by columns belong to its rows.
+    """
+    size = matrix.size.columns if BY_COLUMNS else matrix.size.rows
+    own_sums = matrix.by_columns if BY_COLUMNS else matrix.by_rows
+    total = sum_of_parts(own_sums.total, own, size, own_sums.parts)
+    by_label = tl.zeros(own.shape, tl.float64)
+    if HAS_LABELS:
+        by_label = sum_of_parts(own_sums.positive, own, size, own_sums.parts)
+    if IS_MIRRORED:
+        mirrored = matrix.by_columns
+        total += sum_of_parts(mirrored.total, own, size, mirrored.parts)
+        if HAS_LABELS:
+            by_label += sum_of_parts(mirrored.positive, own, size, mirrored.parts)
+    return total, by_label
+
+
+@triton.jit
+def block_statistics(
+    block, x, y, matrix, numbers, BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr,
+    BIASES: tl.constexpr, IS_MIRRORED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Stores the statistics of one side's block."""
+    """Rows, or columns, of a block, their lse and their pos."""
+    OWN: tl.constexpr = TILE.BN if BY_COLUMNS else TILE.BM
+    HAS_OWN_BIAS: tl.constexpr = BIASES.HAS_COL_BIAS if BY_COLUMNS else BIASES.HAS_ROW_BIAS
+    HAS_OTHER_BIAS: tl.constexpr = BIASES.HAS_ROW_BIAS if BY_COLUMNS else BIASES.HAS_COL_BIAS
+    size = matrix.size.columns if BY_COLUMNS else matrix.size.rows
+    own_side = matrix.col_side if BY_COLUMNS else matrix.row_side
+    other_side = matrix.row_side if BY_COLUMNS else matrix.col_side
+    own = block * OWN + tl.arange(0, OWN)
     inside = own < size
-    positive, lse_of_targets = sums.targets, sums.lse_of_targets
-    level = tl.load(shared)
-    if HAS_OTHER_BIAS:
-        level += tl.load(other_side.largest)
-    is_empty = sums.total == 0
-    others = tl.log(tl.where(is_empty, 1.0, sums.total)) + in_nats(level) + sums.bias
-    others = tl.where(is_empty, float("-inf"), others)
-    # One number, loaded for each: the interpreter cannot spread a scalar condition.
-    is_flagged = (sums.total < SMALLEST_TRUSTED_SUM) | (tl.load(shared + 1 + own * 0) == 0)
-    if PAIRS.HAS_LABELS:
+    total, by_label = block_sums(matrix, own, BY_COLUMNS, PAIRS.HAS_LABELS, IS_MIRRORED)
+    bias = own_biases(matrix.bias, own_side, own, size, BIASES.HAS_BIAS, HAS_OWN_BIAS)
+    positive = tl.zeros([OWN], tl.float64)
+    lse_of_targets = positive + float("-inf")
+    if PAIRS.IS_DIAGONAL or (PAIRS.HAS_TARGET and not BY_COLUMNS):
+        positive, lse_of_targets = row_targets(matrix, own, PAIRS)
+    elif PAIRS.HAS_TARGET:
+        positive, lse_of_targets = column_targets(matrix, own)
+    elif PAIRS.HAS_LABELS:
+        count = matrix.counts.col if BY_COLUMNS else matrix.counts.row
         number = tl.load(count + own, mask=inside, other=0)
-        positive = tl.where(number > 0, sums.by_label + number.to(tl.float64) * sums.bias, 0.0)
-    elif PAIRS.HAS_TARGET and PAIRS.DENOMINATOR == "negatives":
+        positive = tl.where(number > 0, by_label + number.to(tl.float64) * bias, 0.0)
+    if PAIRS.HAS_TARGET and PAIRS.DENOMINATOR == "negatives":
         # A target outside the matrix spoils its row whatever is counted.
         lse_of_targets = tl.where(positive == positive, float("-inf"), positive)
-    result = tl.where(is_flagged, lse_of_targets, log_add_exp(others, lse_of_targets))
-    tl.store(out.lse + own, result, mask=inside)
-    tl.store(out.pos + own, positive, mask=inside)
-    tl.store(out.flagged + own, is_flagged.to(tl.int8), mask=inside)
+    level = numbers.shift.to(tl.float64)
+    if HAS_OTHER_BIAS:
+        level += tl.load(other_side.largest)
+    is_empty = total == 0
+    others = tl.log(tl.where(is_empty, 1.0, total)) + in_nats(level) + bias
+    others = tl.where(is_empty, float("-inf"), others)
+    is_flagged = inside & ((total < SMALLEST_TRUSTED_SUM) | (own * 0 + numbers.is_usable == 0))
+    if tl.max(is_flagged.to(tl.int32), 0) > 0:
+        found = running_log_sum_exps(
+            block, x, y, numbers, matrix.row_side, matrix.col_side, matrix.ids,
+            matrix.size, matrix.strides, BY_COLUMNS, PAIRS, BIASES, TILE,
+        )  # fmt: skip
+        others = tl.where(is_flagged, found, others)
+    return own, log_add_exp(others, lse_of_targets), positive
 
 
 @triton.jit
 def log_sum_exps_kernel(
-    by_rows, by_columns, shared, bias, row_side, col_side, counts, targets, row_out, col_out, size,
-    PAIRS: tl.constexpr, BIASES: tl.constexpr, IS_MIRRORED: tl.constexpr,
+    x, y, matrix, norms, scale, row_out, col_out, stored, PAIRS: tl.constexpr, BIASES: tl.constexpr,
+    IS_MIRRORED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Programs of the rows, then those of the columns, if columns have statistics.
-
-    IS_MIRRORED: the matrix is its own transpose, and sums by columns belong to its rows.
-    """
-    program, row_blocks = tl.program_id(0), tl.cdiv(size.rows, BLOCK)
-    zero = tl.zeros([BLOCK], tl.float64)
-    positive, lse_of_targets = zero, zero + float("-inf")
-    by_label = zero
+    """Programs of the rows, then those of the columns, if columns have statistics."""
+    program, row_blocks = tl.program_id(0), tl.cdiv(matrix.size.rows, TILE.BM)
+    numbers = numbers_of(norms, scale)
+    numbers = with_biases(numbers, matrix.bias, matrix.row_side, matrix.col_side, BIASES)
+    if program == 0:
+        store_numbers(stored, numbers)
     if program < row_blocks:
-        rows = size.rows
-        i = program * BLOCK + tl.arange(0, BLOCK)
-        total = sum_of_parts(by_rows.total, i, rows, by_rows.parts)
-        if PAIRS.HAS_LABELS:
-            by_label = sum_of_parts(by_rows.positive, i, rows, by_rows.parts)
-        if IS_MIRRORED:
-            total += sum_of_parts(by_columns.total, i, rows, by_columns.parts)
-            if PAIRS.HAS_LABELS:
-                by_label += sum_of_parts(by_columns.positive, i, rows, by_columns.parts)
-        if PAIRS.HAS_TARGET:
-            positive, lse_of_targets = row_targets(targets, i, rows)
-        own = own_biases(bias, row_side, i, rows, BIASES.HAS_BIAS, BIASES.HAS_ROW_BIAS)
-        store_statistics(
-            i, rows, BlockSums(total, by_label, positive, lse_of_targets, own), counts.row, shared,
-            col_side, row_out, PAIRS, BIASES.HAS_COL_BIAS,
-        )  # fmt: skip
+        i, lse, positive = block_statistics(
+            program, x, y, matrix, numbers, False, PAIRS, BIASES, IS_MIRRORED, TILE
+        )
+        tl.store(row_out.lse + i, lse, mask=i < matrix.size.rows)
+        tl.store(row_out.pos + i, positive, mask=i < matrix.size.rows)
     else:
-        columns = size.columns
-        j = (program - row_blocks) * BLOCK + tl.arange(0, BLOCK)
-        total = sum_of_parts(by_columns.total, j, columns, by_columns.parts)
-        if PAIRS.HAS_LABELS:
-            by_label = sum_of_parts(by_columns.positive, j, columns, by_columns.parts)
-        if PAIRS.HAS_TARGET:
-            positive, lse_of_targets = column_targets(targets, j, size)
-        own = own_biases(bias, col_side, j, columns, BIASES.HAS_BIAS, BIASES.HAS_COL_BIAS)
-        store_statistics(
-            j, columns, BlockSums(total, by_label, positive, lse_of_targets, own), counts.col,
-            shared, row_side, col_out, PAIRS, BIASES.HAS_ROW_BIAS,
-        )  # fmt: skip
+        j, lse, positive = block_statistics(
+            program - row_blocks, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
+        )
+        tl.store(col_out.lse + j, lse, mask=j < matrix.size.columns)
+        tl.store(col_out.pos + j, positive, mask=j < matrix.size.columns)

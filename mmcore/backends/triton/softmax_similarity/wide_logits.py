@@ -18,9 +18,6 @@ import triton.language as tl
 
 from mmcore.backends.triton.tiles import LOG2_E
 
-# Where scale and bias stand among the numbers of a matrix (shared_shift.py), each in two parts.
-SCALE, BIAS = tl.constexpr(3), tl.constexpr(5)
-
 
 @triton.jit
 def two_sum(a, b):
@@ -33,13 +30,15 @@ def two_sum(a, b):
 
 @triton.jit
 def wide_logits(products, numbers, row_bias, col_bias):
-    """Both parts of a tile of logits. The biases are (BM, 1) and (1, BN), float32, in nats."""
-    scale, scale_low = tl.load(numbers + SCALE), tl.load(numbers + SCALE + 1)
+    """Both parts of a tile of logits; the numbers are those of the matrix (shared_shift.py).
+
+    The biases are (BM, 1) and (1, BN), float32, in nats.
+    """
     bias, rest = two_sum(row_bias, col_bias)
-    bias, more = two_sum(bias, tl.load(numbers + BIAS))
-    rest += more + tl.load(numbers + BIAS + 1)
-    scaled = tl.fma(products, scale, 0.0)
-    of_product = tl.fma(products, scale_low, tl.fma(products, scale, -scaled))
+    bias, more = two_sum(bias, numbers.bias)
+    rest += more + numbers.bias_low
+    scaled = tl.fma(products, numbers.scale, 0.0)
+    of_product = tl.fma(products, numbers.scale_low, tl.fma(products, numbers.scale, -scaled))
     of_product = tl.where(tl.abs(scaled) == float("inf"), 0.0, of_product)
     total, more = two_sum(scaled, bias)
     high, low = two_sum(total, more + (of_product + rest))

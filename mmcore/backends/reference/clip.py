@@ -1,0 +1,44 @@
+"""clip in plain torch; the formulas: ops/clip.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcore.backends.inputs import (
+    ClipInputs,
+    ClipResults,
+    ClipUpstream,
+    ClipWanted,
+    Gradients,
+    SimilarityInputs,
+    SoftmaxUpstream,
+    SoftmaxWanted,
+    arithmetic_dtype,
+)
+from mmcore.backends.reference import softmax_similarity
+
+
+def forward(inputs: ClipInputs, kept_size: int) -> ClipResults:
+    x = inputs.x
+    row_lse, col_lse, row_pos, _, _ = softmax_similarity.forward(_matrix(inputs), 0)
+    loss = ((row_lse + col_lse) / 2 - row_pos).mean()
+    kept = x.new_empty(kept_size, dtype=torch.float32)
+    return ClipResults(loss.to(arithmetic_dtype(x.dtype)), kept)
+
+
+def backward(
+    inputs: ClipInputs, results: ClipResults, upstream: ClipUpstream, wanted: ClipWanted,
+    rounds: bool,
+) -> Gradients:  # fmt: skip
+    matrix = _matrix(inputs)
+    statistics = softmax_similarity.forward(matrix, 0)
+    mean = (upstream.loss.double() / inputs.x.shape[0]).expand(inputs.x.shape[0])
+    of_statistics = SoftmaxUpstream(mean / 2, mean / 2, -mean, torch.zeros_like(mean))
+    of_matrix = SoftmaxWanted(*wanted)
+    return softmax_similarity.backward(matrix, statistics, of_statistics, of_matrix, rounds)[:3]
+
+
+def _matrix(inputs: ClipInputs) -> SimilarityInputs:
+    target: Tensor = torch.arange(inputs.x.shape[0], device=inputs.x.device)
+    return inputs.as_similarity(target)

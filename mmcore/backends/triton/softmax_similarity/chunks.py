@@ -1,0 +1,140 @@
+"""Launches of the backward of softmax_similarity that form G, chunk by chunk, and its products."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmcore.backends.triton import hopper
+from mmcore.backends.triton.arguments import Chunk
+from mmcore.backends.triton.launch import (
+    chunk_of_gradient,
+    chunk_rows,
+    row_tile,
+    whole,
+    within_memory,
+)
+from mmcore.backends.triton.softmax_similarity.gradient import (
+    BiasSums,
+    Form,
+    ScaleParts,
+    store_gradient_kernel,
+)
+from mmcore.backends.triton.softmax_similarity.gradient_totals import (
+    Gradient,
+    GradientTotals,
+    Needs,
+)
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_operand
+
+# Grid size of a launch for tiles that the shared shift cannot serve: there seldom are any.
+EXACT_PROGRAMS = 1024
+
+
+class Found(NamedTuple):
+    """What the chunks add up to; None for what is not needed."""
+
+    x: Tensor | None
+    y: Tensor | None
+    scale: Tensor | None
+    row_bias: Tensor | None
+    col_bias: Tensor | None
+
+
+class Step(NamedTuple):
+    """A chunk of rows, and how many parts of the scale's gradient its launches leave."""
+
+    first: int
+    count: int
+    is_kept: bool
+    parts: tuple[int, ...]  # of Hopper's launch, of Triton's, of the product
+
+
+def gradients(gradient: Gradient, needs: Needs, kept_bytes: int, scale_like: Tensor) -> Found:
+    """By chunks of as many rows as the workspace holds beside what was kept."""
+    matrix = gradient.matrix
+    block = max(gradient.tile.BM, gradient.kept_tile.BM)
+    size = chunk_rows(
+        matrix.inputs.x, matrix.size.columns, matrix.dtype.itemsize, block, kept_bytes
+    )
+    return within_memory(partial(_by_chunks, gradient, needs, scale_like), size, block)
+
+
+def _by_chunks(gradient: Gradient, needs: Needs, scale_like: Tensor, size: int) -> Found:
+    matrix, x = gradient.matrix, gradient.matrix.inputs.x
+    memory = chunk_of_gradient(x, min(size, matrix.size.rows), matrix.size.columns, matrix.dtype)
+    steps = _steps(gradient, needs, size)
+    totals = GradientTotals(gradient, needs, len(steps) == 1)
+    count = sum(sum(step.parts) for step in steps) if needs.scale else 0
+    of_scale = ScaleParts(gradient.given.wide, 0, count, gradient.given.wide)  # dummy pointers
+    total = None
+    if needs.scale:
+        total = torch.empty_like(scale_like)
+        of_scale = of_scale._replace(part=x.new_empty(count, dtype=torch.float64), total=total)
+    for step in steps:
+        g = memory if len(memory) == step.count else memory[: step.count]
+        of_scale = _run(gradient, needs, totals, of_scale, step, g, step is steps[-1])
+    return Found(*totals.products(), total, *totals.sums())
+
+
+def _steps(gradient: Gradient, needs: Needs, size: int) -> list[Step]:
+    """The chunks in their order."""
+    matrix, x = gradient.matrix, gradient.matrix.inputs.x
+    (rows, columns), found = matrix.size, []
+    kept_rows = min(rows, len(gradient.kept))
+    for start, stop, is_kept in ((0, kept_rows, True), (kept_rows, rows, False)):
+        tile = gradient.tile_of(is_kept)
+        for first in range(start, stop, size):
+            count = min(size, stop - first)
+            tiles = whole(count, tile.BM) * whole(columns, tile.BN)
+            is_hopper = gradient.is_hopper and not is_kept
+            by_hopper = 0
+            if is_hopper:
+                by_hopper = hopper.launches().gradient_parts(count, columns, x.device)
+                tiles = min(EXACT_PROGRAMS, tiles)
+            by_product = 0
+            if is_kept and needs.scale:
+                by_product = whole(count, row_tile(x.shape[1]).ROWS)
+            found.append(Step(first, count, is_kept, (by_hopper, tiles, by_product)))
+    return found
+
+
+def _run(
+    gradient: Gradient, needs: Needs, totals: GradientTotals, of_scale: ScaleParts, step: Step,
+    g: Tensor, is_last: bool,
+) -> ScaleParts:  # fmt: skip
+    """One chunk; returns where the next chunk's parts begin."""
+    by_hopper, by_tiles, by_product = step.parts
+    if by_hopper:
+        hopper.launches().store_gradient(
+            gradient.matrix, gradient.numbers, gradient.terms, gradient.given, step.first, g,
+            of_scale.part, of_scale.first, is_loss=gradient.is_loss, count=gradient.terms_count,
+        )  # fmt: skip
+        of_scale = of_scale._replace(first=of_scale.first + by_hopper)
+    sums = totals.new_sums(g, step.is_kept)
+    form = Form(
+        step.is_kept, not by_hopper, needs.sums, needs.scale, is_last and not by_product,
+        gradient.is_loss, gradient.needs_factor, gradient.terms_count,
+    )  # fmt: skip
+    _store_gradient(gradient, g, step.first, by_tiles, sums, of_scale, form)
+    of_scale = of_scale._replace(first=of_scale.first + by_tiles)
+    totals.add(step.first, g, sums, of_scale, step.is_kept, is_last)
+    return of_scale._replace(first=of_scale.first + by_product)
+
+
+def _store_gradient(
+    gradient: Gradient, g: Tensor, first: int, programs: int, sums: BiasSums, of_scale: ScaleParts,
+    form: Form,
+) -> None:  # fmt: skip
+    """G of the rows from `first` on, and its partial sums."""
+    matrix, tile = gradient.matrix, gradient.tile_of(form.HAS_KEPT)
+    kept = as_operand(gradient.kept, tile) if form.HAS_KEPT else g
+    store_gradient_kernel[(programs,)](
+        *matrix.operands(tile), gradient.numbers, gradient.terms, matrix.ids, kept, g, sums,
+        of_scale, gradient.given, Chunk(first, len(g)), matrix.size,
+        matrix.strides._replace(out=g.stride(0), kept=gradient.kept.shape[1]),
+        SIDES=matrix.sides, FORM=form, **matrix.settings(tile),
+    )  # fmt: skip
