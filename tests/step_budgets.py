@@ -1,0 +1,84 @@
+"""How many launches, torch kernels and allocations each training step may take: one table.
+
+.venv/bin/python tests/step_budgets.py        writes what is counted now into the table
+
+test_step_budgets.py fails where a step takes more, and where it takes less than the table says. A
+launch is one of Triton, a torch kernel is an op of torch that is no view and no allocation, and an
+allocation is an op that does nothing else. They are those of N = 4,096 and D = 512 in bfloat16, and
+of the torch of constraints.txt: some are autograd's own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from step_counts import Counts, Step, counts_of_all
+
+TABLE = """
+                             forward                          backward
+step                         launches  kernels  allocations    launches  kernels  allocations
+clip                                6        7           16           8       15           23
+clip, no gradient                   6        7           16           0        0            0
+clip, float16                       6        7           16           8       15           23
+clip, float32                       6        7           17           8       12           24
+clip, label smoothing               6       29           16           8       50           18
+siglip                              6       10           14           2        6            4
+siglip, no gradient                 4        8           14           0        0            0
+siglip, float32                     6       10           14           2        6            4
+softmax_similarity                  6        2           16           8        9           18
+softmax_similarity, labels          6       91           23           8       53           19
+sigmoid_similarity                  6        7           14           2        4            4
+sigmoid_similarity, labels          3       11           15           5       15           11
+info_nce                            5        5           16           8       15           23
+info_nce, queue                    10       13           30          15       39           45
+nt_xent                             5       19           13           7       23           20
+sup_con                             5       68           13           7       34           20
+project                             1        1            6           1        5            7
+project, layer norm                 2        2           10           4        8            8
+l2_normalize                        1        0            3           1        1            1
+hardest_negatives                   2       90            7           0       35            1
+matryoshka                         16       17           38          24       41           45
+distill_clip                        0      558            9           0      660            1
+symile                             15       17           43          24       62           46
+gram_loss                           0      109            5           0      225            1
+gram                                0        5            2           0        9            3
+clip, workspace 0                   6        7           16         101      170           54
+"""
+HEADER = (
+    f"{'':<29}{'forward':<33}backward\n"
+    f"{'step':<29}{2 * 'launches  kernels  allocations    '}".rstrip()
+    + "\n"
+)
+
+
+def row(name: str, step: Step) -> str:
+    """The line of a step in the table."""
+    forward, backward = (
+        f"{each.launches:>8}{each.kernels:>9}{each.allocations:>13}" for each in step
+    )
+    return f"{name:<29}{forward}{'':4}{backward}\n"
+
+
+def budgets() -> dict[str, Step]:
+    """The table, by step."""
+    found = {}
+    for line in TABLE.removeprefix("\n" + HEADER).splitlines():
+        name, *numbers = line.rsplit(maxsplit=6)
+        sizes = [int(number) for number in numbers]
+        found[name] = Step(Counts(*sizes[:3]), Counts(*sizes[3:]))
+    return found
+
+
+def main() -> None:
+    """Replace the table in this file."""
+    file = Path(__file__)
+    rows = "".join(row(name, step) for name, step in counts_of_all().items())
+    table = f'TABLE = """\n{HEADER}{rows}"""\n'
+    source = file.read_text()
+    file.write_text(re.sub(r'^TABLE = """\n.*?^"""\n', table, source, count=1, flags=re.S | re.M))
+    print(HEADER + rows, end="")
+
+
+if __name__ == "__main__":
+    main()
