@@ -18,32 +18,32 @@ from step_counts import Counts, Step, counts_of_all
 TABLE = """
                              forward                          backward
 step                         launches  kernels  allocations    launches  kernels  allocations
-clip                                6        7           16           8       15           23
-clip, no gradient                   6        7           16           0        0            0
-clip, float16                       6        7           16           8       15           23
-clip, float32                       6        7           17           8       12           24
-clip, label smoothing               6       29           16           8       50           18
-siglip                              6       10           14           2        6            4
-siglip, no gradient                 4        8           14           0        0            0
-siglip, float32                     6       10           14           2        6            4
-softmax_similarity                  6        2           16           8        9           18
-softmax_similarity, labels          6       91           23           8       53           19
-sigmoid_similarity                  6        7           14           2        4            4
+clip                                3        0           10           2        3            6
+clip, no gradient                   3        0           10           0        0            0
+clip, float16                       3        0           10           4        3            7
+clip, float32                       3        0           10           1        3            5
+clip, label smoothing               3       29           11           3       43            9
+siglip                              6        9           14           2        6            4
+siglip, no gradient                 4        7           14           0        0            0
+siglip, float32                     6        9           14           2        6            4
+softmax_similarity                  3        2           11           3        2            9
+softmax_similarity, labels          3       88           17           3       45            9
+sigmoid_similarity                  6        6           14           2        4            4
 sigmoid_similarity, labels          3       11           15           5       15           11
-info_nce                            5        5           16           8       15           23
-info_nce, queue                    10       13           30          15       39           45
-nt_xent                             5       19           13           7       23           20
-sup_con                             5       68           13           7       34           20
+info_nce                            3        4           11           3        8           14
+info_nce, queue                     6       11           20           6       25           29
+nt_xent                             3       16            9           2       15           14
+sup_con                             3       67            9           2       26           14
 project                             1        1            6           1        5            7
 project, layer norm                 2        2           10           4        8            8
 l2_normalize                        1        0            3           1        1            1
 hardest_negatives                   2       90            7           0       35            1
-matryoshka                         16       17           38          24       41           45
+matryoshka                         10       17           30          16       27           29
 distill_clip                        0      558            9           0      660            1
-symile                             15       17           43          24       62           46
+symile                              9       14           28          15       50           25
 gram_loss                           0      109            5           0      225            1
 gram                                0        5            2           0        9            3
-clip, workspace 0                   6        7           16         101      170           54
+clip, workspace 0                   3        0           10          64       97            7
 """
 HEADER = (
     f"{'':<29}{'forward':<33}backward\n"

@@ -63,15 +63,25 @@ def clip_loss_kernel(
             store_numbers(stored, numbers)
             tl.store(terms.counter, 0.0)
     if program < row_blocks:
-        block = block_statistics(program, x, y, matrix, numbers, False, PAIRS, BIASES, False, TILE)
+        of_rows = block_statistics(
+            program, x, y, matrix, numbers, False, PAIRS, BIASES, False, TILE
+        )
         part = part_of(
-            block, size.rows, numbers, matrix.row_side, terms.row, terms.row_flags, HAS_TERMS
+            of_rows, size.rows, numbers, matrix.row_side, terms.row, terms.row_flags, HAS_TERMS
         )
     else:
         column = program - row_blocks
-        block = block_statistics(column, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE)
+        of_columns = block_statistics(
+            column, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
+        )
         part = part_of(
-            block, size.columns, numbers, matrix.col_side, terms.col, terms.col_flags, HAS_TERMS
+            of_columns,
+            size.columns,
+            numbers,
+            matrix.col_side,
+            terms.col,
+            terms.col_flags,
+            HAS_TERMS,
         )
     tl.store(out.part + program, part)
     if is_last(out.counter):

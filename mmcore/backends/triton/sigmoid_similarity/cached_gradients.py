@@ -24,7 +24,7 @@ from mmcore.backends.inputs import SigmoidSums, SigmoidUpstream, SimilarityInput
 from mmcore.backends.triton.arguments import Size
 from mmcore.backends.triton.inputs import ids, pointer, shape, strides
 from mmcore.backends.triton.launch import row_tile
-from mmcore.backends.triton.norms_and_targets import COLUMNS_BEGIN, NORMS, tally_kernel
+from mmcore.backends.triton.norms_and_targets import tally_kernel
 from mmcore.backends.triton.sigmoid_similarity.pass_over_matrix import ProductGradients
 
 # A program holds numbers of five matrices at a time, too many for the registers of four warps.
@@ -41,7 +41,7 @@ def load_features(features, row, in_rows, stride, k, in_depth):
 @triton.jit
 def rows_naming(x, target, tally, j, size, x_stride, k, in_depth):
     """Σ x_i over the rows i that name each of the columns j."""
-    named = tl.load(tally + COLUMNS_BEGIN + j, mask=j < size.columns, other=0)
+    named = tl.load(tally + j, mask=j < size.columns, other=0)
     count = named >> 32
     result = load_features(x, named & 4294967295, count == 1, x_stride, k, in_depth)
     if tl.max(count, 0) > 1:
@@ -111,7 +111,7 @@ def from_cached(
     x, y, (rows, columns) = inputs.x, inputs.keys, shape(inputs)
     target, kept = ids(inputs).target, as_gradients(sums.kept, inputs)
     has_y, tile = inputs.y is not None, row_tile(x.shape[1])
-    tally = x.new_zeros(NORMS + columns, dtype=torch.int64)
+    tally = x.new_zeros(columns, dtype=torch.int64)
     tally_kernel[(triton.cdiv(rows, TALLIED_ROWS),)](
         target, tally, rows, columns, ROWS=TALLIED_ROWS
     )

@@ -18,6 +18,7 @@ from mmcore.backends.triton.arguments import Chunk
 from mmcore.backends.triton.inputs import (
     ids,
     operands,
+    pairs,
     pointer,
     product_dtype,
     rounded,
@@ -27,7 +28,7 @@ from mmcore.backends.triton.inputs import (
     tile_for,
 )
 from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
-from mmcore.backends.triton.norms_and_targets import norms_and_logits
+from mmcore.backends.triton.norms_and_targets import norms_and_targets
 from mmcore.backends.triton.products import add_product, product, scale_rows
 from mmcore.backends.triton.sigmoid_similarity.terms import (
     BLOCK,
@@ -57,7 +58,7 @@ def new_terms(inputs: SimilarityInputs, upstream: SigmoidUpstream | None) -> Ter
     x, rows, has_target = inputs.x, inputs.x.shape[0], inputs.target is not None
     logits = x
     if has_target:
-        _, logits = norms_and_logits(inputs, needs_norms=False, tallies=False)
+        logits = norms_and_targets(rounded(inputs), pairs(inputs)).logits
     programs = triton.cdiv(rows, BLOCK.value) if has_target else 1
     terms = Terms(
         x.new_empty(NUMBERS, dtype=torch.float32),

@@ -98,7 +98,7 @@ def sigmoid_tile_kernel(
     if IS_SYMMETRIC:
         times, orders = tl.where(is_right, 1.0, 0.5), 2.0
         if PAIRS.HAS_TARGET:
-            target_j = load_targets(ids.target, j, columns, columns, PAIRS.HAS_TARGET)
+            target_j = load_targets(ids.target, j, columns, columns, PAIRS)
             mirrored = target_j[None, :] == i[:, None]
             orders = 2.0 - positive.to(tl.float32) - mirrored.to(tl.float32)
     rest = log1p_of_unit(z)

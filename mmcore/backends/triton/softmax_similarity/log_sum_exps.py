@@ -224,8 +224,8 @@ def log_sum_exps_kernel(
         tl.store(row_out.lse + i, lse, mask=i < matrix.size.rows)
         tl.store(row_out.pos + i, positive, mask=i < matrix.size.rows)
     else:
-        j, lse, positive = block_statistics(
+        j, col_lse, col_positive = block_statistics(
             program - row_blocks, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
         )
-        tl.store(col_out.lse + j, lse, mask=j < matrix.size.columns)
-        tl.store(col_out.pos + j, positive, mask=j < matrix.size.columns)
+        tl.store(col_out.lse + j, col_lse, mask=j < matrix.size.columns)
+        tl.store(col_out.pos + j, col_positive, mask=j < matrix.size.columns)
