@@ -39,10 +39,10 @@ AMD = ProductTile(128, 128, 32, 8, 2)
 # Kinds of epilogues. "sums": exponentials and their sums. "gradient": G. "kept": G from kept
 # exponentials; it waits for memory, so small tiles are better, of which more programs run at once,
 # and without products it has registers enough for addresses. "sigmoid": sums and G at once.
-# "running": the fallback with running maxima. "heavy": epilogues that compare labels, or that
-# serve a tile and its transpose at once.
+# "running": maxima along the way. "statistics": what follows the sums, where hardly any block has
+# products. "heavy": epilogues that compare labels, or that serve a tile and its transpose at once.
 HEAVY = {kind: f"heavy {kind}" for kind in ("sums", "gradient", "sigmoid")}
-HEAVY |= {"running": "running", "kept": "heavy gradient"}
+HEAVY |= {"running": "running", "statistics": "statistics", "kept": "heavy gradient"}
 
 
 def _tiles(
@@ -53,7 +53,8 @@ def _tiles(
         "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
         "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
-    return {kind: tile._replace(**changes) for kind, tile in tiles.items()} | {"kept": kept}
+    described = {kind: tile._replace(**changes) for kind, tile in tiles.items()}
+    return described | {"kept": kept, "statistics": narrow}
 
 
 HALF_PRECISION_TILES = {

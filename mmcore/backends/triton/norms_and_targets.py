@@ -20,15 +20,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from mmcore.backends.inputs import SimilarityInputs
-from mmcore.backends.triton.arguments import Size, WhichPairs
-from mmcore.backends.triton.inputs import biases, ids, shape, strides, which_biases
-from mmcore.backends.triton.launch import row_tile
 
 MOST_PARTS = tl.constexpr(512)
 
@@ -117,42 +110,3 @@ def norms_and_targets_kernel(
     if not PURPOSE.HAS_Y:
         bits_y = bits_x
     tl.store(maxima + MOST_PARTS + program, tl.max(bits_y, 0).to(tl.float64, bitcast=True))
-
-
-class Norms(NamedTuple):
-    """The largest norms that programs have seen, as the kernels take them."""
-
-    maxima: Tensor  # (2·MOST_PARTS,) float64: squares; of x, then of y
-    parts: int  # how many of each there are
-
-
-class NormsAndTargets(NamedTuple):
-    """What one launch finds."""
-
-    norms: Norms
-    tally: Tensor  # (M,) int64; empty where it is not wanted
-    logits: Tensor  # (N,) float64; anything where there is no target
-
-
-def norms_and_targets(
-    inputs: SimilarityInputs, pairs: WhichPairs, *, tallies: bool = False,
-    counter: Tensor | None = None,
-) -> NormsAndTargets:  # fmt: skip
-    """Norms, float64 logits of targets, biases included, and the tally; clears the counter."""
-    x, y = inputs.x, inputs.keys
-    rows, columns = shape(inputs)
-    has_y, has_logits = inputs.y is not None, pairs.HAS_TARGET or pairs.IS_DIAGONAL
-    tallies = tallies and pairs.HAS_TARGET
-    tile = row_tile(x.shape[1])
-    most = MOST_PARTS.value
-    programs = min(most, -(-max(rows, columns if has_y else 0) // tile.ROWS))
-    maxima = x.new_empty(2 * most + (rows if has_logits else 0), dtype=torch.float64)
-    logits = maxima[2 * most :]
-    tally = x.new_zeros(columns, dtype=torch.int64) if tallies else x
-    norms_and_targets_kernel[(programs,)](
-        x, y, ids(inputs).target, inputs.scale, biases(inputs), maxima, tally, logits,
-        maxima if counter is None else counter, Size(rows, columns), x.shape[1], strides(inputs),
-        PURPOSE=Purpose(has_y, tallies, counter is not None), PAIRS=pairs,
-        BIASES=which_biases(inputs), **tile._asdict(),
-    )  # fmt: skip
-    return NormsAndTargets(Norms(maxima, programs), tally, logits)

@@ -30,8 +30,8 @@ def backward(
     wide = inputs.x.new_empty(2, dtype=torch.float64)
     gradient = Gradient(
         matrix, (inputs.x.dtype, inputs.y.dtype), stored, stored[NUMBERS:], LOSS_TERMS,
-        Given(upstream.loss, inputs.scale, wide), rows_of_e, True, matrix.is_hopper,
-        hopper.EXACT_TILE if matrix.is_hopper else matrix.tile("gradient"), matrix.tile("kept"),
+        Given(upstream.loss, inputs.scale, wide), rows_of_e, True, matrix.recipe.is_hopper,
+        hopper.EXACT_TILE if matrix.recipe.is_hopper else matrix.tile("gradient"), matrix.tile("kept"),
     )  # fmt: skip
     found = gradients(gradient, needs, kept.nbytes, inputs.scale)
     return finished(found[:3], (inputs.x, inputs.y, inputs.scale), wanted, rounds)

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor
 
 from mmcore.backends.inputs import ClipInputs, ClipResults
-from mmcore.backends.triton.clip.loss import LossParts, clip_loss_kernel
+from mmcore.backends.triton.clip.loss import clip_loss_kernel
 from mmcore.backends.triton.kept_size import LOSS_TERMS, NUMBERS, terms_size
 from mmcore.backends.triton.launch import whole
-from mmcore.backends.triton.norms_and_targets import norms_and_targets
-from mmcore.backends.triton.softmax_similarity.forward import block_inputs
 from mmcore.backends.triton.softmax_similarity.kept_exponentials import rows_and_numbers
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix, matrix_of
+from mmcore.backends.triton.softmax_similarity.norms import NORMS, find_norms
 from mmcore.backends.triton.softmax_similarity.sums import sum_exponentials
 
 
@@ -25,20 +24,21 @@ def forward(inputs: ClipInputs, kept_size: int) -> ClipResults:
 
 def loss_of(matrix: SimilarityMatrix, kept: Tensor) -> Tensor:
     """The loss; fills what is kept, which may be nothing."""
-    inputs, rows = matrix.inputs, matrix.size.rows
-    tile, x = matrix.tile("running"), inputs.x
+    inputs, recipe, rows = matrix.inputs, matrix.recipe, matrix.size.rows
+    tile, x = matrix.tile("statistics"), inputs.x
     programs = whole(rows, tile.BM) + whole(rows, tile.BN)
-    counter = x.new_empty((), dtype=torch.float32)
-    found = norms_and_targets(inputs, matrix.pairs, counter=counter)
+    scratch = x.new_empty(NORMS + rows + 1 + programs, dtype=torch.float64)
+    logits, counter = scratch[NORMS:], scratch[NORMS + rows :]
+    norms = find_norms(matrix, scratch, logits, x, counter, tallies=False, clears=True)
     has_terms = kept.numel() > 0
     rows_of_e, stored = exponentials_and_terms(kept, matrix) if has_terms else (kept.view(0, 1), x)
-    sums = sum_exponentials(matrix, found.norms, rows_of_e)
-    loss = torch.empty_like(counter)
-    part = x.new_empty(programs, dtype=torch.float64)
+    by_rows, by_columns = sum_exponentials(matrix, norms, rows_of_e)
+    loss = x.new_empty((), dtype=torch.float32)
     clip_loss_kernel[(programs,)](
-        *matrix.operands(tile), block_inputs(matrix, found, sums), found.norms, inputs.scale,
-        stored, stored[NUMBERS:] if has_terms else x, LossParts(loss, part, counter), BIASES=matrix.which_biases,
-        COUNT=LOSS_TERMS, HAS_TERMS=has_terms, **matrix.settings(tile),
+        *matrix.operands(tile), by_rows.total, by_columns.total, scratch, inputs.scale, stored,
+        loss, by_rows.total.shape[0], by_columns.total.shape[0], norms.parts, rows,
+        recipe.strides.x, recipe.strides.y, BIASES=recipe.which_biases, COUNT=LOSS_TERMS,
+        HAS_TERMS=has_terms, **matrix.settings(tile),
     )  # fmt: skip
     return loss
 

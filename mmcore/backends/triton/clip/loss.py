@@ -15,13 +15,20 @@ Precision: float64. Terms are stored in float32, lse in two parts.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton import kept_size
+from mmcore.backends.triton.arguments import BothSides, Ids, SideBiases, Size, Strides
 from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
-from mmcore.backends.triton.softmax_similarity.log_sum_exps import block_statistics
+from mmcore.backends.triton.norms_and_targets import MOST_PARTS
+from mmcore.backends.triton.softmax_similarity.log_sum_exps import (
+    Matrix,
+    SideSums,
+    Targets,
+    block_statistics,
+)
+from mmcore.backends.triton.softmax_similarity.norms import Norms
 from mmcore.backends.triton.softmax_similarity.shared_shift import numbers_of, store_numbers
 from mmcore.backends.triton.softmax_similarity.terms_memory import (
     factor_and_trust,
@@ -29,13 +36,18 @@ from mmcore.backends.triton.softmax_similarity.terms_memory import (
     terms_in,
 )
 
+NUMBERS = tl.constexpr(kept_size.NUMBERS)
 
-class LossParts(NamedTuple):
-    """Where the loss goes, and what its programs leave for the last one."""
 
-    loss: Any  # 0-D
-    part: Any  # float64, one for each program
-    counter: Any  # float32, 0
+@triton.jit
+def matrix_of(row_sums, col_sums, row_parts, col_parts, logit, scale, size, strides):
+    """What blocks of statistics are computed from; `scale` stands for what CLIP does not have."""
+    nothing = SideBiases(scale, scale, scale, scale)
+    return Matrix(
+        SideSums(row_sums, row_sums, row_parts), SideSums(col_sums, col_sums, col_parts), nothing,
+        nothing, scale, BothSides(scale, scale), Ids(scale, scale, scale, scale, scale),
+        Targets(scale, logit), size, strides,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -51,13 +63,23 @@ def part_of(block, size, numbers, side, out, flags, HAS_TERMS: tl.constexpr):
 
 @triton.jit
 def clip_loss_kernel(
-    x, y, matrix, norms, scale, stored, memory, out, PAIRS: tl.constexpr, BIASES: tl.constexpr,
-    COUNT: tl.constexpr, HAS_TERMS: tl.constexpr, TILE: tl.constexpr,
+    x, y, row_sums, col_sums, scratch, scale, stored, loss, row_parts, col_parts, norm_parts, rows,
+    x_stride, y_stride, PAIRS: tl.constexpr, BIASES: tl.constexpr, COUNT: tl.constexpr,
+    HAS_TERMS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """HAS_TERMS: whether there will be a backward."""
-    program, size, row_blocks = tl.program_id(0), matrix.size, tl.cdiv(matrix.size.rows, TILE.BM)
-    numbers = numbers_of(norms, scale)
-    terms = terms_in(memory, size, COUNT, False)
+    """The scratch: the largest norms, the logits of targets, the counter, parts of the loss.
+
+    HAS_TERMS: whether there will be a backward.
+    """
+    size, program, row_blocks = Size(rows, rows), tl.program_id(0), tl.cdiv(rows, TILE.BM)
+    logit = scratch + 2 * MOST_PARTS
+    counter = logit + rows
+    matrix = matrix_of(
+        row_sums, col_sums, row_parts, col_parts, logit, scale, size,
+        Strides(x_stride, y_stride, 0, 0),
+    )  # fmt: skip
+    numbers = numbers_of(Norms(scratch, norm_parts), scale)
+    terms = terms_in(stored + NUMBERS, size, COUNT, False)
     if HAS_TERMS:
         if program == 0:
             store_numbers(stored, numbers)
@@ -67,7 +89,7 @@ def clip_loss_kernel(
             program, x, y, matrix, numbers, False, PAIRS, BIASES, False, TILE
         )
         part = part_of(
-            of_rows, size.rows, numbers, matrix.row_side, terms.row, terms.row_flags, HAS_TERMS
+            of_rows, rows, numbers, matrix.row_side, terms.row, terms.row_flags, HAS_TERMS
         )
     else:
         column = program - row_blocks
@@ -75,15 +97,9 @@ def clip_loss_kernel(
             column, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
         )
         part = part_of(
-            of_columns,
-            size.columns,
-            numbers,
-            matrix.col_side,
-            terms.col,
-            terms.col_flags,
-            HAS_TERMS,
+            of_columns, rows, numbers, matrix.col_side, terms.col, terms.col_flags, HAS_TERMS
         )
-    tl.store(out.part + program, part)
-    if is_last(out.counter):
-        total = sum_in_order(out.part, tl.num_programs(0))
-        store_total(out.loss, total / (2.0 * tl.cast(size.rows, tl.float64)))
+    tl.store(counter + 1 + program, part)
+    if is_last(counter):
+        total = sum_in_order(counter + 1, tl.num_programs(0))
+        store_total(loss, total / (2.0 * tl.cast(rows, tl.float64)))

@@ -18,11 +18,11 @@ from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
 from mmcore.backends.triton.inputs import ids, shape
 from mmcore.backends.triton.launch import whole
-from mmcore.backends.triton.norms_and_targets import Norms
 from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
 from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix
+from mmcore.backends.triton.softmax_similarity.norms import Norms
 
 # Rows, columns, and depth of a chunk.
 BM = BN = 128
@@ -105,7 +105,7 @@ def sum_exponentials(
     """Partial sums: (parts, rows of the slab), and (blocks of it, M), or none of columns."""
     inputs, columns, count = matrix.inputs, matrix.size.columns, slab.stop - slab.start
     x = inputs.x
-    walk, keeps = Walk.over(count, columns, x.device), len(rows_of_e) > 0
+    walk, keeps = Walk.over(count, columns, x.device), rows_of_e.shape[0] > 0
     layout = SUMS_KEPT if keeps else SUMS
     row_sum = x.new_empty((2 * walk.strips, count), dtype=torch.float32)
     held = columns if inputs.has_columns else 0
@@ -115,8 +115,8 @@ def sum_exponentials(
     hopper_sum_exponentials_kernel[(walk.programs,)](
         x_desc, y_desc, kept_desc, norms, inputs.scale, matrix.ids.target,
         BothSides(row_sum, col_sum), slab.start, count, columns, walk.strip_tiles, layout.spread,
-        len(rows_of_e), RING=ring_of(layout, x.shape[1]), KEEPS=keeps,
-        HAS_TARGET=matrix.has_target, IS_DIAGONAL=matrix.pairs.IS_DIAGONAL,
+        rows_of_e.shape[0], RING=ring_of(layout, x.shape[1]), KEEPS=keeps,
+        HAS_TARGET=matrix.recipe.has_target, IS_DIAGONAL=matrix.recipe.pairs.IS_DIAGONAL,
         HAS_COLUMNS=inputs.has_columns, **OPTIONS,
     )  # fmt: skip
     return row_sum, col_sum
@@ -134,12 +134,12 @@ def store_gradient(
 ) -> None:  # fmt: skip
     """G of the rows from `first` on into `out`, and parts of its sum with the products."""
     x, (rows, columns) = matrix.inputs.x, matrix.size
-    walk = Walk.over(len(out), columns, x.device)
+    walk = Walk.over(out.shape[0], columns, x.device)
     hopper_store_gradient_kernel[(walk.programs,)](
         descriptor(x, BK), descriptor(matrix.inputs.keys, BK), descriptor(out, BN // 2), numbers,
-        memory, given, matrix.ids.target, parts, first_part, first, len(out), rows, columns,
+        memory, given, matrix.ids.target, parts, first_part, first, out.shape[0], rows, columns,
         walk.strip_tiles, GRADIENT.spread, RING=ring_of(GRADIENT, x.shape[1]),
-        HAS_TARGET=matrix.has_target, IS_DIAGONAL=matrix.pairs.IS_DIAGONAL, IS_LOSS=is_loss,
+        HAS_TARGET=matrix.recipe.has_target, IS_DIAGONAL=matrix.recipe.pairs.IS_DIAGONAL, IS_LOSS=is_loss,
         IS_FLOAT16=x.dtype == torch.float16, COUNT=count, **OPTIONS,
     )  # fmt: skip
 

@@ -18,7 +18,6 @@ from mmcore.backends.triton.arguments import Chunk
 from mmcore.backends.triton.inputs import (
     ids,
     operands,
-    pairs,
     pointer,
     product_dtype,
     rounded,
@@ -28,7 +27,6 @@ from mmcore.backends.triton.inputs import (
     tile_for,
 )
 from mmcore.backends.triton.launch import chunk_of_gradient, chunk_rows, within_memory
-from mmcore.backends.triton.norms_and_targets import norms_and_targets
 from mmcore.backends.triton.products import add_product, product, scale_rows
 from mmcore.backends.triton.sigmoid_similarity.terms import (
     BLOCK,
@@ -41,6 +39,8 @@ from mmcore.backends.triton.sigmoid_similarity.terms import (
     sigmoid_totals_kernel,
 )
 from mmcore.backends.triton.sigmoid_similarity.tile import TileSums, sigmoid_tile_kernel
+from mmcore.backends.triton.softmax_similarity.matrix import matrix_of
+from mmcore.backends.triton.softmax_similarity.norms import norms_and_targets
 
 # Each leaves four sums: 16 MiB of them.
 MOST_PROGRAMS = 2**19
@@ -58,7 +58,7 @@ def new_terms(inputs: SimilarityInputs, upstream: SigmoidUpstream | None) -> Ter
     x, rows, has_target = inputs.x, inputs.x.shape[0], inputs.target is not None
     logits = x
     if has_target:
-        logits = norms_and_targets(rounded(inputs), pairs(inputs)).logits
+        logits = norms_and_targets(matrix_of(inputs), tallies=False).logits
     programs = triton.cdiv(rows, BLOCK.value) if has_target else 1
     terms = Terms(
         x.new_empty(NUMBERS, dtype=torch.float32),

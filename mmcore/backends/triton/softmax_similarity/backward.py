@@ -21,7 +21,6 @@ from mmcore.backends.triton import hopper, kept_size
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.inputs import finished
 from mmcore.backends.triton.launch import whole
-from mmcore.backends.triton.norms_and_targets import Norms, norms_and_targets
 from mmcore.backends.triton.softmax_similarity.chunks import gradients
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.gradient_terms import (
@@ -36,6 +35,7 @@ from mmcore.backends.triton.softmax_similarity.gradient_terms import (
 from mmcore.backends.triton.softmax_similarity.gradient_totals import Gradient, Needs
 from mmcore.backends.triton.softmax_similarity.kept_exponentials import rows_and_numbers
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix, matrix_of
+from mmcore.backends.triton.softmax_similarity.norms import Norms, norms_and_targets
 from mmcore.backends.triton.softmax_similarity.terms_memory import TERMS
 
 
@@ -77,14 +77,14 @@ def backward(
 def _gradients(one: Pass, wanted: SoftmaxWanted, rounds: bool) -> Gradients:
     """Those of one pass, in which statistics of positives are sums."""
     given, matrix = one.inputs, matrix_of(one.inputs)
-    is_half, is_own_transpose = matrix.sides.IS_SYMMETRIC, given.y is None
+    is_half, is_own_transpose = matrix.recipe.sides.IS_SYMMETRIC, given.y is None
     needs = Needs(
         wanted.x, (wanted.y or (is_own_transpose and wanted.x)) and not is_half, wanted.scale,
         wanted.row_bias or wanted.col_bias, rounds,
     )  # fmt: skip
     kept, numbers = rows_and_numbers(one.kept, matrix.size.columns)
     terms, wide = _terms(matrix, one, numbers)
-    is_hopper = matrix.is_hopper and not needs.sums
+    is_hopper = matrix.recipe.is_hopper and not needs.sums
     gradient = Gradient(
         matrix, (given.x.dtype, given.x.dtype), numbers, terms, TERMS,
         Given(wide, given.scale, wide), kept, False, is_hopper,
@@ -101,7 +101,7 @@ def _terms(matrix: SimilarityMatrix, one: Pass, numbers: Tensor) -> tuple[Tensor
     x, has_numbers = inputs.x, one.kept.numel() > 0
     norms = Norms(x, 0)  # which the kernel does not read
     if not has_numbers:
-        norms = norms_and_targets(inputs, matrix.pairs._replace(HAS_TARGET=False)).norms
+        norms = norms_and_targets(matrix, tallies=False).norms
     upstream_strides = Upstream(*(it.stride(0) if it.numel() else 0 for it in one.upstream))
     has_largest, programs = max(rows, columns) > MOST_WITHOUT_A_LAUNCH, 0
     wide = x.new_empty(2 + LARGEST_PROGRAMS.value, dtype=torch.float64)
@@ -114,8 +114,8 @@ def _terms(matrix: SimilarityMatrix, one: Pass, numbers: Tensor) -> tuple[Tensor
     gradient_terms_kernel[(whole(max(rows, columns), BLOCK.value),)](
         norms, numbers, one.lse, one.upstream, upstream_strides, matrix.ids.target, one.logits,
         inputs.scale, matrix.bias, matrix.row_side, matrix.col_side, memory, wide, programs,
-        matrix.size, PAIRS=matrix.pairs, BIASES=matrix.which_biases, SIDES=matrix.sides,
+        matrix.size, PAIRS=matrix.recipe.pairs, BIASES=matrix.recipe.which_biases, SIDES=matrix.recipe.sides,
         COUNT=TERMS, HAS_NUMBERS=has_numbers, HAS_LARGEST=has_largest,
-        IS_FLOAT16=matrix.dtype == torch.float16,
+        IS_FLOAT16=matrix.recipe.dtype == torch.float16,
     )  # fmt: skip
     return memory, wide

@@ -58,14 +58,16 @@ def gradients(gradient: Gradient, needs: Needs, kept_bytes: int, scale_like: Ten
     matrix = gradient.matrix
     block = max(gradient.tile.BM, gradient.kept_tile.BM)
     size = chunk_rows(
-        matrix.inputs.x, matrix.size.columns, matrix.dtype.itemsize, block, kept_bytes
+        matrix.inputs.x, matrix.size.columns, matrix.recipe.dtype.itemsize, block, kept_bytes
     )
     return within_memory(partial(_by_chunks, gradient, needs, scale_like), size, block)
 
 
 def _by_chunks(gradient: Gradient, needs: Needs, scale_like: Tensor, size: int) -> Found:
     matrix, x = gradient.matrix, gradient.matrix.inputs.x
-    memory = chunk_of_gradient(x, min(size, matrix.size.rows), matrix.size.columns, matrix.dtype)
+    memory = chunk_of_gradient(
+        x, min(size, matrix.size.rows), matrix.size.columns, matrix.recipe.dtype
+    )
     steps = _steps(gradient, needs, size)
     totals = GradientTotals(gradient, needs, len(steps) == 1)
     count = sum(sum(step.parts) for step in steps) if needs.scale else 0
@@ -75,7 +77,7 @@ def _by_chunks(gradient: Gradient, needs: Needs, scale_like: Tensor, size: int) 
         total = torch.empty_like(scale_like)
         of_scale = of_scale._replace(part=x.new_empty(count, dtype=torch.float64), total=total)
     for step in steps:
-        g = memory if len(memory) == step.count else memory[: step.count]
+        g = memory if memory.shape[0] == step.count else memory[: step.count]
         of_scale = _run(gradient, needs, totals, of_scale, step, g, step is steps[-1])
     return Found(*totals.products(), total, *totals.sums())
 
@@ -84,7 +86,7 @@ def _steps(gradient: Gradient, needs: Needs, size: int) -> list[Step]:
     """The chunks in their order."""
     matrix, x = gradient.matrix, gradient.matrix.inputs.x
     (rows, columns), found = matrix.size, []
-    kept_rows = min(rows, len(gradient.kept))
+    kept_rows = min(rows, gradient.kept.shape[0])
     for start, stop, is_kept in ((0, kept_rows, True), (kept_rows, rows, False)):
         tile = gradient.tile_of(is_kept)
         for first in range(start, stop, size):
@@ -134,7 +136,7 @@ def _store_gradient(
     kept = as_operand(gradient.kept, tile) if form.HAS_KEPT else g
     store_gradient_kernel[(programs,)](
         *matrix.operands(tile), gradient.numbers, gradient.terms, matrix.ids, kept, g, sums,
-        of_scale, gradient.given, Chunk(first, len(g)), matrix.size,
-        matrix.strides._replace(out=g.stride(0), kept=gradient.kept.shape[1]),
-        SIDES=matrix.sides, FORM=form, **matrix.settings(tile),
+        of_scale, gradient.given, Chunk(first, g.shape[0]), matrix.size,
+        matrix.recipe.strides._replace(out=g.stride(0), kept=gradient.kept.shape[1]),
+        SIDES=matrix.recipe.sides, FORM=form, **matrix.settings(tile),
     )  # fmt: skip

@@ -12,7 +12,6 @@ from mmcore.backends.inputs import SimilarityInputs, SoftmaxStatistics
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.inputs import count_col_positives, count_row_positives, pointer
 from mmcore.backends.triton.launch import whole
-from mmcore.backends.triton.norms_and_targets import NormsAndTargets, norms_and_targets
 from mmcore.backends.triton.softmax_similarity.kept_exponentials import rows_and_numbers
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import (
     Matrix,
@@ -21,6 +20,7 @@ from mmcore.backends.triton.softmax_similarity.log_sum_exps import (
     log_sum_exps_kernel,
 )
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix, matrix_of
+from mmcore.backends.triton.softmax_similarity.norms import NormsAndTargets, norms_and_targets
 from mmcore.backends.triton.softmax_similarity.sums import Sums, sum_exponentials
 
 
@@ -35,7 +35,7 @@ def forward(inputs: SimilarityInputs, kept_size: int) -> SoftmaxStatistics:
 
 def _one_pass(inputs: SimilarityInputs, kept_size: int) -> SoftmaxStatistics:
     matrix = matrix_of(inputs)
-    found = norms_and_targets(matrix.inputs, matrix.pairs, tallies=inputs.has_columns)
+    found = norms_and_targets(matrix, tallies=inputs.has_columns)
     kept = inputs.x.new_empty(kept_size, dtype=torch.float32)
     rows_of_e, numbers = rows_and_numbers(kept, matrix.size.columns)
     sums = sum_exponentials(matrix, found.norms, rows_of_e)
@@ -48,13 +48,13 @@ def _statistics(
 ) -> tuple[SideStatistics, SideStatistics]:
     """Those of rows and of columns."""
     inputs, (rows, columns) = matrix.inputs, matrix.size
-    tile, has_columns = matrix.tile("running"), inputs.has_columns
+    tile, has_columns = matrix.tile("statistics"), inputs.has_columns
     row_out = _empty_statistics(rows, inputs.x)
     col_out = _empty_statistics(columns if has_columns else 0, inputs.x)
     programs = whole(rows, tile.BM) + (whole(columns, tile.BN) if has_columns else 0)
     log_sum_exps_kernel[(programs,)](
         *matrix.operands(tile), block_inputs(matrix, found, sums), found.norms, inputs.scale,
-        row_out, col_out, numbers, BIASES=matrix.which_biases, IS_MIRRORED=inputs.is_half_enough,
+        row_out, col_out, numbers, BIASES=matrix.recipe.which_biases, IS_MIRRORED=inputs.is_half_enough,
         **matrix.settings(tile),
     )  # fmt: skip
     return row_out, col_out
@@ -73,7 +73,7 @@ def block_inputs(
     return Matrix(
         by_rows, by_columns, matrix.row_side, matrix.col_side, matrix.bias,
         BothSides(*(pointer(count, inputs.x) for count in counts)), matrix.ids,
-        Targets(found.tally, found.logits), matrix.size, matrix.strides,
+        Targets(found.tally, found.logits), matrix.size, matrix.recipe.strides,
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ class Gradient(NamedTuple):
     @property
     def needs_factor(self) -> bool:
         """Whether products with G are yet to be multiplied by unit·scale."""
-        return self.matrix.dtype == torch.float16
+        return self.matrix.recipe.dtype == torch.float16
 
     @property
     def factor(self) -> Tensor:
@@ -44,7 +44,7 @@ class Gradient(NamedTuple):
     @property
     def is_half(self) -> bool:
         """Whether the kernels store G + Gᵀ, and compute half of it."""
-        return self.matrix.sides.IS_SYMMETRIC
+        return self.matrix.recipe.sides.IS_SYMMETRIC
 
     def tile_of(self, is_kept: bool) -> ProductTile:
         """The tile of rows whose E was kept, or of others."""
@@ -75,7 +75,7 @@ class GradientTotals:
             torch.float32 if keeps_float32 else dtype for dtype in (x_dtype, y_dtype)
         )
         self.grad_x = self.grad_y = None
-        if needs.x and not (is_one_chunk and self._is_product(len(gradient.kept) > 0)):
+        if needs.x and not (is_one_chunk and self._is_product(gradient.kept.shape[0] > 0)):
             self.grad_x = torch.empty(x.shape, dtype=self.x_dtype, device=x.device)
         if needs.y and not is_one_chunk:
             self.grad_y = torch.empty(y.shape, dtype=torch.float32, device=y.device)
@@ -105,7 +105,7 @@ class GradientTotals:
     ) -> None:  # fmt: skip
         """Adds one chunk, from row `first` on."""
         x = self.gradient.matrix.inputs.x
-        rows = slice(first, first + len(g))
+        rows = slice(first, first + g.shape[0])
         self._add_rows(rows, g, of_scale, is_kept, is_last)
         if self.needs.y:
             others = x if self.is_one_chunk else x[rows]
@@ -140,7 +140,7 @@ class GradientTotals:
         inputs, tile = self.gradient.matrix.inputs, row_tile(found.shape[1])
         x = inputs.x[rows]
         target = found if out is None else out
-        sum_with_rows_kernel[(whole(len(found), tile.ROWS),)](
+        sum_with_rows_kernel[(whole(found.shape[0], tile.ROWS),)](
             found, x, inputs.scale, target, of_scale, self.gradient.terms, *found.shape,
             found.stride(0), x.stride(0), target.stride(0), STORES=out is not None,
             IS_LAST=is_last, **tile._asdict(),

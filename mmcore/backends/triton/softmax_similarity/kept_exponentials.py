@@ -36,6 +36,6 @@ def as_rows(kept: Tensor, columns: int) -> Tensor:
 
 def as_operand(rows_of_e: Tensor, tile: ProductTile) -> Operand:
     """E as the kernels take it: a pointer, or a tensor descriptor."""
-    if len(rows_of_e) == 0 or not tile.USES_DESCRIPTORS:
+    if rows_of_e.shape[0] == 0 or not tile.USES_DESCRIPTORS:
         return rows_of_e
     return TensorDescriptor.from_tensor(rows_of_e, [tile.BM, tile.BN])
