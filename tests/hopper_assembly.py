@@ -17,6 +17,9 @@ from triton_assembly import resources
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
 from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
+from mmcore.backends.triton.softmax_similarity.gain import Given
+from mmcore.backends.triton.softmax_similarity.norms import Norms
+from mmcore.backends.triton.softmax_similarity.terms_memory import TERMS
 
 TARGET = GPUTarget("cuda", 90, 32)
 SUMS = exponential_sums.hopper_sum_exponentials_kernel
@@ -27,14 +30,16 @@ KERNELS = {
     "sigmoid_tile": (sigmoid_tile.hopper_sigmoid_tile_kernel, launch.SIGMOID),
 }
 CALLS: dict[str, dict[str, bool]] = {
-    "clip": {},
+    "clip": {"IS_DIAGONAL": True, "IS_LOSS": True},
+    "targets": {},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
 }
-INTEGERS = ("first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows")
+INTEGERS = (
+    "first_part", "first_row", "rows", "size_rows", "columns", "strip_tiles", "spread", "kept_rows",
+)  # fmt: skip
 TYPES: dict[str, Any] = {
-    "target": "*i64", "scale_part": "*fp64", 
-    **dict.fromkeys(INTEGERS, "i32"),
-    "terms": gradient.TileTerms("*fp32", "*fp32", "*i32", "*i32", "*fp32"),
+    "target": "*i64", "scale_part": "*fp64", "norms": Norms("*fp64", "i32"),
+    "given": Given("*fp32", "*fp32", "*fp64"), **dict.fromkeys(INTEGERS, "i32"),
 }  # fmt: skip
 SUMS_OF = {
     "hopper_sum_exponentials_kernel": BothSides("*fp32", "*fp32"),
@@ -52,6 +57,7 @@ def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
     """The kernel as its launch asks for it."""
     kernel, layout = KERNELS[name]
     constants: dict[str, Any] = {"HAS_TARGET": True, "HAS_COLUMNS": True, "HAS_GRADIENTS": True}
+    constants |= {"IS_DIAGONAL": False, "IS_LOSS": False, "IS_FLOAT16": False, "COUNT": TERMS}
     constants |= {"KEEPS": name.endswith("kept"), "RING": launch.ring_of(layout, depth)} | settings
     types = TYPES | {"sums": SUMS_OF.get(kernel.__name__)}
     signature, constexprs, attributes = {}, {}, {}

@@ -24,13 +24,13 @@ SHARED_MEMORY = {
 }
 COPY_ENGINES = [machine for machine in ("sm_90", "sm_100") if machine in ASSEMBLY_TARGETS]
 SIMILARITY_KERNELS = [
-    "sum_exponentials", "running_log_sum_exp", "store_gradient", "store_gradient_exact",
+    "sum_exponentials", "log_sum_exps", "clip_loss", "store_gradient", "store_gradient_exact",
     "sigmoid_tile", "hardest_negatives",
 ]  # fmt: skip
 ROW_KERNELS = [
     "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "input_norm_backward",
-    "input_norm_sums", "norms_and_targets", "tally", "shared_shift", "log_sum_exps",
-    "largest_gradients", "gradient_terms", "scale_rows", "sigmoid_terms", "sigmoid_totals",
+    "input_norm_sums", "norms_and_targets", "tally", "largest_gradients",
+    "gradient_terms", "scale_rows", "sum_with_rows", "sigmoid_terms", "sigmoid_totals",
     "from_cached",
 ]  # fmt: skip
 
@@ -48,7 +48,7 @@ FREQUENT = [name for name in VARIANTS if name != "labels"]
 # Some kernels leave a register or two to the stack, with Triton 3.6 to 3.8 a few.
 SPILLED_BYTES = 8 if Version(version("triton")) >= Version("3.9") else 16
 # Kernels that have anything to do for unusual features alone.
-RARE = ["store_gradient_exact", "running_log_sum_exp"]
+RARE = ["store_gradient_exact", "log_sum_exps", "clip_loss"]
 
 
 @pytest.fixture(scope="module")

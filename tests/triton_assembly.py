@@ -21,6 +21,7 @@ from triton_signatures import (
     TYPES,
     Types,
     cached_gradients,
+    clip_loss,
     exponential_sums,
     gradient,
     gradient_terms,
@@ -30,11 +31,13 @@ from triton_signatures import (
     log_sum_exps,
     norms_and_targets,
     product_rows,
-    shared_shift,
+    product_sums,
     sigmoid_tile,
     terms,
+    terms_memory,
 )
 
+from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.launch import (
     FLOAT32_TILE,
     HALF_PRECISION_TILES,
@@ -63,7 +66,8 @@ MACHINES = {
 }
 SIMILARITY_KERNELS = {
     "sum_exponentials": exponential_sums.sum_exponentials_kernel,
-    "running_log_sum_exp": exponential_sums.running_log_sum_exp_kernel,
+    "log_sum_exps": log_sum_exps.log_sum_exps_kernel,
+    "clip_loss": clip_loss.clip_loss_kernel,
     "store_gradient": gradient.store_gradient_kernel,
     "store_gradient_exact": gradient.store_gradient_kernel,
     "sigmoid_tile": sigmoid_tile.sigmoid_tile_kernel,
@@ -78,17 +82,17 @@ ROW_KERNELS = {
     "input_norm_sums": input_norm.input_norm_sums_kernel,
     "norms_and_targets": norms_and_targets.norms_and_targets_kernel,
     "tally": norms_and_targets.tally_kernel,
-    "shared_shift": shared_shift.shared_shift_kernel,
-    "log_sum_exps": log_sum_exps.log_sum_exps_kernel,
     "largest_gradients": gradient_terms.largest_gradients_kernel,
     "gradient_terms": gradient_terms.gradient_terms_kernel,
     "scale_rows": product_rows.scale_rows_kernel,
+    "sum_with_rows": product_sums.sum_with_rows_kernel,
     "sigmoid_terms": terms.sigmoid_terms_kernel,
     "sigmoid_totals": terms.sigmoid_totals_kernel,
     "from_cached": cached_gradients.from_cached_kernel,
 }
 TILE_KINDS = {
-    "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
+    "sum_exponentials": "sums", "log_sum_exps": "statistics", "clip_loss": "statistics",
+    "store_gradient": "gradient",
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
     "hardest_negatives": "running",
 }  # fmt: skip
@@ -98,13 +102,23 @@ DEPTH = 512
 CONSTANTS = {
     "HAS_TARGET": True, "HAS_LABELS": False, "HAS_GROUPS": False, "HAS_ROW_BIAS": False,
     "HAS_COL_BIAS": False, "HAS_BIAS": False, "HAS_COLUMNS": True, "HAS_GRADIENTS": True,
-    "NEEDS_SUMS": False, "IS_PRECISE": False, "IS_EXACT": False, "BY_COLUMNS": False,
+    "NEEDS_SUMS": False, "NEEDS_SCALE": True, "IS_LAST": True, "IS_LOSS": False, "IS_EXACT": False,
+    "TERMS": terms_memory.TERMS, "COUNT": terms_memory.TERMS, "HAS_TERMS": True,
+    "HAS_NUMBERS": True, "HAS_LARGEST": False, "IS_DIAGONAL": False, "CLEARS": True, "HAS_COUNTER": True,
+    "IS_PRECISE": False,
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
-    "HAS_WEIGHT": True, "HAS_Y": True, "NEEDS_NORMS": True, "TALLIES": True, "IS_MIRRORED": False,
-    "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True, "SUMS": True,
+    "HAS_WEIGHT": True, "HAS_Y": True, "TALLIES": True, "IS_MIRRORED": False,
+    "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True,
 }  # fmt: skip
+
+
+# Exact tiles where E was kept.
+NARROW = {"BN": 16, "BK": 32, "USES_DESCRIPTORS": False}
+OWN_CONSTANTS: dict[str, dict[str, Any]] = {
+    "clip_loss": {"HAS_TARGET": False, "IS_DIAGONAL": True, "COUNT": kept_size.LOSS_TERMS},
+}
 
 
 def compiled(
@@ -129,10 +143,9 @@ def compiled(
         if argument.isupper():
             group = CONSTANT_GROUPS.get(argument)
             signature[argument] = "constexpr"
+            own = constants | NARROW if argument == "NARROW" else constants
             constexprs[(position,)] = (
-                group(*(constants[field] for field in group._fields))
-                if group
-                else constants[argument]
+                group(*(own[field] for field in group._fields)) if group else own[argument]
             )
             continue
         is_stride = argument.endswith(("_stride", "strides"))
@@ -186,7 +199,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sizes of 1": {"has_ones": True},
     "labels": {
         "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
-        "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True, "BY_COLUMNS": True,
+        "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True,
         "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
     },
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
@@ -219,7 +232,8 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
     has_ones, types = settings.pop("has_ones", False), settings.pop("types", {})
     if name in SIMILARITY_KERNELS:
         tile = production_tile(name, machine, settings)
-        constants = CONSTANTS | tile._asdict() | {"IS_EXACT": name == "store_gradient_exact"}
+        constants = CONSTANTS | OWN_CONSTANTS.get(name, {}) | tile._asdict()
+        constants["IS_EXACT"] = name == "store_gradient_exact"
         if (constants | settings)["USES_DESCRIPTORS"] and tile.USES_DESCRIPTORS:
             types = descriptors(name, tile, constants | settings) | types
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}

@@ -26,12 +26,17 @@ hardest_negatives, l2_normalize, norms_and_targets, product_rows = (
     import_module(f"{BACKEND}.{name}")
     for name in ("hardest_negatives", "l2_normalize", "norms_and_targets", "product_rows")
 )
-exponential_sums, gradient, gradient_terms, log_sum_exps, shared_shift = (
+(
+    exponential_sums, gain, gradient, gradient_terms, log_sum_exps, norms, product_sums,
+    terms_memory,
+) = (
     import_module(f"{BACKEND}.softmax_similarity.{name}")
     for name in (
-        "exponential_sums", "gradient", "gradient_terms", "log_sum_exps", "shared_shift"
+        "exponential_sums", "gain", "gradient", "gradient_terms", "log_sum_exps", "norms",
+        "product_sums", "terms_memory",
     )
 )  # fmt: skip
+clip_loss = import_module(f"{BACKEND}.clip.loss")
 cached_gradients, pass_over_matrix, terms, sigmoid_tile = (
     import_module(f"{BACKEND}.sigmoid_similarity.{name}")
     for name in ("cached_gradients", "pass_over_matrix", "terms", "tile")
@@ -41,47 +46,52 @@ input_norm = import_module(f"{BACKEND}.project.input_norm")
 
 CONSTANT_GROUPS: dict[str, Any] = {
     "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
-    "PURPOSE": norms_and_targets.Purpose,
+    "PURPOSE": norms_and_targets.Purpose, "NARROW": Tile,
 }  # fmt: skip
 Types = dict[str, Any]  # of an argument: Triton's name, or a group of them
 TYPES: Types = {
     "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
-    "target": "*i64", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
-    "slab_rows": "i32", "kept": "*bf16", "chunks": "i32", "programs": "i32", "tally": "*i64",
-    "any_untrusted": "*i32",
+    "target": "*i64", "rows": "i32", "columns": "i32", "depth": "i32", "slab_rows": "i32",
+    "kept": "*bf16", "chunks": "i32", "programs": "i32", "tally": "*i64",
     **dict.fromkeys(
-        ("shared", "wide", "logit", "largest", "factor", "part", "parts", "chunk_sums",
-         "kept_sums"),
+        ("wide", "logit", "factor", "part", "parts", "chunk_sums", "kept_sums", "maxima",
+         "scratch"),
         "*fp64",
     ),
+    **dict.fromkeys(("row_parts", "col_parts", "norm_parts"), "i32"),
+    "norms": norms.Norms("*fp64", "i32"),
+    "of_scale": gradient.ScaleParts("*fp64", "i32", "i32", "*fp32"),
+    "given": gain.Given("*fp32", "*fp32", "*fp64"),
     "ids": Ids("*i64", *["*i32"] * 4),
     "size": Size("i32", "i32"),
     "strides": Strides(*["i32"] * 4),
     "chunk": Chunk("i32", "i32"),
     "slab": exponential_sums.Slab(*["i32"] * 4),
     "biases": Biases(*["*fp32"] * 3),
-    **dict.fromkeys(("row_side", "col_side"), SideBiases("*fp32", "*fp32", "*fp64")),
-    "terms": gradient_terms.GradientTerms(*["*fp32"] * 3, "*fp64", "*i32", "*i32"),
+    **dict.fromkeys(("row_side", "col_side"), SideBiases("*fp32", "*fp32", "*fp64", "*fp64")),
 }  # fmt: skip
 UPSTREAM = gradient_terms.Upstream(*["*fp64"] * 4)
 SIDE_SUMS = log_sum_exps.SideSums("*fp32", "*fp32", "i32")
-SIDE_STATISTICS = log_sum_exps.SideStatistics("*fp64", "*fp64", "*i8")
+SIDE_STATISTICS = log_sum_exps.SideStatistics("*fp64", "*fp64")
 OF_UPSTREAM: Types = {
-    "upstream": UPSTREAM, "strides": gradient_terms.Upstream(*["i32"] * 4), "out": TYPES["terms"],
+    "upstream": UPSTREAM, "strides": gradient_terms.Upstream(*["i32"] * 4),
 }  # fmt: skip
+MATRIX = log_sum_exps.Matrix(
+    SIDE_SUMS, SIDE_SUMS, TYPES["row_side"], TYPES["col_side"], "*fp32",
+    BothSides("*i64", "*i64"), TYPES["ids"], log_sum_exps.Targets("*i64", "*fp64"), TYPES["size"],
+    TYPES["strides"],
+)  # fmt: skip
 # What differs from that table, by kernel.
-SUMS_OF_GRADIENT = gradient.GradientSums(*["*fp64"] * 3)
+SUMS_OF_GRADIENT = gradient.BiasSums(*["*fp64"] * 2)
 OWN_TYPES: dict[str, Types] = {
     "sum_exponentials": {"sums": exponential_sums.ExponentialSums(*["*fp32"] * 4)},
-    "running_log_sum_exp": {"lse": "*fp64"},
     "store_gradient": {"sums": SUMS_OF_GRADIENT},
     "store_gradient_exact": {"sums": SUMS_OF_GRADIENT},
     "sigmoid_tile": {"sums": sigmoid_tile.TileSums(*["*fp64"] * 4)},
     "hardest_negatives": {"out": "*i64"},
+    "norms_and_targets": {"counter": "*fp64"},
     "log_sum_exps": {
-        "by_rows": SIDE_SUMS, "by_columns": SIDE_SUMS, "counts": BothSides("*i64", "*i64"),
-        "targets": log_sum_exps.Targets("*i64", "*i64", "*fp64"), "row_out": SIDE_STATISTICS,
-        "col_out": SIDE_STATISTICS,
+        "matrix": MATRIX, "row_out": SIDE_STATISTICS, "col_out": SIDE_STATISTICS,
     },
     "largest_gradients": OF_UPSTREAM,
     "gradient_terms": {"lse": BothSides("*fp64", "*fp64"), **OF_UPSTREAM},
@@ -95,6 +105,6 @@ OWN_TYPES: dict[str, Types] = {
         "upstream": SigmoidUpstream("*fp64", "*fp64"),
         "grad": pass_over_matrix.ProductGradients("*bf16", "*bf16"),
     },
-    "scale_rows": {"features": "*bf16"},
+    "sum_with_rows": {"features": "*bf16"},
     "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
 }  # fmt: skip

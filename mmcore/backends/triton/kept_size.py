@@ -25,7 +25,7 @@ ITEMSIZE = torch.bfloat16.itemsize
 PER_FLOAT32 = torch.float32.itemsize // ITEMSIZE
 # softmax_similarity/shared_shift.py: NUMBERS. softmax_similarity/terms_memory.py: what precedes the
 # terms, the terms of a row or column of a loss, and how many rows share a flag.
-NUMBERS, HEADER, LOSS_TERMS, FLAGGED = 8, 16, 5, 64
+NUMBERS, HEADER, LOSS_TERMS, FLAGGED = 8, 16, 4, 64
 
 
 def softmax_similarity(workspace: int, inputs: SimilarityInputs) -> int:

@@ -54,7 +54,7 @@ def _tiles(
         "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
     described = {kind: tile._replace(**changes) for kind, tile in tiles.items()}
-    return described | {"kept": kept, "statistics": narrow}
+    return described | {"kept": kept, "statistics": SMALL}
 
 
 HALF_PRECISION_TILES = {
@@ -80,6 +80,7 @@ def whole(size: int, block: int) -> int:
     return -(-size // block)
 
 
+@cache
 def row_tile(columns: int) -> RowTile:
     """Whole rows where they are short, pieces of one row where they are long."""
     width = min(triton.next_power_of_2(columns), NUMBERS_PER_PROGRAM)

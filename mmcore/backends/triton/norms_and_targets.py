@@ -51,7 +51,8 @@ class Purpose(NamedTuple):
 
     HAS_Y: bool
     TALLIES: bool
-    CLEARS: bool  # whether a later launch needs a counter
+    HAS_COUNTER: bool  # whether a later launch needs a counter that is 0
+    CLEARS: bool  # whether it also needs zeros for the rows
 
 
 @triton.jit
@@ -62,13 +63,13 @@ def bits_of(squares):
 
 @triton.jit
 def norms_and_targets_kernel(
-    x, y, target, scale, biases, maxima, tally, logit, counter, size, depth, strides,
+    x, y, target, scale, biases, maxima, tally, logit, counter, zeros, size, depth, strides,
     PURPOSE: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     program, step = tl.program_id(0), tl.num_programs(0) * ROWS
     HAS_LOGITS: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
-    if PURPOSE.CLEARS:
+    if PURPOSE.HAS_COUNTER:
         tl.store(counter, 0.0, mask=program == 0)
     bits_x, bits_y = tl.zeros([ROWS], tl.int64), tl.zeros([ROWS], tl.int64)
     end = size.rows
@@ -94,6 +95,8 @@ def norms_and_targets_kernel(
                 target_logit += tl.sum(left * right, 1)
         bits_x = tl.maximum(bits_x, bits_of(squares_x))
         bits_y = tl.maximum(bits_y, bits_of(squares_y))
+        if PURPOSE.CLEARS:
+            tl.store(zeros + i, 0.0, mask=in_rows)
         if PURPOSE.TALLIES:
             add_to_tally(tally, i, j, names)
         if HAS_LOGITS:

@@ -9,6 +9,7 @@ from mmcore.backends.triton import hopper
 from mmcore.backends.triton.clip.forward import exponentials_and_terms, loss_of
 from mmcore.backends.triton.inputs import finished
 from mmcore.backends.triton.kept_size import LOSS_TERMS, NUMBERS, clip
+from mmcore.backends.triton.launch import by_pointers
 from mmcore.backends.triton.softmax_similarity.chunks import gradients
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.gradient_totals import Gradient, Needs
@@ -25,13 +26,15 @@ def backward(
         kept = inputs.x.new_empty(clip(0, inputs), dtype=torch.float32)
         loss_of(matrix, kept)
     rows_of_e, stored = exponentials_and_terms(kept, matrix)
+    is_hopper = matrix.recipe.is_hopper
     needs = Needs(wanted.x, wanted.y, wanted.scale, False, rounds)
     # The unit and its product with the scale, which float16 needs.
     wide = inputs.x.new_empty(2, dtype=torch.float64)
     gradient = Gradient(
         matrix, (inputs.x.dtype, inputs.y.dtype), stored, stored[NUMBERS:], LOSS_TERMS,
-        Given(upstream.loss, inputs.scale, wide), rows_of_e, True, matrix.recipe.is_hopper,
-        hopper.EXACT_TILE if matrix.recipe.is_hopper else matrix.tile("gradient"), matrix.tile("kept"),
+        Given(upstream.loss, inputs.scale, wide), rows_of_e, True, is_hopper,
+        hopper.EXACT_TILE if is_hopper else matrix.tile("gradient"),
+        by_pointers(matrix.tile("kept")),
     )  # fmt: skip
     found = gradients(gradient, needs, kept.nbytes, inputs.scale)
     return finished(found[:3], (inputs.x, inputs.y, inputs.scale), wanted, rounds)

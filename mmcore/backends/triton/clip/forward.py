@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmcore.backends.inputs import ClipInputs, ClipResults
 from mmcore.backends.triton.clip.loss import clip_loss_kernel
-from mmcore.backends.triton.kept_size import LOSS_TERMS, NUMBERS, terms_size
+from mmcore.backends.triton.kept_size import HEADER, LOSS_TERMS, NUMBERS, terms_size
 from mmcore.backends.triton.launch import whole
 from mmcore.backends.triton.softmax_similarity.kept_exponentials import rows_and_numbers
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix, matrix_of
@@ -29,9 +29,10 @@ def loss_of(matrix: SimilarityMatrix, kept: Tensor) -> Tensor:
     programs = whole(rows, tile.BM) + whole(rows, tile.BN)
     scratch = x.new_empty(NORMS + rows + 1 + programs, dtype=torch.float64)
     logits, counter = scratch[NORMS:], scratch[NORMS + rows :]
-    norms = find_norms(matrix, scratch, logits, x, counter, tallies=False, clears=True)
     has_terms = kept.numel() > 0
     rows_of_e, stored = exponentials_and_terms(kept, matrix) if has_terms else (kept.view(0, 1), x)
+    zeros = stored[NUMBERS + HEADER + 2 * LOSS_TERMS * rows :] if has_terms else None
+    norms = find_norms(matrix, scratch, logits, counter=counter, zeros=zeros)
     by_rows, by_columns = sum_exponentials(matrix, norms, rows_of_e)
     loss = x.new_empty((), dtype=torch.float32)
     clip_loss_kernel[(programs,)](

@@ -1,11 +1,11 @@
 """From sums of exponentials to the loss of CLIP, and to the terms of its gradient.
 
     loss = Σ_i (row_lse_i − s_ii)/(2·N) + Σ_j (col_lse_j − s_jj)/(2·N)
-    R_i = 2^(shift − log2(e)·row_lse_i)        r_i = exp(s_ii − row_lse_i) − 1
-    C_j = 2^(shift − log2(e)·col_lse_j)        c_j = exp(s_jj − col_lse_j) − 1
+    R_i = 2^(shift − log2(e)·row_lse_i)        C_j = 2^(shift − log2(e)·col_lse_j)
+    target_i = (exp(s_ii − row_lse_i) − 1) + (exp(s_ii − col_lse_i) − 1)
 
-With them 2·N times the gradient of the loss by the logits is E_ij·(R_i + C_j), and r_i + c_i on the
-diagonal: near convergence both are small differences.
+With them 2·N times the gradient of the loss by the logits is E_ij·(R_i + C_j), and target_i on the
+diagonal, where near convergence both parts are small differences.
 
 Never stored: anything larger than O(N).
 Loop order: programs of the rows, then those of the columns, as in
@@ -51,13 +51,15 @@ def matrix_of(row_sums, col_sums, row_parts, col_parts, logit, scale, size, stri
 
 
 @triton.jit
-def part_of(block, size, numbers, side, out, flags, HAS_TERMS: tl.constexpr):
+def part_of(block, size, numbers, side, out, flags, target, HAS_TERMS: tl.constexpr):
     """A block's part of 2·N times the loss; stores the terms of its rows, or columns."""
     own, lse, logit = block
     if HAS_TERMS:
         factor, is_trusted = factor_and_trust(lse * 0.0 + 1.0, lse, 0.0, numbers, side, False)
-        at_target = tl.exp(logit - lse) - 1.0
-        store_common(own, size, factor, lse, is_trusted, at_target, out, flags)
+        store_common(own, size, factor, lse, is_trusted, out, flags)
+        # Two numbers are added to 0, in whatever order: the bits are the same.
+        share = (tl.exp(logit - lse) - 1.0).to(tl.float32)
+        tl.atomic_add(target + own, share, mask=own < size)
     return tl.sum(tl.where(own < size, lse - logit, 0.0), 0)
 
 
@@ -89,7 +91,14 @@ def clip_loss_kernel(
             program, x, y, matrix, numbers, False, PAIRS, BIASES, False, TILE
         )
         part = part_of(
-            of_rows, rows, numbers, matrix.row_side, terms.row, terms.row_flags, HAS_TERMS
+            of_rows,
+            rows,
+            numbers,
+            matrix.row_side,
+            terms.row,
+            terms.row_flags,
+            terms.target,
+            HAS_TERMS,
         )
     else:
         column = program - row_blocks
@@ -97,7 +106,14 @@ def clip_loss_kernel(
             column, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
         )
         part = part_of(
-            of_columns, rows, numbers, matrix.col_side, terms.col, terms.col_flags, HAS_TERMS
+            of_columns,
+            rows,
+            numbers,
+            matrix.col_side,
+            terms.col,
+            terms.col_flags,
+            terms.target,
+            HAS_TERMS,
         )
     tl.store(counter + 1 + program, part)
     if is_last(counter):

@@ -64,12 +64,11 @@ def load_row_targets(
     target, i, in_rows, columns, HAS_TARGET: gl.constexpr, IS_DIAGONAL: gl.constexpr = False
 ):
     """Targets of rows, -1 without one, and the least and the largest column that they name."""
-    if HAS_TARGET:
-        if IS_DIAGONAL:
-            target_i = gl.where(in_rows, i, -1)
-        else:
-            wide = gl.load(target + i, mask=in_rows, other=-1)
-            target_i = gl.where((wide >= 0) & (wide < columns), wide, -1).to(gl.int32)
+    if IS_DIAGONAL:
+        target_i, least, largest = i, gl.min(i, 0), gl.max(i, 0)
+    elif HAS_TARGET:
+        wide = gl.load(target + i, mask=in_rows, other=-1)
+        target_i = gl.where((wide >= 0) & (wide < columns), wide, -1).to(gl.int32)
         least = gl.min(gl.where(target_i < 0, 2147483647, target_i), 0)
         largest = gl.max(target_i, 0)
     else:

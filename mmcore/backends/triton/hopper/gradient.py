@@ -40,7 +40,7 @@ from mmcore.backends.triton.hopper.ring import (
     producer,
 )
 from mmcore.backends.triton.hopper.shift import gain_of
-from mmcore.backends.triton.softmax_similarity.terms_memory import FLAGGED, HEADER, POSITIVE
+from mmcore.backends.triton.softmax_similarity.terms_memory import FLAGGED, HEADER
 
 
 class TileTerms(NamedTuple):
@@ -50,23 +50,17 @@ class TileTerms(NamedTuple):
     col_factor: Any  # C
     row_flags: Any  # where the shared shift fails, for every 64 rows
     col_flags: Any
-    target: Any  # G of the targets; of a loss its share of the rows
-    col_target: Any  # of a loss that of the columns
+    target: Any  # G of the targets
 
 
 @gluon.jit
-def terms_in(memory, rows, columns, COUNT: gl.constexpr, IS_LOSS: gl.constexpr):
+def terms_in(memory, rows, columns, COUNT: gl.constexpr):
     """Where they are."""
     row = memory + HEADER
     col = row + COUNT * rows.to(gl.int64)
     target = col + COUNT * columns.to(gl.int64)
     row_flags = target + rows
-    col_flags = row_flags + gl.cdiv(rows, FLAGGED)
-    col_target = target
-    if IS_LOSS:
-        target = row + POSITIVE * rows.to(gl.int64)
-        col_target = col + POSITIVE * columns.to(gl.int64)
-    return TileTerms(row, col, row_flags, col_flags, target, col_target)
+    return TileTerms(row, col, row_flags, row_flags + gl.cdiv(rows, FLAGGED), target)
 
 
 @gluon.jit
@@ -80,7 +74,7 @@ def has_flag(flags, first, size):
 @gluon.jit
 def half_gradient(
     products, high, low, shift, gain, factor_i, terms, i, in_rows, target_i, first_j, columns,
-    is_special, is_trusted, dtype: gl.constexpr, HAS_TARGET: gl.constexpr, IS_LOSS: gl.constexpr,
+    is_special, is_trusted, dtype: gl.constexpr, HAS_TARGET: gl.constexpr,
     WIDTH: gl.constexpr, layout: gl.constexpr,
 ):  # fmt: skip
     """G, and its sum with the products by rows."""
@@ -93,8 +87,6 @@ def half_gradient(
         g = e * (factor_i.expand_dims(1) + factor_j.expand_dims(0))
         if HAS_TARGET:
             at_target = gl.load(terms.target + i, mask=in_rows, other=0)
-            if IS_LOSS:
-                at_target += gl.load(terms.col_target + i, mask=in_rows, other=0)
             is_target = target_i.expand_dims(1) == j.expand_dims(0)
             g = gl.where(is_target, at_target.expand_dims(1), g)
         inside = in_rows.expand_dims(1) & (j < columns).expand_dims(0)
@@ -111,9 +103,9 @@ def half_gradient(
 
 @gluon.jit
 def consumer(
-    out_desc, x_kept, ring, staging, barriers, numbers, gain, weight, terms, size_rows, target,
+    out_desc, x_kept, ring, staging, barriers, numbers, gain, terms, size_rows, target,
     scale_part, span, items, WHICH: gl.constexpr, RING: gl.constexpr, HAS_TARGET: gl.constexpr,
-    IS_DIAGONAL: gl.constexpr, IS_LOSS: gl.constexpr,
+    IS_DIAGONAL: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
     BM: gl.constexpr = RING.BM
@@ -154,20 +146,19 @@ def consumer(
             left, right = halves(products, BM, BN, half_layout)
             g, part = half_gradient(
                 left, high, low, shift, gain, factor_i, terms, i, in_rows, target_i, first_j,
-                columns, is_special, is_trusted, out_desc.dtype, HAS_TARGET, IS_LOSS, HALF,
-                half_layout,
+                columns, is_special, is_trusted, out_desc.dtype, HAS_TARGET, HALF, half_layout,
             )  # fmt: skip
             store_half(out_desc, staging, g, block * BM, first_j)
             g, more = half_gradient(
                 right, high, low, shift, gain, factor_i, terms, i, in_rows, target_i,
                 first_j + HALF, columns, is_special, is_trusted, out_desc.dtype, HAS_TARGET,
-                IS_LOSS, HALF, half_layout,
+                HALF, half_layout,
             )  # fmt: skip
             store_half(out_desc, staging, g, block * BM, first_j + HALF)
             total += (part + more).to(gl.float64)
         begun += last - first
         turn += 1
-        gl.store(scale_part + 2 * item + WHICH, gl.sum(total, 0) * weight)
+        gl.store(scale_part + 2 * item + WHICH, gl.sum(total, 0))
     tma.store_wait(pendings=0)
 
 
@@ -193,20 +184,20 @@ def hopper_store_gradient_kernel(
     first = gl.allocate_shared_memory(out_desc.dtype, [BM, HALF], out_desc.layout)
     second = gl.allocate_shared_memory(out_desc.dtype, [BM, HALF], out_desc.layout)
     barriers = new_barriers(RING.SLOTS, RING.RES)
-    gain, weight = gain_of(given, size_rows, IS_LOSS, IS_FLOAT16)
-    terms = terms_in(memory, size_rows, columns, COUNT, IS_LOSS)
+    gain = gain_of(given, size_rows, IS_LOSS, IS_FLOAT16)
+    terms = terms_in(memory, size_rows, columns, COUNT)
     own_parts = scale_part + first_part
     span = Span(first_row, rows, columns, strip_tiles, spread)
     items = items_of(span, RING)
     gl.warp_specialize(
         [
             (consumer, (
-                out_desc, x_kept, ring, first, barriers, numbers, gain, weight, terms, size_rows,
-                target, own_parts, span, items, 0, RING, HAS_TARGET, IS_DIAGONAL, IS_LOSS,
+                out_desc, x_kept, ring, first, barriers, numbers, gain, terms, size_rows,
+                target, own_parts, span, items, 0, RING, HAS_TARGET, IS_DIAGONAL,
             )),
             (consumer, (
-                out_desc, x_kept, ring, second, barriers, numbers, gain, weight, terms, size_rows,
-                target, own_parts, span, items, 1, RING, HAS_TARGET, IS_DIAGONAL, IS_LOSS,
+                out_desc, x_kept, ring, second, barriers, numbers, gain, terms, size_rows,
+                target, own_parts, span, items, 1, RING, HAS_TARGET, IS_DIAGONAL,
             )),
             (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],

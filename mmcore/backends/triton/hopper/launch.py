@@ -139,8 +139,8 @@ def store_gradient(
         descriptor(x, BK), descriptor(matrix.inputs.keys, BK), descriptor(out, BN // 2), numbers,
         memory, given, matrix.ids.target, parts, first_part, first, out.shape[0], rows, columns,
         walk.strip_tiles, GRADIENT.spread, RING=ring_of(GRADIENT, x.shape[1]),
-        HAS_TARGET=matrix.recipe.has_target, IS_DIAGONAL=matrix.recipe.pairs.IS_DIAGONAL, IS_LOSS=is_loss,
-        IS_FLOAT16=x.dtype == torch.float16, COUNT=count, **OPTIONS,
+        HAS_TARGET=matrix.recipe.has_target, IS_DIAGONAL=matrix.recipe.pairs.IS_DIAGONAL,
+        IS_LOSS=is_loss, IS_FLOAT16=x.dtype == torch.float16, COUNT=count, **OPTIONS,
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def shift_of(norms, scale):
 
 @gluon.jit
 def gain_of(given, rows, IS_LOSS: gl.constexpr, IS_FLOAT16: gl.constexpr):
-    """The gain, and what sums of G with products are multiplied by."""
+    """What G is multiplied by before it is rounded."""
     if IS_LOSS:
         weight = gl.load(given.upstream).to(gl.float64) / (2.0 * rows.to(gl.float64))
         gain = weight * gl.load(given.scale).to(gl.float64)
@@ -59,9 +59,8 @@ def gain_of(given, rows, IS_LOSS: gl.constexpr, IS_FLOAT16: gl.constexpr):
             is_usable = (exponent > 0) & (exponent < 2047)
             unit = gl.where(is_usable, (exponent << 52).to(gl.float64, bitcast=True), 1.0)
             gain = weight / (unit * 0.00048828125)
+    elif IS_FLOAT16:
+        gain = gl.load(given.wide) * 0.0 + 1.0
     else:
-        weight = gl.load(given.wide)
-        gain = weight * 0.0 + 1.0
-        if not IS_FLOAT16:
-            gain = gl.load(given.wide + 1)
-    return gain.to(gl.float32), weight
+        gain = gl.load(given.wide + 1)
+    return gain.to(gl.float32)

@@ -20,7 +20,7 @@ from mmcore.backends.inputs import (
 from mmcore.backends.triton import hopper, kept_size
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.inputs import finished
-from mmcore.backends.triton.launch import whole
+from mmcore.backends.triton.launch import by_pointers, whole
 from mmcore.backends.triton.softmax_similarity.chunks import gradients
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.gradient_terms import (
@@ -82,13 +82,16 @@ def _gradients(one: Pass, wanted: SoftmaxWanted, rounds: bool) -> Gradients:
         wanted.x, (wanted.y or (is_own_transpose and wanted.x)) and not is_half, wanted.scale,
         wanted.row_bias or wanted.col_bias, rounds,
     )  # fmt: skip
-    kept, numbers = rows_and_numbers(one.kept, matrix.size.columns)
+    rows_of_e, numbers = rows_and_numbers(one.kept, matrix.size.columns)
+    # Sums for the biases are those of whole tiles, which exact ones beside kept ones are not.
+    kept = rows_of_e[:0] if needs.sums else rows_of_e
     terms, wide = _terms(matrix, one, numbers)
     is_hopper = matrix.recipe.is_hopper and not needs.sums
     gradient = Gradient(
         matrix, (given.x.dtype, given.x.dtype), numbers, terms, TERMS,
         Given(wide, given.scale, wide), kept, False, is_hopper,
-        hopper.EXACT_TILE if is_hopper else matrix.tile("gradient"), matrix.tile("kept"),
+        hopper.EXACT_TILE if is_hopper else matrix.tile("gradient"),
+        by_pointers(matrix.tile("kept")),
     )  # fmt: skip
     found = gradients(gradient, needs, one.kept_bytes, given.scale)
     likes = (given.x, given.y, given.scale, given.row_bias, given.col_bias)
@@ -97,7 +100,7 @@ def _gradients(one: Pass, wanted: SoftmaxWanted, rounds: bool) -> Gradients:
 
 def _terms(matrix: SimilarityMatrix, one: Pass, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Terms of G, and the unit and its product with the scale."""
-    inputs, (rows, columns) = matrix.inputs, matrix.size
+    inputs, recipe, (rows, columns) = matrix.inputs, matrix.recipe, matrix.size
     x, has_numbers = inputs.x, one.kept.numel() > 0
     norms = Norms(x, 0)  # which the kernel does not read
     if not has_numbers:
@@ -114,8 +117,8 @@ def _terms(matrix: SimilarityMatrix, one: Pass, numbers: Tensor) -> tuple[Tensor
     gradient_terms_kernel[(whole(max(rows, columns), BLOCK.value),)](
         norms, numbers, one.lse, one.upstream, upstream_strides, matrix.ids.target, one.logits,
         inputs.scale, matrix.bias, matrix.row_side, matrix.col_side, memory, wide, programs,
-        matrix.size, PAIRS=matrix.recipe.pairs, BIASES=matrix.recipe.which_biases, SIDES=matrix.recipe.sides,
+        matrix.size, PAIRS=recipe.pairs, BIASES=recipe.which_biases, SIDES=recipe.sides,
         COUNT=TERMS, HAS_NUMBERS=has_numbers, HAS_LARGEST=has_largest,
-        IS_FLOAT16=matrix.recipe.dtype == torch.float16,
+        IS_FLOAT16=recipe.dtype == torch.float16,
     )  # fmt: skip
     return memory, wide

@@ -28,10 +28,11 @@ from mmcore.backends.triton.softmax_similarity.gradient_totals import (
     GradientTotals,
     Needs,
 )
-from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_operand
 
 # Grid size of a launch for tiles that the shared shift cannot serve: there seldom are any.
 EXACT_PROGRAMS = 1024
+# Columns of an exact tile where E was kept, and its depth at a time, for as few registers.
+EXACT_COLUMNS, EXACT_DEPTH = 16, 32
 
 
 class Found(NamedTuple):
@@ -50,7 +51,8 @@ class Step(NamedTuple):
     first: int
     count: int
     is_kept: bool
-    parts: tuple[int, ...]  # of Hopper's launch, of Triton's, of the product
+    # Of Hopper's launch, of Triton's, of the one for exact tiles, of the product; 0 without it.
+    parts: tuple[int, int, int, int]
 
 
 def gradients(gradient: Gradient, needs: Needs, kept_bytes: int, scale_like: Tensor) -> Found:
@@ -92,15 +94,15 @@ def _steps(gradient: Gradient, needs: Needs, size: int) -> list[Step]:
         for first in range(start, stop, size):
             count = min(size, stop - first)
             tiles = whole(count, tile.BM) * whole(columns, tile.BN)
-            is_hopper = gradient.is_hopper and not is_kept
-            by_hopper = 0
-            if is_hopper:
+            if is_kept:
+                by_product = whole(count, row_tile(x.shape[1]).ROWS) if needs.scale else 0
+                parts = (0, tiles, 0, by_product)
+            elif gradient.is_hopper:
                 by_hopper = hopper.launches().gradient_parts(count, columns, x.device)
-                tiles = min(EXACT_PROGRAMS, tiles)
-            by_product = 0
-            if is_kept and needs.scale:
-                by_product = whole(count, row_tile(x.shape[1]).ROWS)
-            found.append(Step(first, count, is_kept, (by_hopper, tiles, by_product)))
+                parts = (by_hopper, 0, min(EXACT_PROGRAMS, tiles), 0)
+            else:
+                parts = (0, tiles, min(EXACT_PROGRAMS, tiles), 0)
+            found.append(Step(first, count, is_kept, parts))
     return found
 
 
@@ -109,7 +111,7 @@ def _run(
     g: Tensor, is_last: bool,
 ) -> ScaleParts:  # fmt: skip
     """One chunk; returns where the next chunk's parts begin."""
-    by_hopper, by_tiles, by_product = step.parts
+    by_hopper, by_trusted, by_exact, by_product = step.parts
     if by_hopper:
         hopper.launches().store_gradient(
             gradient.matrix, gradient.numbers, gradient.terms, gradient.given, step.first, g,
@@ -117,12 +119,14 @@ def _run(
         )  # fmt: skip
         of_scale = of_scale._replace(first=of_scale.first + by_hopper)
     sums = totals.new_sums(g, step.is_kept)
-    form = Form(
-        step.is_kept, not by_hopper, needs.sums, needs.scale, is_last and not by_product,
-        gradient.is_loss, gradient.needs_factor, gradient.terms_count,
-    )  # fmt: skip
-    _store_gradient(gradient, g, step.first, by_tiles, sums, of_scale, form)
-    of_scale = of_scale._replace(first=of_scale.first + by_tiles)
+    for by_tiles, is_exact in ((by_trusted, False), (by_exact, True)):
+        form = Form(
+            step.is_kept, is_exact, needs.sums, needs.scale, is_last and is_exact,
+            gradient.is_loss, gradient.needs_factor, gradient.terms_count,
+        )  # fmt: skip
+        if by_tiles:
+            _store_gradient(gradient, g, step.first, by_tiles, sums, of_scale, form)
+            of_scale = of_scale._replace(first=of_scale.first + by_tiles)
     totals.add(step.first, g, sums, of_scale, step.is_kept, is_last)
     return of_scale._replace(first=of_scale.first + by_product)
 
@@ -133,10 +137,11 @@ def _store_gradient(
 ) -> None:  # fmt: skip
     """G of the rows from `first` on, and its partial sums."""
     matrix, tile = gradient.matrix, gradient.tile_of(form.HAS_KEPT)
-    kept = as_operand(gradient.kept, tile) if form.HAS_KEPT else g
+    kept, settings = gradient.kept if form.HAS_KEPT else g, matrix.settings(tile)
+    narrow = matrix.settings(tile._replace(BN=EXACT_COLUMNS, BK=EXACT_DEPTH))["TILE"]
     store_gradient_kernel[(programs,)](
         *matrix.operands(tile), gradient.numbers, gradient.terms, matrix.ids, kept, g, sums,
         of_scale, gradient.given, Chunk(first, g.shape[0]), matrix.size,
         matrix.recipe.strides._replace(out=g.stride(0), kept=gradient.kept.shape[1]),
-        SIDES=matrix.recipe.sides, FORM=form, **matrix.settings(tile),
+        SIDES=matrix.recipe.sides, FORM=form, NARROW=narrow, **settings,
     )  # fmt: skip

@@ -31,7 +31,7 @@ class Given(NamedTuple):
 
 @triton.jit
 def gain_of(given, rows, IS_LOSS: tl.constexpr, IS_FLOAT16: tl.constexpr):
-    """The gain, float32, and what sums of G with products are multiplied by, float64."""
+    """The gain, float32, and what sums of G with products are to be multiplied by, float64."""
     if IS_LOSS:
         weight = tl.load(given.upstream).to(tl.float64) / (2.0 * tl.cast(rows, tl.float64))
         factor = weight * tl.load(given.scale).to(tl.float64)

@@ -8,15 +8,15 @@ E'' is E with those of the rows. Entries of targets are computed in float64 befo
 convergence they are differences of nearly equal numbers.
 
 Tiles with a row or a column too far below the bound are exact: they take one exponential for each
-side, exp(s − lse), whose exponent is at most 0. Where hopper/ forms the others, a launch of a few
-programs looks for them.
+side, exp(s − lse), whose exponent is at most 0. A second launch of a few programs looks for them.
+
+HAS_KEPT: the forward kept E, rounded to bfloat16, and no product is computed, but for exact tiles,
+a few columns at a time: they must not take registers from the others.
 
 IS_SYMMETRIC, where y is x and columns have no statistics of their own: G + Gᵀ is stored, so that C
 is R, and targets of i and targets of j are replaced separately. Where the columns are also rows of
 the chunk, half of the entries are computed, and each is stored twice. Sums by columns cover that
 half only, and are added to the sums by rows.
-
-HAS_KEPT: the forward kept E, rounded to bfloat16, and no product is computed.
 
 Never stored: the logits, and G beyond one chunk of rows.
 Loop order: one tile a program; neighbouring programs take neighbouring rows of the same columns. In
@@ -75,7 +75,7 @@ class BiasSums(NamedTuple):
 class ScaleParts(NamedTuple):
     """Parts of the gradient of the scale, which all launches of a backward share."""
 
-    part: Any  # float64
+    part: Any  # float64: sums of G, before its gain, with the products
     first: Any  # of this launch
     count: Any  # of all
     total: Any  # 0-D: the gradient
@@ -85,7 +85,7 @@ class Form(NamedTuple):
     """Which tiles a launch computes, and how."""
 
     HAS_KEPT: bool  # whether the forward kept E
-    ALL: bool  # all tiles; otherwise those that the shared shift fails
+    IS_EXACT: bool  # of what was not kept, the tiles that the shared shift fails, or the others
     NEEDS_SUMS: bool  # whether the gradients of biases are wanted
     NEEDS_SCALE: bool  # whether that of the scale is
     IS_LAST: bool  # whether no launch after this one has parts of it
@@ -133,19 +133,8 @@ def exact_terms(high, low, terms, own, size, AXIS: tl.constexpr, IS_LOSS: tl.con
 
 
 @triton.jit
-def at_targets(terms, i, end, size, FORM: tl.constexpr):
-    """G of the targets of the rows i; of a loss from its shares of rows and of columns."""
-    if FORM.IS_LOSS:
-        result = load_term(terms.row, POSITIVE, i, size.rows)
-        result += load_term(terms.col, POSITIVE, i, size.columns)
-    else:
-        result = tl.load(terms.target + i, mask=i < end, other=0)
-    return result
-
-
-@triton.jit
 def store_tile(
-    tile_at, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+    block, first_j, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
     PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, IS_EXACT: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -154,11 +143,9 @@ def store_tile(
     BN: tl.constexpr = TILE.BN
     USES_KEPT: tl.constexpr = FORM.HAS_KEPT and not IS_EXACT
     HAS_TARGET: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
-    row_blocks, rows, columns = tl.cdiv(chunk.rows, BM), size.rows, size.columns
-    block, tile = tile_at % row_blocks, tile_at // row_blocks
-    in_chunk = block * BM + tl.arange(0, BM)
-    i, j = chunk.first_row + in_chunk, tile * BN + tl.arange(0, BN)
-    first_i, first_j = chunk.first_row + block * BM, tile * BN
+    rows, columns = size.rows, size.columns
+    in_chunk, first_i = block * BM + tl.arange(0, BM), chunk.first_row + block * BM
+    i, j = chunk.first_row + in_chunk, first_j + tl.arange(0, BN)
     end = chunk.first_row + chunk.rows
     inside, is_right = own_pairs(i, j, chunk.first_row, end, columns, SIDES.IS_SYMMETRIC)
     if USES_KEPT:
@@ -192,9 +179,9 @@ def store_tile(
         g = e * g
     g = tl.where(counted(positive, excluded, PAIRS), g, 0.0)
     if HAS_TARGET:
-        at_i = at_targets(terms, i, end, size, FORM)[:, None]
+        at_i = tl.load(terms.target + i, mask=i < end, other=0)[:, None]
         if SIDES.IS_SYMMETRIC:
-            at_j = at_targets(terms, j, columns, size, FORM)[None, :]
+            at_j = tl.load(terms.target + j, mask=j < columns, other=0)[None, :]
             g += tl.where(positive, at_i, 0.0) + tl.where(mirrored, at_j, 0.0)
         else:
             g = tl.where(positive, at_i, g)
@@ -205,7 +192,7 @@ def store_tile(
     store_chunk(out, g * gain, in_chunk, i, j, chunk, strides.out, inside, SIDES.IS_SYMMETRIC)
     g = tl.where(inside, g, 0.0)
     if FORM.NEEDS_SUMS:
-        at_row = tile.to(tl.int64) * chunk.rows + in_chunk
+        at_row = (first_j // BN).to(tl.int64) * chunk.rows + in_chunk
         at_column = block.to(tl.int64) * columns + j
         g_by_columns = tl.where(is_right, g, 0.0) if SIDES.IS_SYMMETRIC else g
         tl.store(sums.row + at_row, tl.sum(g.to(tl.float64), 1), mask=i < end)
@@ -220,28 +207,40 @@ def store_tile(
 
 
 @triton.jit
-def is_trusted(tile_at, terms, chunk, size, TILE: tl.constexpr):
-    """Whether the shared shift serves a tile."""
+def place_of(tile_at, chunk, TILE: tl.constexpr):
+    """The block of rows of a tile, and its first column: neighbours share columns."""
     row_blocks = tl.cdiv(chunk.rows, TILE.BM)
-    i = chunk.first_row + tile_at % row_blocks * TILE.BM + tl.arange(0, TILE.BM)
-    j = tile_at // row_blocks * TILE.BN + tl.arange(0, TILE.BN)
+    return tile_at % row_blocks, tile_at // row_blocks * TILE.BN
+
+
+@triton.jit
+def is_trusted(block, first_j, terms, chunk, size, TILE: tl.constexpr):
+    """Whether the shared shift serves a tile."""
+    i = chunk.first_row + block * TILE.BM + tl.arange(0, TILE.BM)
+    j = first_j + tl.arange(0, TILE.BN)
     row_trusted = tl.min(load_term(terms.row, IS_TRUSTED, i, size.rows, 1)) > 0
     return row_trusted & (tl.min(load_term(terms.col, IS_TRUSTED, j, size.columns, 1)) > 0)
 
 
 @triton.jit
-def is_mirrored(tile_at, chunk, TILE: tl.constexpr):
-    """Whether a tile of a symmetric matrix is stored by the tile right of the diagonal."""
-    row_blocks = tl.cdiv(chunk.rows, TILE.BM)
-    first_i = chunk.first_row + tile_at % row_blocks * TILE.BM
-    first_j = tile_at // row_blocks * TILE.BN
-    return (first_j >= chunk.first_row) & (first_j + TILE.BN <= first_i)
+def is_computed(block, first_j, terms, chunk, size, SIDES: tl.constexpr, FORM: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """Whether a launch computes a tile of what was not kept."""
+    result = is_trusted(block, first_j, terms, chunk, size, TILE) != FORM.IS_EXACT
+    if SIDES.IS_SYMMETRIC:
+        # Right of the diagonal a tile is stored twice.
+        first_i = chunk.first_row + block * TILE.BM
+        result = result & ~((first_j >= chunk.first_row) & (first_j + TILE.BN <= first_i))
+    return result
 
 
 @triton.jit
-def has_flag(terms, size):
+def has_flag(terms, size, IS_HALF: tl.constexpr):
     """Whether the shared shift fails anywhere."""
-    flags = tl.cdiv(size.rows, FLAGGED) + tl.cdiv(size.columns, FLAGGED)
+    flags = tl.cdiv(size.rows, FLAGGED)
+    if not IS_HALF:
+        flags += tl.cdiv(size.columns, FLAGGED)
     found = tl.zeros([1024], tl.float32)
     for start in range(0, flags, 1024):
         at = start + tl.arange(0, 1024)
@@ -250,47 +249,65 @@ def has_flag(terms, size):
 
 
 @triton.jit
+def store_kept_tile(
+    block, first_j, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+    PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
+    NARROW: tl.constexpr,
+):  # fmt: skip
+    """Stores G of a tile from E; returns its sum with the products, where it is wanted here.
+
+    The sum is found later, from G·y. A scale of 0 leaves none to find it from: then every tile is
+    exact.
+    """
+    part = tl.sum(tl.zeros([TILE.BM], tl.float64))
+    is_spoiled = FORM.NEEDS_SCALE & (numbers.scale == 0)
+    if is_trusted(block, first_j, terms, chunk, size, TILE) & (not is_spoiled):
+        part = store_tile(
+            block, first_j, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+            PAIRS, SIDES, FORM, False, TILE,
+        )  # fmt: skip
+    else:
+        for at in range(first_j, first_j + TILE.BN, NARROW.BN):
+            part += store_tile(
+                block, at, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+                PAIRS, SIDES, FORM, True, NARROW,
+            )  # fmt: skip
+        part = tl.where(is_spoiled, part, 0.0)
+    return part
+
+
+@triton.jit
 def store_gradient_kernel(
     x, y, stored, memory, ids, kept, out, sums, of_scale, given, chunk, size, strides,
     PAIRS: tl.constexpr, SIDES: tl.constexpr, FORM: tl.constexpr, TILE: tl.constexpr,
+    NARROW: tl.constexpr,
 ):  # fmt: skip
-    """A program computes one tile; where not ALL a few programs look through all tiles."""
+    """A program computes one tile; where IS_EXACT a few programs look through all tiles."""
     own, step = tl.program_id(0), tl.num_programs(0)
     terms, numbers = terms_in(memory, size, FORM.TERMS, SIDES.IS_SYMMETRIC), load_numbers(stored)
     gain, weight = gain_of(given, size.rows, FORM.IS_LOSS, FORM.IS_FLOAT16)
     part = tl.sum(tl.zeros([TILE.BM], tl.float64))
-    if FORM.ALL:
-        # Without products, sums for the scale are found later, from G·y, which a scale of 0 spoils.
-        is_spoiled = False
-        if FORM.HAS_KEPT and FORM.NEEDS_SCALE:
-            is_spoiled = numbers.scale == 0
-        is_own = True
-        if SIDES.IS_SYMMETRIC:
-            is_own = not is_mirrored(own, chunk, TILE)
-        if is_own:
-            if is_trusted(own, terms, chunk, size, TILE) & (not is_spoiled):
-                part = store_tile(
-                    own, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
-                    PAIRS, SIDES, FORM, False, TILE,
-                )  # fmt: skip
-            else:
-                part = store_tile(
-                    own, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
-                    PAIRS, SIDES, FORM, True, TILE,
-                )  # fmt: skip
-                if FORM.HAS_KEPT and FORM.NEEDS_SCALE:
-                    part = tl.where(is_spoiled, part, 0.0)
-    elif has_flag(terms, size):
-        tiles = tl.cdiv(chunk.rows, TILE.BM) * tl.cdiv(size.columns, TILE.BN)
-        for tile_at in range(own, tiles, step):
-            if not is_trusted(tile_at, terms, chunk, size, TILE):
+    if FORM.HAS_KEPT:
+        block, first_j = place_of(own, chunk, TILE)
+        part = store_kept_tile(
+            block, first_j, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size, strides,
+            PAIRS, SIDES, FORM, TILE, NARROW,
+        )  # fmt: skip
+    else:
+        end = own + 1
+        if FORM.IS_EXACT:
+            tiles = tl.cdiv(chunk.rows, TILE.BM) * tl.cdiv(size.columns, TILE.BN)
+            end = tl.where(has_flag(terms, size, SIDES.IS_SYMMETRIC), tiles, 0)
+        for tile_at in range(own, end, step):
+            block, first_j = place_of(tile_at, chunk, TILE)
+            if is_computed(block, first_j, terms, chunk, size, SIDES, FORM, TILE):
                 part += store_tile(
-                    tile_at, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size,
-                    strides, PAIRS, SIDES, FORM, True, TILE,
+                    block, first_j, x, y, numbers, terms, ids, kept, out, gain, sums, chunk, size,
+                    strides, PAIRS, SIDES, FORM, FORM.IS_EXACT, TILE,
                 )  # fmt: skip
     if FORM.NEEDS_SCALE:
-        tl.store(of_scale.part + of_scale.first + own, part * weight)
+        tl.store(of_scale.part + of_scale.first + own, part)
         if FORM.IS_LAST:
             if is_last(terms.counter):
-                total = sum_in_order(of_scale.part, of_scale.count)
+                total = sum_in_order(of_scale.part, of_scale.count) * weight
                 store_total(of_scale.total, total * 0.5 if SIDES.IS_SYMMETRIC else total)

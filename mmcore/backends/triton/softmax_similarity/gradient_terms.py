@@ -31,6 +31,7 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
 from mmcore.backends.triton.softmax_similarity.terms_memory import (
     BIAS,
     BIAS_FACTOR,
+    POSITIVE,
     WEIGHT,
     factor_and_trust,
     store_common,
@@ -114,13 +115,14 @@ def store_side(
     factor, is_trusted = factor_and_trust(
         weight, level, given.bias, numbers, other_side, HAS_OTHER_BIAS
     )
-    store_common(own, size, factor, level, is_trusted, given.positive, out, flags)
+    store_common(own, size, factor, level, is_trusted, out, flags)
     bias_factor = tl.full(own.shape, 1.0, tl.float32)
     bias = bias_factor - 1.0
     if HAS_OWN_BIAS:
         bias_factor = tl.load(own_side.factor + own, mask=inside, other=1)
         bias = tl.load(own_side.bias + own, mask=inside, other=0)
     row = tl.cast(size, tl.int64)
+    tl.store(out + POSITIVE * row + own, given.positive.to(tl.float32), mask=inside)
     tl.store(out + WEIGHT * row + own, weight.to(tl.float32), mask=inside)
     tl.store(out + BIAS_FACTOR * row + own, bias_factor, mask=inside)
     tl.store(out + BIAS * row + own, bias, mask=inside)

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mmcore.backends.triton.launch import row_tile, whole
-from mmcore.backends.triton.product_rows import sum_with_rows_kernel
 from mmcore.backends.triton.products import add_product, product, scale_rows
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.gradient import BiasSums, ScaleParts
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix
+from mmcore.backends.triton.softmax_similarity.product_sums import sum_with_rows_kernel
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
@@ -141,9 +141,10 @@ class GradientTotals:
         x = inputs.x[rows]
         target = found if out is None else out
         sum_with_rows_kernel[(whole(found.shape[0], tile.ROWS),)](
-            found, x, inputs.scale, target, of_scale, self.gradient.terms, *found.shape,
-            found.stride(0), x.stride(0), target.stride(0), STORES=out is not None,
-            IS_LAST=is_last, **tile._asdict(),
+            found, x, self.gradient.given, target, of_scale, self.gradient.terms, *found.shape,
+            self.gradient.matrix.size.rows, found.stride(0), x.stride(0), target.stride(0),
+            STORES=out is not None, IS_LAST=is_last, IS_LOSS=self.gradient.is_loss,
+            ROWS=tile.ROWS, COLUMNS=tile.COLUMNS,
         )  # fmt: skip
 
     def _add_columns(self, g: Tensor, x: Tensor, begins: bool) -> None:

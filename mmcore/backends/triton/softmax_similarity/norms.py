@@ -42,23 +42,25 @@ def norms_and_targets(matrix: SimilarityMatrix, *, tallies: bool) -> NormsAndTar
     tallies = tallies and matrix.recipe.pairs.HAS_TARGET
     tally = x.new_zeros(matrix.size.columns, dtype=torch.int64) if tallies else x
     logits = maxima[NORMS:]
-    norms = find_norms(matrix, maxima, logits, tally, maxima, tallies=tallies, clears=False)
+    norms = find_norms(matrix, maxima, logits, tally if tallies else None)
     return NormsAndTargets(norms, tally, logits)
 
 
 def find_norms(
-    matrix: SimilarityMatrix, maxima: Tensor, logits: Tensor, tally: Tensor, counter: Tensor, *,
-    tallies: bool, clears: bool,
+    matrix: SimilarityMatrix, maxima: Tensor, logits: Tensor, tally: Tensor | None = None,
+    counter: Tensor | None = None, zeros: Tensor | None = None,
 ) -> Norms:  # fmt: skip
-    """Fills the vectors; with `clears`, the counter is 0 afterwards."""
+    """Fills the vectors, the counter and N numbers with zeros; what is not wanted is None."""
     inputs, recipe = matrix.inputs, matrix.recipe
     x, y, size = inputs.x, inputs.keys, matrix.size
     has_y, tile = inputs.y is not None, row_tile(x.shape[1])
     programs = min(MOST_PARTS.value, whole(max(size) if has_y else size.rows, tile.ROWS))
     biases = Biases(matrix.bias, pointer(inputs.row_bias, x), pointer(inputs.col_bias, x))
     norms_and_targets_kernel[(programs,)](
-        x, y, matrix.ids.target, inputs.scale, biases, maxima, tally, logits, counter, size,
-        x.shape[1], recipe.strides, PURPOSE=Purpose(has_y, tallies, clears), PAIRS=recipe.pairs,
-        BIASES=recipe.which_biases, ROWS=tile.ROWS, COLUMNS=tile.COLUMNS,
+        x, y, matrix.ids.target, inputs.scale, biases, maxima, x if tally is None else tally,
+        logits, maxima if counter is None else counter, maxima if zeros is None else zeros, size,
+        x.shape[1], recipe.strides,
+        PURPOSE=Purpose(has_y, tally is not None, counter is not None, zeros is not None),
+        PAIRS=recipe.pairs, BIASES=recipe.which_biases, ROWS=tile.ROWS, COLUMNS=tile.COLUMNS,
     )  # fmt: skip
     return Norms(maxima, programs)

@@ -22,7 +22,8 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
 )
 
 # Float32 numbers of a row or column, each of (N,) or (M,): R or C; lse in two parts; whether R or C
-# is trusted; the upstream gradients of positives and of lse; 2^(bias − largest); bias.
+# is trusted. Those of a loss end here. Of statistics also the upstream gradients of positives and
+# of lse; 2^(bias − largest); bias.
 FACTOR = tl.constexpr(0)
 LSE_HIGH = tl.constexpr(1)
 LSE_LOW = tl.constexpr(2)
@@ -76,7 +77,7 @@ def factor_and_trust(weight, level, bias, numbers, other_side, HAS_OTHER_BIAS: t
 
 
 @triton.jit
-def store_common(own, size, factor, level, is_trusted, positive, out, flags):
+def store_common(own, size, factor, level, is_trusted, out, flags):
     """The terms that every kernel of G reads, and the flags of a block."""
     inside = own < size
     high, low = split(level)
@@ -85,7 +86,6 @@ def store_common(own, size, factor, level, is_trusted, positive, out, flags):
     tl.store(out + LSE_HIGH * row + own, high, mask=inside)
     tl.store(out + LSE_LOW * row + own, low, mask=inside)
     tl.store(out + IS_TRUSTED * row + own, is_trusted.to(tl.float32), mask=inside)
-    tl.store(out + POSITIVE * row + own, positive.to(tl.float32), mask=inside)
     SIZE: tl.constexpr = own.shape[0]
     fails = tl.reshape((inside & ~is_trusted).to(tl.float32), [SIZE // FLAGGED, FLAGGED])
     group = tl.min(own, 0) // FLAGGED + tl.arange(0, SIZE // FLAGGED)
