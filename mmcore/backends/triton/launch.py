@@ -74,12 +74,19 @@ FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
 
 
+def whole(size: int, block: int) -> int:
+    """How many blocks hold a size: triton.cdiv takes microseconds, and every launch calls this."""
+    return -(-size // block)
+
+
+@cache
 def row_tile(columns: int) -> RowTile:
     """Whole rows where they are short, pieces of one row where they are long."""
     width = min(triton.next_power_of_2(columns), NUMBERS_PER_PROGRAM)
     return RowTile(NUMBERS_PER_PROGRAM // width, width)
 
 
+@cache
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -138,7 +145,7 @@ def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: i
 
 def chunk_of_gradient(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Memory for G, whose rows begin where the copy engine can store them."""
-    stride = triton.cdiv(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    stride = whole(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
     return torch.empty((rows, stride), dtype=dtype, device=x.device)[:, :columns]
 
 

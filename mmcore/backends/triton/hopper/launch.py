@@ -17,6 +17,7 @@ from mmcore.backends.triton.hopper.gradient import TileTerms, hopper_store_gradi
 from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
 from mmcore.backends.triton.inputs import ids, shape
+from mmcore.backends.triton.launch import whole
 from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
 from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 from mmcore.backends.triton.softmax_similarity.gradient_terms import FACTOR, GradientTerms
@@ -69,11 +70,6 @@ class Walk(NamedTuple):
         strip_tiles = min((whole(tiles, count) for count in strips), key=cost)
         count = whole(tiles, strip_tiles)
         return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
-
-
-def whole(size: int, block: int) -> int:
-    """How many blocks hold a size: triton.cdiv takes microseconds, and `over` calls this often."""
-    return -(-size // block)
 
 
 @cache
