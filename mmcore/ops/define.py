@@ -31,10 +31,12 @@ def define(
     def dispatch(*arguments: Any) -> Any:
         first = backends.first_tensor(arguments)
         name = backends.choose(arguments[-1], first)
-        if not first.is_cuda and not torch.is_autocast_enabled(first.device.type):
-            return run(name, *arguments[:-1])
+        device = first.device
         # Triton launches on torch's current device, which need not be that of the tensors.
-        with torch.cuda.device_of(first), without_autocast(first.device.type):
+        is_current = not first.is_cuda or device.index == torch.cuda.current_device()
+        if is_current and not torch.is_autocast_enabled(device.type):
+            return run(name, *arguments[:-1])
+        with torch.cuda.device_of(first), without_autocast(device.type):
             return run(name, *arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:

@@ -215,8 +215,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         ctx.settings = [values[i] for i in layout.settings]
         ctx.reads = tuple(self.reads(self._inputs(values, layout)))
         ctx.mark_non_differentiable(*[output[i] for i in layout.non_differentiable])
-        if self.keeps:
-            ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
+        ctx.set_materialize_grads(False)  # zeros as large as every result otherwise
         read = [output[i] for name in ctx.reads for i in layout.results[name]]
         ctx.save_for_backward(*[values[i] for i in layout.tensors], *read)
 
@@ -247,8 +246,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             values[i] = tensor
         for i, setting in zip(layout.settings, ctx.settings, strict=True):
             values[i] = setting
-        results: list[Any] = [saved[0].new_empty(0)] * layout.result_count
         read = [i for name in ctx.reads for i in layout.results[name]]
+        is_complete = len(read) == layout.result_count
+        unread = None if is_complete else saved[0].new_empty(0)
+        results: list[Any] = [unread] * layout.result_count
         for i, tensor in zip(read, saved[len(layout.tensors) :], strict=True):
             results[i] = tensor
         if self.list_at is None:
