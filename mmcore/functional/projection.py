@@ -117,9 +117,9 @@ def project(
     eps = check.check_positive("eps", eps)
     normalize = check.check_flag("normalize", normalize)
     inputs = ProjectionInputs(
-        x=x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), weight=weight, bias=bias, norm=norm or "none",
-        norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize,
-        eps=eps,
+        x=x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), weight=weight, bias=bias,
+        norm=norm or "none", norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps,
+        normalize=normalize, eps=eps,
     )  # fmt: skip
     output = project_op.call(inputs, backend=backend)
     return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])

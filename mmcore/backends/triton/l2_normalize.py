@@ -90,8 +90,8 @@ def normalize_rows(x: Tensor, bias: Tensor | None, eps: float, dtype: torch.dtyp
     """The rows of x + bias normalised, in `dtype`, and the inverse of their norms."""
     x = unit_stride(x)
     rows, columns = x.shape
-    y = torch.empty((rows, columns), dtype=dtype, device=x.device)
-    inverse_norm = torch.empty(rows, dtype=torch.float32, device=x.device)
+    y = x.new_empty(rows, columns, dtype=dtype)
+    inverse_norm = x.new_empty(rows, dtype=torch.float32)
     tile = row_tile(columns)
     if rows:
         l2_normalize_forward_kernel[(whole(rows, tile.ROWS),)](
@@ -112,7 +112,7 @@ def normalize_rows_backward(
     """The gradient of x + bias, in `dtype`; fills `along`, (N,), where it is given."""
     y, grad_y, inverse_norm = unit_stride(normalized.y), unit_stride(grad_y), normalized[1]
     rows, columns = y.shape
-    grad_z = torch.empty((rows, columns), dtype=dtype, device=y.device)
+    grad_z = y.new_empty(rows, columns, dtype=dtype)
     tile = row_tile(columns)
     if rows:
         l2_normalize_backward_kernel[(whole(rows, tile.ROWS),)](

@@ -70,4 +70,4 @@ def as_multiplied(operand: Tensor, inputs: ProjectionInputs) -> Tensor:
 
 def new(inputs: ProjectionInputs, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Memory for a result."""
-    return torch.empty(shape, dtype=dtype, device=inputs.x.device)
+    return inputs.x.new_empty(*shape, dtype=dtype)

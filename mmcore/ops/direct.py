@@ -1,0 +1,58 @@
+"""Calls of ops without torch's dispatcher, where it has nothing to decide.
+
+The dispatcher converts every argument twice, which takes as long as all other steps of a call
+together. It is needed wherever anything may watch or replace the op: modes that trace or count,
+`torch.func`, `torch.jit.trace`, the profiler, and tensors that are not plain memory of a CPU or a
+GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+_KEYS = (
+    "CPU", "CUDA", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA", "ADInplaceOrView",
+)  # fmt: skip
+_PLAIN = 0
+for _name in _KEYS:
+    _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _name)).raw_repr()
+# Of a tensor that is not plain: a view with a pending minus sign, a nested, sparse or fake tensor.
+_NOT_PLAIN = ~_PLAIN
+
+
+def direct(op: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+    """The op, or `run`, which computes it, where nobody could tell."""
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or _is_watched() or not _are_plain(arguments):
+            return op(*arguments)
+        return run(*arguments)
+
+    call.__name__ = call.__qualname__ = str(op)
+    return call
+
+
+def _is_watched() -> bool:
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._is_tracing()
+        or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+    )
+
+
+def _are_plain(values: Sequence[Any]) -> bool:
+    for value in values:
+        kind = type(value)
+        if kind is Tensor or kind is Parameter:
+            if torch._C._dispatch_keys(value).raw_repr() & _NOT_PLAIN:
+                return False
+        elif isinstance(value, Tensor) or (kind is list and not _are_plain(value)):
+            return False
+    return True
