@@ -46,7 +46,10 @@ def as_parameter(value: Tensor, x: Tensor) -> Tensor:
 
 def _autocast_of_mixed(operands: tuple[Tensor, ...]) -> torch.dtype | None:
     """Autocast's dtype; None where it is off or has nothing to do."""
-    dtypes = {getattr(each, "dtype", None) for each in operands}
-    if len(dtypes) == 1 or not dtypes <= ROUNDED:
+    first, *others = [getattr(each, "dtype", None) for each in operands]
+    if all(dtype is first for dtype in others):
+        return None
+    dtypes = {first, *others}
+    if not dtypes <= ROUNDED:
         return None
     return current_autocast(operands[0])

@@ -18,19 +18,26 @@ from torch.nn import Parameter
 _KEYS = (
     "CPU", "CUDA", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA", "ADInplaceOrView",
 )  # fmt: skip
-_PLAIN = 0
+_NOT_PLAIN = -1
 for _name in _KEYS:
-    _PLAIN |= torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _name)).raw_repr()
-# Of a tensor that is not plain: a view with a pending minus sign, a nested, sparse or fake tensor.
-_NOT_PLAIN = ~_PLAIN
+    _key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _name))
+    # What is left has a pending minus sign, or is nested, sparse or without memory.
+    _NOT_PLAIN &= ~_key.raw_repr()
+_NO_TENSORS = {type(None), str, bool, int, float, torch.dtype}
+_keys_of = torch._C._dispatch_keys
 
 
-def direct(op: Callable[..., Any], run: Callable[..., Any]) -> Callable[..., Any]:
+def direct(op: torch._ops.OpOverload, run: Callable[..., Any]) -> Callable[..., Any]:
     """The op, or `run`, which computes it, where nobody could tell."""
+    kinds = [str(argument.type) for argument in op._schema.arguments]
+    floats = [i for i, kind in enumerate(kinds) if kind == "float"]
 
     def call(*arguments: Any) -> Any:
         if torch.compiler.is_compiling() or _is_watched() or not _are_plain(arguments):
             return op(*arguments)
+        for i in floats:
+            if type(arguments[i]) is not float:  # the dispatcher makes one of an integer
+                return op(*arguments)
         return run(*arguments)
 
     call.__name__ = call.__qualname__ = str(op)
@@ -50,9 +57,11 @@ def _is_watched() -> bool:
 def _are_plain(values: Sequence[Any]) -> bool:
     for value in values:
         kind = type(value)
+        if kind in _NO_TENSORS:
+            continue
         if kind is Tensor or kind is Parameter:
-            if torch._C._dispatch_keys(value).raw_repr() & _NOT_PLAIN:
+            if _keys_of(value).raw_repr() & _NOT_PLAIN:
                 return False
-        elif isinstance(value, Tensor) or (kind is list and not _are_plain(value)):
+        elif kind is not list or not _are_plain(value):
             return False
     return True

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
-from mmcore.backends.triton.launch import row_tile
+from mmcore.backends.triton.launch import row_tile, whole
 from mmcore.backends.triton.product_rows import scale_rows_kernel
 
 
@@ -36,7 +35,7 @@ def scale_rows(product: Tensor, factor: Tensor, out: Tensor) -> Tensor:
 
 def sum_with_rows(product: Tensor, features: Tensor, factor: Tensor, out: Tensor | None) -> Tensor:
     """Partial sums of Σ product·features, float64; fills `out`, if any, as scale_rows does."""
-    programs = triton.cdiv(len(product), row_tile(product.shape[1]).ROWS)
+    programs = whole(len(product), row_tile(product.shape[1]).ROWS)
     part = product.new_empty(programs, dtype=torch.float64)
     _scale_rows(product, features, factor, out, part)
     return part
@@ -47,7 +46,7 @@ def _scale_rows(
 ) -> None:  # fmt: skip
     (rows, columns), tile = product.shape, row_tile(product.shape[1])
     beside, target = (product if it is None else it for it in (features, out))
-    scale_rows_kernel[(triton.cdiv(rows, tile.ROWS),)](
+    scale_rows_kernel[(whole(rows, tile.ROWS),)](
         product, beside, factor, target, part, rows, columns, product.stride(0), beside.stride(0),
         target.stride(0), STORES=out is not None, SUMS=features is not None, **tile._asdict(),
     )  # fmt: skip
