@@ -1,9 +1,8 @@
 """Calls of ops without torch's dispatcher, where it has nothing to decide.
 
-The dispatcher converts every argument twice, which takes as long as all other steps of a call
-together. It is needed wherever anything may watch or replace the op: modes that trace or count,
-`torch.func`, `torch.jit.trace`, the profiler, and tensors that are not plain memory of a CPU or a
-GPU.
+The dispatcher converts every argument twice, which takes longer the more arguments an op has. It is
+needed wherever anything may watch or replace the op: modes that trace or count, `torch.func`,
+`torch.jit.trace`, the profiler, and tensors that are not plain memory of a CPU or a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _keys_of = torch._C._dispatch_keys
 
 
 def direct(op: torch._ops.OpOverload, run: Callable[..., Any]) -> Callable[..., Any]:
-    """The op, or `run`, which computes it, where nobody could tell."""
+    """The op; where nothing sees the difference, `run`, which computes its results."""
     kinds = [str(argument.type) for argument in op._schema.arguments]
     floats = [i for i, kind in enumerate(kinds) if kind == "float"]
 
