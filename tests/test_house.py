@@ -227,7 +227,9 @@ def test_no_test_hides_another() -> None:
 
 
 # Between torch, which has no types for what it registers, and everything that has.
-PLUMBING = {f"mmcore/ops/{name}.py" for name in ("autograd", "define", "family", "layout")}
+PLUMBING = {
+    f"mmcore/ops/{name}.py" for name in ("autograd", "define", "direct", "family", "layout")
+}
 
 
 def test_signatures_of_ops_and_backends_have_no_any() -> None:

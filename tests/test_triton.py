@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mmcore.backends import triton as backend
 
 pytest.importorskip("triton")
 
-
+project_backward = import_module("mmcore.backends.triton.project.backward")
 interpreted = pytest.mark.skipif(IS_GPU, reason="of the interpreter")
 
 
@@ -179,3 +180,53 @@ def test_torchs_newer_precision_switches_do_not_stop_16_bit_products(
     x, y = unit_rows(20), unit_rows(20)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert functional.clip_loss(x.to(dtype), y.to(dtype), 10.0).isfinite()
+
+
+@pytest.mark.parametrize("norm", ["layer", None])
+def test_sums_of_more_slabs_than_are_added_at_a_time(
+    norm: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches slabs that a gradient of a parameter lacks, and rows that two slabs count."""
+    monkeypatch.setattr(project_backward, "SLAB_ROWS", 32)
+    rows, columns, width = 1100, 70, 66
+    x, weight, bias = (torch.randn(*size) for size in ((rows, columns), (width, columns), (width,)))
+    vectors = [torch.randn(columns) for _ in range(2)] if norm else [None, None]
+    upstream = torch.randn(rows, width)
+
+    def gradients(backend: str, dtype: torch.dtype) -> list[Tensor]:
+        given = [each if each is None else each.to(dtype) for each in (x, weight, bias, *vectors)]
+        leaves = [each.requires_grad_() for each in given if each is not None]
+        first, matrix, vector, *of_norm = given
+        assert first is not None
+        assert matrix is not None
+        y = functional.project(
+            first, matrix, vector, norm=norm, norm_weight=of_norm[0], norm_bias=of_norm[1],
+            backend=backend,
+        )  # fmt: skip
+        return list(torch.autograd.grad(y, leaves, upstream.to(dtype)))
+
+    exact = gradients("reference", torch.float64)
+    for found, expected in zip(gradients("triton", torch.float32), exact, strict=True):
+        scale = expected.abs().max()
+        torch.testing.assert_close(found.double() / scale, expected / scale, atol=2e-6, rtol=0)
+
+
+def test_gradients_of_some_parameters_are_those_of_all() -> None:
+    """Catches a launch that mixes the programs of x, of the norm and of the bias up."""
+    tensors = {
+        "x": torch.randn(300, 70), "weight": torch.randn(66, 70), "bias": torch.randn(66),
+        "norm_weight": torch.randn(70), "norm_bias": torch.randn(70),
+    }  # fmt: skip
+    tensors = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    upstream = torch.randn(300, 66).bfloat16()
+
+    def gradients(*names: str) -> dict[str, Tensor]:
+        leaves = {name: tensor.clone() for name, tensor in tensors.items()}
+        wanted = [leaves[name].requires_grad_() for name in names]
+        y = functional.project(norm="layer", **leaves)  # type: ignore[arg-type]
+        return dict(zip(names, torch.autograd.grad(y, wanted, upstream), strict=True))
+
+    every = gradients(*tensors)
+    for names in (["x"], ["bias"], ["norm_bias"], ["weight", "bias"], ["x", "norm_weight"]):
+        for name, gradient in gradients(*names).items():
+            assert torch.equal(gradient, every[name]), name

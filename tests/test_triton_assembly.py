@@ -28,9 +28,9 @@ SIMILARITY_KERNELS = [
     "sigmoid_tile", "hardest_negatives",
 ]  # fmt: skip
 ROW_KERNELS = [
-    "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "input_norm_backward",
-    "input_norm_sums", "norms_and_targets", "tally", "largest_gradients",
-    "gradient_terms", "scale_rows", "sum_with_rows", "sigmoid_terms", "sigmoid_totals",
+    "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "project_rows",
+    "project_parameters", "norms_and_targets", "tally", "largest_gradients", "gradient_terms",
+    "scale_rows", "sum_with_rows", "sigmoid_terms", "sigmoid_totals",
     "from_cached",
 ]  # fmt: skip
 

@@ -30,6 +30,7 @@ from triton_signatures import (
     l2_normalize,
     log_sum_exps,
     norms_and_targets,
+    parameter_sums,
     product_rows,
     product_sums,
     sigmoid_tile,
@@ -45,7 +46,7 @@ from mmcore.backends.triton.launch import (
     by_pointers,
     row_tile,
 )
-from mmcore.backends.triton.project.backward import SUMS_TILE
+from mmcore.backends.triton.project.backward import ROUNDED_NUMBERS, SLABS_AT_A_TIME, SUMS_TILE
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 
@@ -78,8 +79,8 @@ ROW_KERNELS = {
     "l2_normalize_forward": l2_normalize.l2_normalize_forward_kernel,
     "l2_normalize_backward": l2_normalize.l2_normalize_backward_kernel,
     "input_norm_forward": input_norm.input_norm_forward_kernel,
-    "input_norm_backward": input_norm.input_norm_backward_kernel,
-    "input_norm_sums": input_norm.input_norm_sums_kernel,
+    "project_rows": parameter_sums.project_rows_kernel,
+    "project_parameters": parameter_sums.project_parameters_kernel,
     "norms_and_targets": norms_and_targets.norms_and_targets_kernel,
     "tally": norms_and_targets.tally_kernel,
     "largest_gradients": gradient_terms.largest_gradients_kernel,
@@ -96,7 +97,6 @@ TILE_KINDS = {
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
     "hardest_negatives": "running",
 }  # fmt: skip
-ROW_TILES = {"input_norm_sums": SUMS_TILE}
 DEPTH = 512
 # CLIP in bfloat16.
 CONSTANTS = {
@@ -104,13 +104,17 @@ CONSTANTS = {
     "HAS_COL_BIAS": False, "HAS_BIAS": False, "HAS_COLUMNS": True, "HAS_GRADIENTS": True,
     "NEEDS_SUMS": False, "NEEDS_SCALE": True, "IS_LAST": True, "IS_LOSS": False, "IS_EXACT": False,
     "TERMS": terms_memory.TERMS, "COUNT": terms_memory.TERMS, "HAS_TERMS": True,
-    "HAS_NUMBERS": True, "HAS_LARGEST": False, "IS_DIAGONAL": False, "CLEARS": True, "HAS_COUNTER": True,
+    "HAS_NUMBERS": True, "HAS_LARGEST": False, "IS_DIAGONAL": False, "CLEARS": True,
+    "HAS_COUNTER": True,
     "IS_PRECISE": False,
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
     "HAS_WEIGHT": True, "HAS_Y": True, "TALLIES": True, "IS_MIRRORED": False,
     "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True,
+    "STORES_ALONG": True, "HAS_STATISTICS": False, "HAS_ROWS": True, "SUMS_NORM": True,
+    "SUMS_BIAS": True, "IS_NORMALIZED": True, "HAS_NORM": True, "BLOCK": ROUNDED_NUMBERS,
+    "SLABS": SLABS_AT_A_TIME, "SLAB_BLOCK": SUMS_TILE[0], "SLAB_COLUMNS": SUMS_TILE[1],
 }  # fmt: skip
 
 
@@ -238,8 +242,7 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
             types = descriptors(name, tile, constants | settings) | types
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
-        rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
-        constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
+        constants = CONSTANTS | row_tile(DEPTH)._asdict() | {"HAS_BIAS": True}
         options = {"num_warps": cached_gradients.NUM_WARPS if name == "from_cached" else 4}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})

@@ -41,18 +41,25 @@ cached_gradients, pass_over_matrix, terms, sigmoid_tile = (
     import_module(f"{BACKEND}.sigmoid_similarity.{name}")
     for name in ("cached_gradients", "pass_over_matrix", "terms", "tile")
 )
-input_norm = import_module(f"{BACKEND}.project.input_norm")
+input_norm, parameter_sums = (
+    import_module(f"{BACKEND}.project.{name}") for name in ("input_norm", "parameter_sums")
+)
 
 
 CONSTANT_GROUPS: dict[str, Any] = {
     "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
-    "PURPOSE": norms_and_targets.Purpose, "NARROW": Tile,
+    "PURPOSE": norms_and_targets.Purpose, "NARROW": Tile, "STEPS": parameter_sums.Steps,
+    "ROUNDING": parameter_sums.Rounding,
 }  # fmt: skip
 Types = dict[str, Any]  # of an argument: Triton's name, or a group of them
 TYPES: Types = {
-    "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
-    "target": "*i64", "rows": "i32", "columns": "i32", "depth": "i32", "slab_rows": "i32",
-    "kept": "*bf16", "chunks": "i32", "programs": "i32", "tally": "*i64",
+    **dict.fromkeys(("x", "y", "out", "grad_y", "grad_x", "grad_z", "kept"), "*bf16"),
+    "target": "*i64", "tally": "*i64", "eps": "fp32",
+    **dict.fromkeys(
+        ("rows", "columns", "depth", "width", "slab_rows", "slabs", "chunks", "programs", "stride",
+         "row_programs", "weight_programs", "norm_tiles", "tiles", "all_rows"),
+        "i32",
+    ),
     **dict.fromkeys(
         ("wide", "logit", "factor", "part", "parts", "chunk_sums", "kept_sums", "maxima",
          "scratch"),
@@ -106,5 +113,14 @@ OWN_TYPES: dict[str, Types] = {
         "grad": pass_over_matrix.ProductGradients("*bf16", "*bf16"),
     },
     "sum_with_rows": {"features": "*bf16"},
-    "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
+    "l2_normalize_forward": {"x": "*fp32", "bias": "*bf16"},
+    "input_norm_forward": {"weight": "*bf16", "bias": "*bf16"},
+    "project_rows": {
+        "norm": input_norm.NormedRows("*bf16", "*fp32", "*fp32", "*bf16", "i32"),
+        "output": parameter_sums.OutputRows("*bf16", "*fp32", "*fp32", "*bf16", "i32"),
+        "grad": "*fp32",
+    },
+    "project_parameters": {
+        "grad_weight": "*bf16", "out": parameter_sums.Vectors(*["*bf16"] * 3),
+    },
 }  # fmt: skip

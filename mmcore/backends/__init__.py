@@ -126,8 +126,11 @@ def kept_size(requested: str, family: str, inputs: tuple[object, ...]) -> int:
 
 def first_tensor(values: Sequence[object]) -> Tensor:
     """The first value, or its first element if it is a list; it decides which backend serves."""
-    first = values[0] if not isinstance(values[0], Sequence) else values[0][0]
-    assert isinstance(first, Tensor)
+    first = values[0]
+    if not isinstance(first, Tensor):
+        assert isinstance(first, Sequence)
+        first = first[0]
+        assert isinstance(first, Tensor)
     return first
 
 

@@ -36,7 +36,9 @@ def projected(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
     A norm reads `x` before a product does, and would miss the digits that are rounded away.
     """
     dtype = _autocast_of_mixed((x, weight))
-    return (x, weight.to(dtype)) if dtype == getattr(x, "dtype", None) else promoted(x, weight)
+    if dtype is None:
+        return x, weight
+    return (x, weight.to(dtype)) if dtype == x.dtype else promoted(x, weight)
 
 
 def as_parameter(value: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +48,12 @@ def as_parameter(value: Tensor, x: Tensor) -> Tensor:
 
 def _autocast_of_mixed(operands: tuple[Tensor, ...]) -> torch.dtype | None:
     """Autocast's dtype; None where it is off or has nothing to do."""
-    dtypes = {getattr(each, "dtype", None) for each in operands}
-    if len(dtypes) == 1 or not dtypes <= ROUNDED:
+    first = getattr(operands[0], "dtype", None)
+    for each in operands:
+        if getattr(each, "dtype", None) is not first:
+            break
+    else:
+        return None
+    if not {getattr(each, "dtype", None) for each in operands} <= ROUNDED:
         return None
     return current_autocast(operands[0])

@@ -45,6 +45,8 @@ def l2_normalize(x: Tensor, *, eps: float = 1e-12, backend: str | None = None) -
     eps = check.check_positive("eps", eps)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(f"x must have at least 1 column, got shape {tuple(x.shape)}")
+    if x.ndim == 2:
+        return normalize_op.call(x, eps, backend=backend)
     return normalize_op.call(x.reshape(-1, x.shape[-1]), eps, backend=backend).reshape(x.shape)
 
 
@@ -115,12 +117,12 @@ def project(
     eps = check.check_positive("eps", eps)
     normalize = check.check_flag("normalize", normalize)
     inputs = ProjectionInputs(
-        x=x.reshape(-1, x.shape[-1]), weight=weight, bias=bias, norm=norm or "none",
-        norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps, normalize=normalize,
-        eps=eps,
+        x=x if x.ndim == 2 else x.reshape(-1, x.shape[-1]), weight=weight, bias=bias,
+        norm=norm or "none", norm_weight=norm_weight, norm_bias=norm_bias, norm_eps=norm_eps,
+        normalize=normalize, eps=eps,
     )  # fmt: skip
     output = project_op.call(inputs, backend=backend)
-    return output.reshape(*x.shape[:-1], weight.shape[0])
+    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _checked_parameters(

@@ -80,7 +80,7 @@ def once_differentiable(op: Callable[..., Any]) -> Callable[..., list[Tensor]]:
 
         @staticmethod
         def backward(ctx: Any, *upstream: Tensor | None) -> Any:
-            raise NotImplementedError(f"{op} cannot be differentiated a second time")
+            raise NotImplementedError(f"{op.__name__} cannot be differentiated a second time")
 
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[Any], *inputs: Any) -> tuple[Any, Any]:

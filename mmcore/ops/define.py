@@ -10,6 +10,7 @@ import torch
 from torch._decomp import register_decomposition
 
 from mmcore import backends
+from mmcore.ops.direct import direct
 from mmcore.ops.flops import Formula, count_by
 
 LIBRARY = torch.library.Library("mmcore", "DEF")
@@ -18,8 +19,8 @@ LIBRARY = torch.library.Library("mmcore", "DEF")
 def define(
     name: str, schema: str, *, fake: Callable[..., Any], run: Callable[..., Any], flops: Formula,
     decomposes: bool = False,
-) -> None:  # fmt: skip
-    """Registers ``mmcore::<name>`` for every device and for torch.compile.
+) -> Callable[..., Any]:  # fmt: skip
+    """Registers ``mmcore::<name>`` for every device and for torch.compile; returns its call.
 
     The first argument of the schema is the tensor, or the first of the tensors, that decides which
     backend serves a call; the last is the name of the backend asked for. `run` takes the name of
@@ -31,10 +32,12 @@ def define(
     def dispatch(*arguments: Any) -> Any:
         first = backends.first_tensor(arguments)
         name = backends.choose(arguments[-1], first)
-        if not first.is_cuda and not torch.is_autocast_enabled(first.device.type):
-            return run(name, *arguments[:-1])
+        device = first.device
         # Triton launches on torch's current device, which need not be that of the tensors.
-        with torch.cuda.device_of(first), without_autocast(first.device.type):
+        is_current = not first.is_cuda or device.index == torch.cuda.current_device()
+        if is_current and not torch.is_autocast_enabled(device.type):
+            return run(name, *arguments[:-1])
+        with torch.cuda.device_of(first), without_autocast(device.type):
             return run(name, *arguments[:-1])
 
     def refuse(ctx: Any, *gradients: Any) -> Any:
@@ -46,11 +49,12 @@ def define(
     torch.library.register_fake(f"mmcore::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"mmcore::{name}", refuse, lib=LIBRARY)
     count_by(name, flops)
+    op = getattr(torch.ops.mmcore, name).default
     if decomposes:
-        op = getattr(torch.ops.mmcore, name).default
         register_decomposition(op)(lambda *arguments: run("reference", *arguments[:-1]))
         # Otherwise a trace of symbolic sizes takes the decomposition for the fake.
         register_decomposition(op, type="meta")(fake)
+    return direct(op, dispatch)
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -66,9 +66,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         self.list_at = types.index("Tensor[]") if "Tensor[]" in types else None
         assert self.list_at is None or sum(kind.endswith("[]") for kind in types) == 1
         self._without_list = self._layout(0)
-        self._define(decomposes)
-        self._op = getattr(torch.ops.mmcore, name).default
-        backward_op = getattr(torch.ops.mmcore, f"{name}_backward").default
+        self._op, backward_op = self._define(decomposes)
         self._backward_op = once_differentiable(backward_op)
         self._call = differentiable(self._flat_call, save=self._save, backward=self._backward)
 
@@ -95,10 +93,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     # The ops
 
-    def _define(self, decomposes: bool) -> None:
+    def _define(self, decomposes: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
         kept = {"kept_size": "SymInt"} if self.keeps else {}
         arguments = {**self.input_types, **kept, "backend": "str"}
-        define(
+        forward = define(
             self.name, schema(arguments, self.result_types),
             fake=self._fake_forward, run=self._run_forward, flops=self._forward_flops,
             decomposes=decomposes,
@@ -110,10 +108,11 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             for name in self.wanted_types
         }
         arguments = {**self.input_types, **self.result_types, **upstream, **settings}
-        define(
+        backward = define(
             f"{self.name}_backward", schema(arguments, gradients),
             fake=self._fake_backward, run=self._run_backward, flops=self._backward_flops,
         )  # fmt: skip
+        return forward, backward
 
     def _run_forward(self, backend: str, *arguments: Any) -> Any:
         count = len(self.input_types)
@@ -215,8 +214,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         ctx.settings = [values[i] for i in layout.settings]
         ctx.reads = tuple(self.reads(self._inputs(values, layout)))
         ctx.mark_non_differentiable(*[output[i] for i in layout.non_differentiable])
-        if self.keeps:
-            ctx.set_materialize_grads(False)  # zeros as large as `kept` otherwise
+        ctx.set_materialize_grads(False)  # zeros as large as every result otherwise
         read = [output[i] for name in ctx.reads for i in layout.results[name]]
         ctx.save_for_backward(*[values[i] for i in layout.tensors], *read)
 
@@ -247,8 +245,10 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
             values[i] = tensor
         for i, setting in zip(layout.settings, ctx.settings, strict=True):
             values[i] = setting
-        results: list[Any] = [saved[0].new_empty(0)] * layout.result_count
         read = [i for name in ctx.reads for i in layout.results[name]]
+        is_complete = len(read) == layout.result_count
+        unread = None if is_complete else saved[0].new_empty(0)
+        results: list[Any] = [unread] * layout.result_count
         for i, tensor in zip(read, saved[len(layout.tensors) :], strict=True):
             results[i] = tensor
         if self.list_at is None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mmcore.backends import implementation, selected
@@ -49,17 +48,20 @@ def fake_backward(
 def save(ctx: Any, inputs: tuple[Tensor, float, str], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*output)
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # zeros for inverse_norm otherwise
     _, ctx.eps, ctx.backend = inputs
 
 
-def backward(ctx: Any, grad_y: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def backward(ctx: Any, grad_y: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad_y is None:
+        return None, None, None
     y, inverse_norm = ctx.saved_tensors
     (grad_x,) = _backward_op(y, inverse_norm, grad_y, ctx.eps, ctx.backend)
     return grad_x, None, None
 
 
 # No Family: the backward reads what the forward returned, and not x, whose memory can go.
-define(
+_op = define(
     "l2_normalize",
     "(Tensor x, float eps, str backend) -> (Tensor y, Tensor inverse_norm)",
     fake=fake_forward,
@@ -67,7 +69,7 @@ define(
     flops=no_flops,
     decomposes=True,
 )
-define(
+_backward = define(
     "l2_normalize_backward",
     "(Tensor y, Tensor inverse_norm, Tensor grad_y, float eps, str backend) -> Tensor grad_x",
     fake=fake_backward,
@@ -75,8 +77,8 @@ define(
     flops=no_flops,
 )
 
-_backward_op = once_differentiable(torch.ops.mmcore.l2_normalize_backward.default)
-_call = differentiable(torch.ops.mmcore.l2_normalize.default, save=save, backward=backward)
+_backward_op = once_differentiable(_backward)
+_call = differentiable(_op, save=save, backward=backward)
 
 
 def call(x: Tensor, eps: float, *, backend: str | None) -> Tensor:

@@ -15,6 +15,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 IS_INSTALLED = find_spec("triton") is not None
 # Asynchronous copies and bfloat16 products: Ampere and later. AMD's capabilities begin at 9.
 LEAST_CAPABILITY = (8, 0)
+_capabilities: dict[torch.device, tuple[int, int]] = {}
 
 
 def obstacle(x: Tensor) -> str | None:
@@ -38,4 +39,6 @@ def obstacle(x: Tensor) -> str | None:
 
 @constant_when_compiled
 def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+    if device not in _capabilities:  # torch asks the driver's library anew
+        _capabilities[device] = torch.cuda.get_device_capability(device)
+    return _capabilities[device]

@@ -76,7 +76,7 @@ INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
 
 
 def whole(size: int, block: int) -> int:
-    """How many blocks hold a size; triton.cdiv takes microseconds."""
+    """How many blocks hold a size: triton.cdiv takes microseconds, and every launch calls this."""
     return -(-size // block)
 
 
@@ -87,6 +87,7 @@ def row_tile(columns: int) -> RowTile:
     return RowTile(NUMBERS_PER_PROGRAM // width, width)
 
 
+@cache
 def is_interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcore.backends.triton.launch import row_tile
+from mmcore.backends.triton.launch import row_tile, whole
 from mmcore.backends.triton.product_rows import scale_rows_kernel
 
 
@@ -30,7 +30,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, begins: bool) -> None:
 def scale_rows(product: Tensor, factor: Tensor, out: Tensor) -> Tensor:
     """out = factor·product, in the dtype of `out`, which may be the product itself."""
     (rows, columns), tile = product.shape, row_tile(product.shape[1])
-    scale_rows_kernel[(-(-rows // tile.ROWS),)](
+    scale_rows_kernel[(whole(rows, tile.ROWS),)](
         product, factor, out, rows, columns, product.stride(0), out.stride(0), **tile._asdict()
     )
     return out

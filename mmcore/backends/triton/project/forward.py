@@ -2,61 +2,58 @@
 
     x̂ = norm(x)      z = x̂·weightᵀ + bias      output = z / max(‖z‖, eps)
 
-While the call runs, it stores beside the output x̂, in the dtype that is multiplied, and z, in
-float32. Products have float32 sums; every result is rounded once.
+While the call runs, it stores beside the output x̂, in the dtype that is multiplied, and the
+product, in float32. Products have float32 sums; every result is rounded once.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
-import triton
 from torch import Tensor
 
 from mmcore.backends.reference.project import Projected, ProjectionInputs
-from mmcore.backends.triton.l2_normalize import forward as l2_normalize
-from mmcore.backends.triton.launch import row_tile, unit_stride
+from mmcore.backends.triton.inputs import pointer
+from mmcore.backends.triton.l2_normalize import normalize_rows
+from mmcore.backends.triton.launch import row_tile, unit_stride, whole
 from mmcore.backends.triton.products import product
 from mmcore.backends.triton.project.input_norm import input_norm_forward_kernel
 
 
-class Normed(NamedTuple):
-    """Rows of x after the norm, and what the backward needs of them."""
-
-    rows: Tensor  # x̂, in the dtype that is multiplied
-    mean: Tensor
-    inverse_std: Tensor
-
-
 def forward(inputs: ProjectionInputs) -> Projected:
     """The output, and the statistics of rows that the backward needs."""
-    normed = norm_rows(inputs)
-    z = product(normed.rows, inputs.weight.to(product_dtype(inputs)).T)
+    (rows, _), dtype = inputs.x.shape, inputs.x.dtype
+    mean = new(inputs, rows if inputs.norm == "layer" else 0)
+    inverse_std = new(inputs, 0 if inputs.norm == "none" else rows)
+    normed = norm_rows(inputs, mean, inverse_std, has_statistics=False)
+    z = product(normed, as_multiplied(inputs.weight, inputs).T)
+    if inputs.normalize:
+        output, inverse_norm = normalize_rows(z, inputs.bias, inputs.eps, dtype)
+        return Projected(output, mean, inverse_std, inverse_norm)
+    output = z if z.dtype == dtype else new(inputs, *z.shape, dtype=dtype)
     if inputs.bias is not None:
-        z += inputs.bias.float()
-    if not inputs.normalize:
-        nothing = new(inputs, 0)
-        return Projected(z.to(inputs.x.dtype), normed.mean, normed.inverse_std, nothing)
-    output, inverse_norm = l2_normalize(z, inputs.eps)
-    return Projected(output.to(inputs.x.dtype), normed.mean, normed.inverse_std, inverse_norm)
+        torch.add(z, inputs.bias, out=output)  # float32, rounded on its way out
+    elif output is not z:
+        output.copy_(z)
+    return Projected(output, mean, inverse_std, new(inputs, 0))
 
 
-def norm_rows(inputs: ProjectionInputs) -> Normed:
-    """x̂, and mean and inverse_std of the rows of x."""
-    x, (rows, columns) = unit_stride(inputs.x), inputs.x.shape
+def norm_rows(
+    inputs: ProjectionInputs, mean: Tensor, inverse_std: Tensor, has_statistics: bool
+) -> Tensor:
+    """x̂, in the dtype that is multiplied; computes the statistics where they are not there."""
     if inputs.norm == "none":
-        return Normed(x.to(product_dtype(inputs)), new(inputs, 0), new(inputs, 0))
-    is_layer, tile = inputs.norm == "layer", row_tile(columns)
-    mean, inverse_std = new(inputs, rows if is_layer else 0), new(inputs, rows)
-    out = new(inputs, rows, columns, dtype=product_dtype(inputs))
+        return as_multiplied(inputs.x, inputs)
+    x, (rows, columns) = unit_stride(inputs.x), inputs.x.shape
+    tile = row_tile(columns)
+    normed = new(inputs, rows, columns, dtype=product_dtype(inputs))
     if rows:
-        input_norm_forward_kernel[(triton.cdiv(rows, tile.ROWS),)](
-            x, float_pointer(inputs.norm_weight, x), float_pointer(inputs.norm_bias, x), out, mean,
-            inverse_std, rows, columns, x.stride(0), inputs.norm_eps, is_layer,
-            inputs.norm_weight is not None, inputs.norm_bias is not None, *tile,
+        input_norm_forward_kernel[(whole(rows, tile.ROWS),)](
+            x, pointer(inputs.norm_weight, x), pointer(inputs.norm_bias, x), normed, mean,
+            inverse_std, rows, columns, x.stride(0), inputs.norm_eps, has_statistics,
+            inputs.norm == "layer", inputs.norm_weight is not None, inputs.norm_bias is not None,
+            *tile,
         )  # fmt: skip
-    return Normed(out, mean, inverse_std)
+    return normed
 
 
 def product_dtype(inputs: ProjectionInputs) -> torch.dtype:
@@ -65,11 +62,12 @@ def product_dtype(inputs: ProjectionInputs) -> torch.dtype:
     return torch.bfloat16 if is_rounded else inputs.x.dtype
 
 
+def as_multiplied(operand: Tensor, inputs: ProjectionInputs) -> Tensor:
+    """An operand in that dtype."""
+    dtype = product_dtype(inputs)
+    return operand if operand.dtype == dtype else operand.to(dtype)
+
+
 def new(inputs: ProjectionInputs, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Memory for a result."""
-    return torch.empty(shape, dtype=dtype, device=inputs.x.device)
-
-
-def float_pointer(vector: Tensor | None, dummy: Tensor) -> Tensor:
-    """The vector in float32; `dummy`, which kernels do not read, where there is none."""
-    return dummy if vector is None else vector.float().contiguous()
+    return inputs.x.new_empty(*shape, dtype=dtype)
