@@ -17,8 +17,10 @@ from torch import Tensor
 
 from mmcore.backends.families import Normalized
 from mmcore.backends.triton.launch import row_tile, unit_stride
+from mmcore.backends.triton.launch_plan import planned
 
 
+@planned
 @triton.jit
 def l2_normalize_forward_kernel(
     x, y, inverse_norm, rows, columns, x_stride, y_stride, eps,
@@ -42,6 +44,7 @@ def l2_normalize_forward_kernel(
         tl.store(y + from_row * y_stride + k, tl.div_rn(value, norm[:, None]), mask=inside)
 
 
+@planned
 @triton.jit
 def l2_normalize_backward_kernel(
     y, inverse_norm, grad_y, grad_x, rows, columns, y_stride, grad_y_stride, grad_x_stride, eps,

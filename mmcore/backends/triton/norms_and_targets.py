@@ -34,6 +34,7 @@ from mmcore.backends.triton.inputs import (
     which_biases,
 )
 from mmcore.backends.triton.launch import row_tile
+from mmcore.backends.triton.launch_plan import planned
 
 # Where the largest norms stand in the tally, before the columns' numbers.
 NORM_OF_X = tl.constexpr(0)
@@ -60,6 +61,7 @@ def add_to_tally(tally, i, j, names):
     tl.atomic_add(tally + COLUMNS_BEGIN + j, i.to(tl.int64) + 4294967296, mask=names)
 
 
+@planned
 @triton.jit
 def tally_kernel(target, tally, rows, columns, ROWS: tl.constexpr):
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -77,6 +79,7 @@ class Purpose(NamedTuple):
     ROUNDS: bool  # whether operands are rounded to bfloat16
 
 
+@planned
 @triton.jit
 def norms_and_targets_kernel(
     x, y, target, scale, biases, tally, logit, size, depth, strides, PURPOSE: tl.constexpr,

@@ -36,6 +36,7 @@ from mmcore.backends.triton.hopper.ring import (
     pass_by,
     producer,
 )
+from mmcore.backends.triton.launch_plan import planned
 
 
 @gluon.jit
@@ -116,6 +117,7 @@ def consumer(
         tma.store_wait(pendings=0)
 
 
+@planned
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows"])
 def hopper_sum_exponentials_kernel(
     x_desc, y_desc, kept_desc, numbers, target, sums, first_row, rows, columns, strip_tiles, spread,

@@ -38,6 +38,7 @@ from mmcore.backends.triton.hopper.ring import (
     pass_by,
     producer,
 )
+from mmcore.backends.triton.launch_plan import planned
 
 
 class TileTerms(NamedTuple):
@@ -139,6 +140,7 @@ def consumer(
     tma.store_wait(pendings=0)
 
 
+@planned
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread"])
 def hopper_store_gradient_kernel(
     x_desc, y_desc, out_desc, numbers, terms, target, scale_part, first_row, rows, columns,

@@ -20,7 +20,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 
+
+@planned
 @triton.jit
 def input_norm_forward_kernel(
     x, weight, bias, out, mean, inverse_std, rows, columns, x_stride, eps,
@@ -67,6 +70,7 @@ def input_norm_forward_kernel(
         tl.store(out + at_row * columns + k, value, mask=inside)
 
 
+@planned
 @triton.jit
 def input_norm_backward_kernel(
     x, weight, mean, inverse_std, grad, grad_x, rows, columns, x_stride,
@@ -106,6 +110,7 @@ def input_norm_backward_kernel(
         tl.store(grad_x + at_row * columns + k, (g - average - n * along_n) * inverse, mask=inside)
 
 
+@planned
 @triton.jit
 def input_norm_sums_kernel(
     x, mean, inverse_std, grad, weight_part, bias_part, rows, columns, x_stride, slab_rows,

@@ -32,6 +32,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import log_add_exp
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.wide_logits import exponential_of, wide_logits
 from mmcore.backends.triton.tiles import (
     counted,
@@ -63,6 +64,7 @@ class Slab(NamedTuple):
     kept_rows: Any
 
 
+@planned
 @triton.jit
 def sum_exponentials_kernel(
     x, y, numbers, scale, row_side, col_side, ids, sums, kept, slab, size, strides,
@@ -135,6 +137,7 @@ def sum_exponentials_kernel(
         tl.store(sums.row_positive + at, pos_total, mask=in_rows)
 
 
+@planned
 @triton.jit
 def running_log_sum_exp_kernel(
     x, y, numbers, row_side, col_side, flagged, lse, ids, size, strides,

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.gradient_terms import (
     BIAS,
     BIAS_FACTOR,
@@ -196,6 +197,7 @@ def is_own_tile(
     return result
 
 
+@planned
 @triton.jit
 def store_gradient_kernel(
     x, y, numbers, terms, ids, kept, out, sums, chunk, size, strides, PAIRS: tl.constexpr,

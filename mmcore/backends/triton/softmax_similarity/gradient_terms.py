@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_bits, split, unit_of
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
 from mmcore.backends.triton.softmax_similarity.shared_shift import (
     LARGEST_TRUSTED_EXPONENT,
@@ -85,6 +86,7 @@ def largest_of(vector, size, stride):
     return tl.max(largest, 0)
 
 
+@planned
 @triton.jit
 def largest_gradients_kernel(
     upstream, strides, largest, any_untrusted, size, HAS_COLUMNS: tl.constexpr
@@ -166,6 +168,7 @@ def target_gradients(
     return tl.where(names, result, tl.where(t == -1, 0.0, float("nan")))
 
 
+@planned
 @triton.jit
 def gradient_terms_kernel(
     lse, upstream, strides, target, logit, scale, shared, bias, row_side, col_side, largest, out,

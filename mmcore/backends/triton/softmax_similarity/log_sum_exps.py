@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_nats, log_add_exp
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import COLUMNS_BEGIN
 from mmcore.backends.triton.softmax_similarity.shared_shift import SMALLEST_TRUSTED_SUM
 
@@ -151,6 +152,7 @@ def store_statistics(
     tl.store(out.flagged + own, is_flagged.to(tl.int8), mask=inside)
 
 
+@planned
 @triton.jit
 def log_sum_exps_kernel(
     by_rows, by_columns, shared, bias, row_side, col_side, counts, targets, row_out, col_out, size,

@@ -25,6 +25,7 @@ from mmcore.backends.inputs import SimilarityInputs
 from mmcore.backends.triton.arguments import SideBiases
 from mmcore.backends.triton.float64 import in_bits, split
 from mmcore.backends.triton.inputs import pointer
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import NORM_OF_X, NORM_OF_Y, norms_and_logits
 from mmcore.backends.triton.softmax_similarity.wide_logits import BIAS, SCALE
 from mmcore.backends.triton.tiles import LOG2_E
@@ -49,6 +50,7 @@ def store_split(out, wide):
     tl.store(out + 1, low)
 
 
+@planned
 @triton.jit
 def shared_shift_kernel(
     tally, scale, bias, numbers, shared, HAS_Y: tl.constexpr, HAS_BIAS: tl.constexpr

@@ -1,0 +1,191 @@
+// Packs the parameters of a compiled kernel, and launches it.
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace mmcore::launch {
+namespace {
+
+// A descriptor gives its map, and each size and stride; Triton adds two pointers to memory that no plan needs.
+constexpr int kMostParameters = kMostLeaves + kMostDescriptors * 2 * kMostRank + 2;
+constexpr int kThreadsOfAWarp = 32;
+// Up to driver 13.1, maps of matrices below this must not have bit 21 of their second word; CUTLASS clears it likewise.
+constexpr int kLastToBeMended = 13010;
+constexpr uint64_t kSmallBytes = 128 * 1024, kMended = uint64_t{1} << 21;
+
+bool is_small(const Descriptor& descriptor, uint64_t element_bytes) {
+  uint64_t last = 0;
+  for (int k = 0; k < descriptor.rank; ++k) last += (descriptor.shape[k] - 1) * descriptor.strides[k] * element_bytes;
+  return last + 1 < kSmallBytes;
+}
+
+bool is_old() {
+  int version = 0;
+  return driver()->version(&version) == 0 && version <= kLastToBeMended;
+}
+
+// The driver counts dimensions from the innermost.
+Result encode(const Descriptor& from, const Box& box, TensorMap* map) {
+  uint64_t sizes[kMostRank] = {}, strides[kMostRank] = {};
+  uint32_t sides[kMostRank], ones[kMostRank];
+  const int rank = from.rank;
+  const uint64_t bytes = static_cast<uint64_t>(box.element_bytes);
+  for (int k = 0; k < rank; ++k) {
+    sizes[k] = from.shape[rank - 1 - k];
+    sides[k] = box.sizes[rank - 1 - k];
+    ones[k] = 1;
+    if (k + 1 < rank) strides[k] = from.strides[rank - 2 - k] * bytes;
+  }
+  strides[rank - 1] = sizes[rank - 1] * (rank == 1 ? bytes : strides[rank - 2]);
+  const Result result =
+      driver()->encode(map, box.element_type, static_cast<uint32_t>(rank), reinterpret_cast<void*>(from.address), sizes,
+                       strides, sides, ones, kNoInterleave, box.swizzle, kPromoteTo128Bytes, from.fills_with_nan);
+  if (environment.marks_small_maps && is_old() && is_small(from, bytes)) map->words[1] &= ~kMended;
+  return result;
+}
+
+bool is_one_of(PyObject* code, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const char* name) { return PyUnicode_CompareWithASCIIString(code, name) == 0; });
+}
+
+}  // namespace
+
+Plan::Plan(const Arguments& arguments)
+    : hash_(arguments.hash()), words_(arguments.words, arguments.words + arguments.word_count) {
+  for (int k = 0; k < arguments.constant_count; ++k) constants_.push_back(Owned::another(arguments.constants[k]));
+}
+
+bool Plan::prepare(const Arguments& arguments, PyObject* compiled, PyObject* description) {
+  PyObject* codes;
+  const char* name;
+  unsigned long long function;
+  unsigned warps;
+  if (!PyArg_ParseTuple(description, "KIIsO!", &function, &shared_bytes_, &warps, &name, &PyTuple_Type, &codes))
+    return false;
+  if (PyTuple_GET_SIZE(codes) != arguments.leaf_count) return false;
+  for (int leaf = 0; leaf < arguments.leaf_count; ++leaf)
+    if (!add_field(arguments, leaf, PyTuple_GET_ITEM(codes, leaf))) return false;
+  function_ = reinterpret_cast<void*>(function);
+  threads_ = kThreadsOfAWarp * warps;
+  name_ = name;
+  maps_.resize(boxes_.size());
+  compiled_ = Owned::another(compiled);
+  return true;
+}
+
+// `code` is Triton's name of the parameter's type, or of a descriptor how it is cut.
+bool Plan::add_field(const Arguments& arguments, int leaf, PyObject* code) {
+  if (PyTuple_Check(code)) return add_box(arguments, leaf, code);
+  if (!PyUnicode_Check(code)) return false;
+  if (is_one_of(code, {"constexpr"})) return true;
+  const Kind kind = arguments.leaves[leaf].kind;
+  const bool is_number = kind == Kind::kInteger || kind == Kind::kBoolean;
+  if (PyUnicode_ReadChar(code, 0) == '*') {
+    if (kind != Kind::kPointer) return false;
+    fields_.push_back({Pack::kBits, leaf});
+  } else if (is_one_of(code, {"i1", "i8", "i16", "i32", "i64", "u1", "u8", "u16", "u32", "u64"})) {
+    if (!is_number) return false;
+    fields_.push_back({Pack::kBits, leaf});
+  } else if (kind != Kind::kFloat) {
+    return false;
+  } else if (is_one_of(code, {"fp32", "f32"})) {
+    fields_.push_back({Pack::kFloat32, leaf});
+  } else if (is_one_of(code, {"fp64"})) {
+    fields_.push_back({Pack::kBits, leaf});
+  } else {
+    return false;
+  }
+  return true;
+}
+
+bool Plan::add_box(const Arguments& arguments, int leaf, PyObject* code) {
+  Box box{};
+  PyObject* sizes;
+  if (arguments.leaves[leaf].kind != Kind::kDescriptor) return false;
+  if (!PyArg_ParseTuple(code, "iiiO!", &box.swizzle, &box.element_bytes, &box.element_type, &PyTuple_Type, &sizes))
+    return false;
+  box.rank = arguments.descriptors[arguments.leaves[leaf].bits].rank;
+  if (PyTuple_GET_SIZE(sizes) != box.rank) return false;
+  for (int k = 0; k < box.rank; ++k) {
+    const unsigned long size = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(sizes, k));
+    if (PyErr_Occurred()) return false;
+    box.sizes[k] = static_cast<uint32_t>(size);
+  }
+  boxes_.push_back(box);
+  fields_.push_back({Pack::kDescriptor, leaf});
+  return true;
+}
+
+bool Plan::serves(const Arguments& arguments, uint64_t hash) const {
+  if (hash != hash_ || static_cast<size_t>(arguments.word_count) != words_.size()) return false;
+  if (static_cast<size_t>(arguments.constant_count) != constants_.size()) return false;
+  if (!std::equal(words_.begin(), words_.end(), arguments.words)) return false;
+  for (size_t k = 0; k < constants_.size(); ++k)
+    if (!is_same(constants_[k].get(), arguments.constants[k])) return false;
+  return true;
+}
+
+// Addresses seldom change from step to step: the allocator hands out the same memory again.
+const TensorMap* Plan::map_of(const Descriptor& descriptor, size_t which) {
+  Map& map = maps_[which];
+  if (map.descriptor == descriptor) return &map.map;
+  map.descriptor = {};
+  if (!succeeded(encode(descriptor, boxes_[which], &map.map), "describing a matrix to")) return nullptr;
+  map.descriptor = descriptor;
+  return &map.map;
+}
+
+bool Plan::succeeded(Result result, const char* action) const {
+  if (result == 0) return true;
+  const char* name = nullptr;
+  if (driver()->error_name(result, &name) != 0 || name == nullptr) name = "an unknown error";
+  PyErr_Format(PyExc_RuntimeError, "%s the kernel %s failed: %s (%d)", action, name_.c_str(), name, result);
+  return false;
+}
+
+// Everything is copied to this thread's stack before the GIL is released: another thread may launch the same plan.
+bool Plan::launch(const Arguments& arguments, const unsigned (&grid)[3], void* stream) {
+  uint64_t slots[kMostParameters];
+  TensorMap maps[kMostDescriptors];
+  void* parameters[kMostParameters];
+  int count = 0;
+  size_t map_count = 0;
+  const auto add = [&](uint64_t bits) {
+    slots[count] = bits;
+    parameters[count] = &slots[count];
+    ++count;
+  };
+  for (const Field& field : fields_) {
+    const uint64_t bits = arguments.leaves[field.leaf].bits;
+    if (field.pack == Pack::kBits) {
+      add(bits);
+    } else if (field.pack == Pack::kFloat32) {
+      double number;
+      std::memcpy(&number, &bits, sizeof number);
+      const float rounded = static_cast<float>(number);
+      uint32_t lower;
+      std::memcpy(&lower, &rounded, sizeof lower);
+      add(lower);
+    } else {
+      const Descriptor& descriptor = arguments.descriptors[bits];
+      const TensorMap* map = map_of(descriptor, map_count);
+      if (map == nullptr) return false;
+      maps[map_count] = *map;
+      parameters[count++] = &maps[map_count++];
+      for (int k = 0; k < descriptor.rank; ++k) add(descriptor.shape[k]);
+      for (int k = 0; k < descriptor.rank; ++k) add(descriptor.strides[k]);
+    }
+  }
+  add(0);
+  add(0);
+  const Config config{{grid[0], grid[1], grid[2]}, {threads_, 1, 1}, shared_bytes_, stream, nullptr, 0};
+  // The driver waits here while its queue is full, maybe for a host function that needs the GIL.
+  PyThreadState* const thread = PyEval_SaveThread();
+  const Result result = driver()->launch(&config, function_, parameters, nullptr);
+  PyEval_RestoreThread(thread);
+  return succeeded(result, "launching");
+}
+
+}  // namespace mmcore::launch
