@@ -1,7 +1,7 @@
-"""Triton and mmcore on a Hopper GPU that is not there: real launches, down to a libcuda that records.
+"""A Hopper GPU that is not there: Triton launches as ever, down to a libcuda that records.
 
 Tensors stay in the CPU's memory, no kernel runs, and so no value means anything. For a process of
-its own, without TRITON_INTERPRET: `install()` comes before the first use of Triton.
+its own, without TRITON_INTERPRET: `install()` comes before the first launch.
 """
 
 from __future__ import annotations
@@ -11,9 +11,16 @@ import os
 import subprocess
 from pathlib import Path
 
+import torch
+from triton.backends.nvidia.driver import CudaDriver
+from triton.runtime import driver
+
+from mmcore.backends import triton
+from mmcore.backends.triton.hopper import launch
+
 SOURCE = Path(__file__).with_name("stub_libcuda.c")
 FOLDER = SOURCE.parents[1] / "build" / "stub"
-STREAM, PROCESSORS = 7, 132
+PROCESSORS = 132
 
 
 def build() -> Path:
@@ -33,7 +40,9 @@ def build() -> Path:
 
 
 class Stub:
-    """The driver that records."""
+    """The driver that records, and the stream that torch says is the current one."""
+
+    stream = 7
 
     def __init__(self, folder: Path) -> None:
         # Global, so that whoever opens libcuda.so.1 afterwards finds this one.
@@ -61,6 +70,10 @@ class Stub:
         """Of the driver: 13010 for 13.1."""
         self._library.stub_set_version(version)
 
+    def set_context(self, which: int) -> None:
+        """The current one, of two."""
+        self._library.stub_set_context(which)
+
 
 def install() -> Stub:
     """Triton's launches and mmcore's choices of kernels are those of a Hopper GPU from now on."""
@@ -68,22 +81,12 @@ def install() -> Stub:
     os.environ["TRITON_LIBCUDA_PATH"] = str(folder)
     stub = Stub(folder)
 
-    import torch
-
     torch.set_num_threads(1)
     torch.cuda.get_device_capability = lambda *_: (9, 0)
     torch.cuda.current_device = lambda: 0
     torch.cuda.is_available = lambda: False
-    torch._C._cuda_getCurrentRawStream = lambda _: STREAM
-
-    from triton.backends.nvidia.driver import CudaDriver
-    from triton.runtime import driver
-
+    torch._C._cuda_getCurrentRawStream = lambda _: stub.stream
     driver.set_active(CudaDriver())
-
-    from mmcore.backends import triton
-    from mmcore.backends.triton.hopper import launch
-
     triton.obstacle = lambda _: None
     launch.processors = lambda _: PROCESSORS
     return stub

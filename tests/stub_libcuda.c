@@ -26,7 +26,7 @@ typedef struct {
 } Config;
 
 static long launches;
-static int records, length, result_of_launches, version = 13000, context;
+static int records, length, result_of_launches, version = 13000, contexts[2], current_context;
 static char text[MOST_BYTES];
 
 void stub_record(int on) { records = on, length = 0, text[0] = 0; }
@@ -34,6 +34,7 @@ const char* stub_text(void) { return text; }
 long stub_launches(void) { return launches; }
 void stub_let_launches_return(int result) { result_of_launches = result; }
 void stub_set_version(int number) { version = number; }
+void stub_set_context(int which) { current_context = which; }
 
 static void say(const char* format, ...) {
   va_list arguments;
@@ -150,12 +151,12 @@ Result cuInit(unsigned flags) { return (void)flags, 0; }
 Result cuDriverGetVersion(int* number) { return *number = version, 0; }
 Result cuDeviceGetCount(int* count) { return *count = 1, 0; }
 Result cuDeviceGet(int* device, int which) { return *device = which, 0; }
-Result cuCtxGetCurrent(Pointer* current) { return *current = &context, 0; }
+Result cuCtxGetCurrent(Pointer* current) { return *current = &contexts[current_context], 0; }
 Result cuCtxGetDevice(int* device) { return *device = 0, 0; }
 Result cuCtxSetCurrent(Pointer current) { return (void)current, 0; }
 Result cuCtxGetLimit(size_t* value, int limit) { return (void)limit, *value = 0, 0; }
 Result cuCtxSetLimit(int limit, size_t value) { return (void)limit, (void)value, 0; }
-Result cuDevicePrimaryCtxRetain(Pointer* current, int device) { return (void)device, *current = &context, 0; }
+Result cuDevicePrimaryCtxRetain(Pointer* current, int device) { return (void)device, cuCtxGetCurrent(current); }
 Result cuFuncSetAttribute(Pointer function, int attribute, int value) {
   return (void)function, (void)attribute, (void)value, 0;
 }

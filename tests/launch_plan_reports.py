@@ -1,0 +1,330 @@
+"""Launches by plan beside launches by Triton, over a libcuda that records; for test_launch_plan.py.
+
+A script for assembly.py: every report is one JSON line.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import stub_gpu
+import torch
+import triton
+from assembly import serve
+from launch_plan_kernels import (
+    descriptor_kernel,
+    descriptors,
+    every_kind_kernel,
+    other_values,
+    plain_kernel,
+    tensor,
+    usual,
+)
+from launch_plan_steps import STEPS
+from triton import knobs
+from triton.runtime.jit import JITFunction
+
+from mmcore import _launch
+from mmcore.backends.triton import launch_plan
+from mmcore.backends.triton.launch_plan import PlannedKernel
+
+stub = stub_gpu.install()
+Lines = list[str]
+bind = PlannedKernel.__getitem__
+Launch = Callable[..., object]
+
+
+class Counts(NamedTuple):
+    """Of a kernel: launches by plan, kinds of calls."""
+
+    planned: int
+    plans: int
+
+    @staticmethod
+    def of(kernel: PlannedKernel) -> Counts:
+        bind(kernel, (1,))
+        plans = kernel._bind.__self__
+        return Counts(plans.planned, plans.plans)
+
+
+def recorded(launch: Launch, *arguments: Any, **constants: Any) -> Lines:
+    stub.record()
+    launch(*arguments, **constants)
+    return stub.lines()
+
+
+class Comparison:
+    """What Triton's launcher passed to the driver, and what the plan did, launch by launch."""
+
+    def __init__(self) -> None:
+        self.kernels: list[str] = []
+        self.unplanned: list[str] = []
+        self.encoded: list[str] = []
+        self.differences: list[tuple[str, Lines, Lines]] = []
+
+    def of(self, kernel: PlannedKernel, grid: Any) -> Launch:
+        """A launch of a kernel, which happens thrice: the second is Triton's where it is new."""
+
+        def launch(*arguments: Any, **constants: Any) -> None:
+            name = kernel.__name__
+            wanted = recorded(JITFunction.__getitem__(kernel, grid), *arguments, **constants)
+            counts, found = [Counts.of(kernel).planned], []
+            for _ in range(2):
+                found.append(recorded(bind(kernel, grid), *arguments, **constants))
+                counts.append(Counts.of(kernel).planned)
+            self.kernels.append(name)
+            if counts[1] == counts[2]:
+                self.unplanned.append(name)
+            first = 0 if counts[1] > counts[0] else 1
+            if len(found[first]) > 1:
+                self.encoded.append(name)
+            # A plan need not encode a matrix anew that it has just encoded; its map is a parameter.
+            for lines in found[first:]:
+                if lines[-1:] != wanted[-1:] or not set(lines) <= set(wanted):
+                    self.differences.append((name, wanted, lines))
+
+        return launch
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "kernels": sorted(set(self.kernels)),
+            "unplanned": sorted(set(self.unplanned)),
+            "encoded": sorted(set(self.encoded)),
+            "differences": self.differences,
+        }
+
+
+def step(name: str) -> dict[str, Any]:
+    """Every launch of an op's forward and backward."""
+    comparison = Comparison()
+    PlannedKernel.__getitem__ = lambda kernel, grid: comparison.of(kernel, grid)
+    try:
+        for call in STEPS[name]:
+            call()
+    finally:
+        PlannedKernel.__getitem__ = bind
+    return comparison.report()
+
+
+def every_kind() -> dict[str, Any]:
+    """One argument after another is changed; then all calls again, in another order."""
+    comparison = Comparison()
+    calls = [usual(), *(usual() | {name: value} for name, value in other_values())]
+    random.seed(0)
+    for call in [*calls, *random.sample(calls, len(calls))]:
+        comparison.of(every_kind_kernel, (2, 3))(**call)
+    return comparison.report() | {"plans": Counts.of(every_kind_kernel).plans}
+
+
+def descriptions(version: int) -> dict[str, Any]:
+    """Matrices that the copy engine brings, with a driver of a version."""
+    comparison = Comparison()
+    stub.set_version(version)
+    for each in descriptors():
+        comparison.of(descriptor_kernel, (1,))(tensor(), each, (3, 16))
+    return comparison.report()
+
+
+def grids() -> dict[str, Any]:
+    """Of every form; those without a program launch nothing."""
+    comparison = Comparison()
+    for grid in ((3,), (3, 2), (3, 2, 5), [4], (0,), (2, 0), (2**31 - 1,)):
+        comparison.of(plain_kernel, grid)(tensor())
+    before = Counts.of(plain_kernel)
+    by_call = recorded(plain_kernel[lambda _: (6,)], tensor())
+    return comparison.report() | {
+        "by_call": by_call, "called_by_triton": Counts.of(plain_kernel) == before,
+    }  # fmt: skip
+
+
+def random_keys(calls: int) -> dict[str, Any]:
+    """Calls that a plan serves by a kernel which Triton would not take for them.
+
+    Nothing is compiled: in place of a kernel stands Triton's own key of the call.
+    """
+    kernel = triton.jit(every_kind_kernel.fn, do_not_specialize=["whole"])
+    kernel.__class__ = type(every_kind_kernel)
+    kernel.run = lambda *_, grid, warmup, **constants: Key(kernel, constants)
+    bind(kernel, (1,))
+    kernel._bind = remade(kernel)
+    pool: dict[str, list[Any]] = {name: [value] for name, value in usual().items()}
+    for name, value in other_values():
+        pool.setdefault(name, ["sum"] if name == "KIND" else [4]).append(value)
+    random.seed(1)
+    wrong, before = [], stub.launches()
+    stub.record(False)
+    for _ in range(calls):
+        call = {name: random.choice(values) for name, values in pool.items()}
+        for _ in range(2):
+            if bind(kernel, (1,))(**call).key != Key(kernel, call).key:
+                wrong.append(repr(call))
+    found = kernel._bind.__self__
+    return {"wrong": wrong, "planned": found.planned, "launches": stub.launches() - before}
+
+
+class Key:
+    """In place of a compiled kernel."""
+
+    def __init__(self, kernel: JITFunction, constants: dict[str, Any]) -> None:
+        binder = kernel.device_caches[0][4]
+        _, specialization, options = binder(**constants)
+        # As text, for which 1, 1.0 and True differ.
+        self.key = str(specialization) + str(options)
+        self.types = tuple(kind for kind, _ in specialization)
+
+
+def remade(kernel: PlannedKernel) -> Callable[[Any], Launch]:
+    """Plans that take a Key for a compiled kernel."""
+
+    def describe(key: Key) -> Any:
+        return 1, 0, 4, "none", tuple(launch_plan.flat(key.types))
+
+    by_triton = lambda grid, **constants: Key(kernel, constants)  # noqa: E731
+    parameters = tuple(launch_plan.parameter(each) for each in kernel.params)
+    return _launch.Kernel(parameters, by_triton, describe, []).bind
+
+
+@contextmanager
+def watched(change: Callable[[Any], object]) -> Iterator[None]:
+    """With something set that plans leave to Triton's launcher."""
+    runtime = knobs.runtime
+    with runtime.scope():
+        change(runtime)
+        yield
+    runtime.launch_enter_hook.calls.clear()
+    runtime.launch_exit_hook.calls.clear()
+
+
+def hooks() -> dict[str, Any]:
+    """How many of two launches went by plan while somebody watched, what was seen, and after."""
+    seen: list[int] = []
+    changes: dict[str, Callable[[Any], object]] = {
+        "enter": lambda runtime: runtime.launch_enter_hook.add(lambda _: seen.append(1)),
+        "exit": lambda runtime: runtime.launch_exit_hook.add(lambda _: seen.append(1)),
+        "function": lambda runtime: setattr(runtime, "launch_enter_hook", lambda _: seen.append(1)),
+        "debug": lambda runtime: setattr(runtime, "debug", True),
+    }
+    out = tensor()
+    plain_kernel[(1,)](out)
+    report: dict[str, Any] = {}
+    for name, change in changes.items():
+        start, _ = Counts.of(plain_kernel)
+        with watched(change):
+            plain_kernel[(1,)](out)
+            plain_kernel[(1,)](out)
+        middle, _ = Counts.of(plain_kernel)
+        plain_kernel[(1,)](out)
+        report[name] = [middle - start, len(seen), Counts.of(plain_kernel).planned - middle]
+        seen.clear()
+    start, _ = Counts.of(plain_kernel)
+    plain_kernel.add_pre_run_hook(lambda *_, **__: seen.append(1))
+    plain_kernel[(1,)](out)
+    plain_kernel.pre_run_hooks.clear()
+    report["before_run"] = [Counts.of(plain_kernel).planned - start, len(seen)]
+    return report
+
+
+def needs() -> dict[str, Any]:
+    """How many of three launches of a kernel went by plan, where a launch takes more than a plan
+    does, and how many reached the driver.
+    """
+    report = {}
+    options = {
+        "cluster": {"num_ctas": 2}, "cooperative": {"launch_cooperative_grid": True},
+        "dependent": {"launch_pdl": True},
+    }  # fmt: skip
+    for name, option in options.items():
+        planned, launches = Counts.of(plain_kernel).planned, stub.launches()
+        for _ in range(3):
+            plain_kernel[(1,)](tensor(), **option)
+        report[name] = [Counts.of(plain_kernel).planned - planned, stub.launches() - launches]
+    return report
+
+
+class LikeATensor:
+    """What Triton takes for a tensor, and a plan does not know."""
+
+    dtype = torch.float32
+
+    def data_ptr(self) -> int:
+        return 4096
+
+
+def without_driver() -> dict[str, Any]:
+    """Who launches where no libcuda is found."""
+    kernel = triton.jit(plain_kernel.fn)
+    kernel.__class__ = type(plain_kernel)
+    configure, launch_plan.configure = launch_plan.configure, lambda: False
+    lines = recorded(kernel[(1,)], tensor())
+    launch_plan.configure = configure
+    return {"by": kernel._bind.func.__qualname__, "launches": len(lines)}
+
+
+def foreign() -> dict[str, Any]:
+    """Lines of launches with an argument that no plan knows."""
+    start, _ = Counts.of(plain_kernel)
+    lines = [recorded(plain_kernel[(1,)], LikeATensor()) for _ in range(3)]
+    return {"planned": Counts.of(plain_kernel).planned - start, "lines": lines}
+
+
+def failure() -> dict[str, str]:
+    """What a launch that fails raises, by plan and by Triton."""
+    out = tensor()
+    messages = {}
+    for _ in range(2):
+        plain_kernel[(1,)](out)
+    for name, launch in (("plan", bind), ("triton", JITFunction.__getitem__)):
+        stub.let_launches_return(719)
+        try:
+            launch(plain_kernel, (1,))(out)
+        except RuntimeError as error:
+            messages[name] = str(error)
+        finally:
+            stub.let_launches_return(0)
+    return messages
+
+
+def in_threads(count: int, run: Callable[[], object]) -> None:
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def surroundings() -> dict[str, Any]:
+    """Streams of launches, plans for each context, launches from threads, tensors that stay."""
+    out = tensor()
+    plain_kernel[(1,)](out)
+    streams = []
+    for stub.stream in (0, 9, 2**47 + 1, 7):
+        (line,) = recorded(plain_kernel[(1,)], out)
+        streams.append(line.split("stream ")[1].split()[0])
+    before = Counts.of(plain_kernel)
+    for which in (1, 1, 0):
+        stub.set_context(which)
+        plain_kernel[(1,)](out)
+    contexts = Counts.of(plain_kernel).plans - before.plans
+    launches = stub.launches()
+    in_threads(4, lambda: [plain_kernel[(1,)](tensor()) for _ in range(500)])
+    launches = stub.launches() - launches
+    gone = weakref.ref(out)
+    del out
+    return {
+        "streams": streams, "contexts": contexts, "launches": launches,
+        "is_gone": gone() is None, "returns": type(plain_kernel[(1,)](tensor())).__name__,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve({
+        "step": step, "every_kind": every_kind, "descriptions": descriptions, "grids": grids,
+        "random_keys": random_keys, "hooks": hooks, "needs": needs, "foreign": foreign,
+        "without_driver": without_driver,
+        "failure": failure, "surroundings": surroundings, "version": lambda: triton.__version__,
+    })  # fmt: skip
