@@ -25,11 +25,11 @@ from launch_plan_kernels import (
     tensor,
     usual,
 )
+from launch_plan_keys import random_keys
 from launch_plan_steps import STEPS
 from triton import knobs
 from triton.runtime.jit import JITFunction
 
-from mmcore import _launch
 from mmcore.backends.triton import launch_plan
 from mmcore.backends.triton.launch_plan import PlannedKernel
 
@@ -142,51 +142,10 @@ def grids() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def random_keys(calls: int) -> dict[str, Any]:
-    """Calls that a plan serves by a kernel which Triton would not take for them.
-
-    Nothing is compiled: in place of a kernel stands Triton's own key of the call.
-    """
-    kernel = triton.jit(every_kind_kernel.fn, do_not_specialize=["whole"])
-    kernel.__class__ = type(every_kind_kernel)
-    kernel.run = lambda *_, grid, warmup, **constants: Key(kernel, constants)
-    bind(kernel, (1,))
-    kernel._bind = remade(kernel)
-    pool: dict[str, list[Any]] = {name: [value] for name, value in usual().items()}
-    for name, value in other_values():
-        pool.setdefault(name, ["sum"] if name == "KIND" else [4]).append(value)
-    random.seed(1)
-    wrong, before = [], stub.launches()
+def keys(calls: int) -> dict[str, Any]:
+    """What stands in place of compiled kernels has nothing to be recorded."""
     stub.record(False)
-    for _ in range(calls):
-        call = {name: random.choice(values) for name, values in pool.items()}
-        for _ in range(2):
-            if bind(kernel, (1,))(**call).key != Key(kernel, call).key:
-                wrong.append(repr(call))
-    found = kernel._bind.__self__
-    return {"wrong": wrong, "planned": found.planned, "launches": stub.launches() - before}
-
-
-class Key:
-    """In place of a compiled kernel."""
-
-    def __init__(self, kernel: JITFunction, constants: dict[str, Any]) -> None:
-        binder = kernel.device_caches[0][4]
-        _, specialization, options = binder(**constants)
-        # As text, for which 1, 1.0 and True differ.
-        self.key = str(specialization) + str(options)
-        self.types = tuple(kind for kind, _ in specialization)
-
-
-def remade(kernel: PlannedKernel) -> Callable[[Any], Launch]:
-    """Plans that take a Key for a compiled kernel."""
-
-    def describe(key: Key) -> Any:
-        return 1, 0, 4, "none", tuple(launch_plan.flat(key.types))
-
-    by_triton = lambda grid, **constants: Key(kernel, constants)  # noqa: E731
-    parameters = tuple(launch_plan.parameter(each) for each in kernel.params)
-    return _launch.Kernel(parameters, by_triton, describe, []).bind
+    return random_keys(calls)
 
 
 @contextmanager
@@ -324,7 +283,7 @@ def surroundings() -> dict[str, Any]:
 if __name__ == "__main__":
     serve({
         "step": step, "every_kind": every_kind, "descriptions": descriptions, "grids": grids,
-        "random_keys": random_keys, "hooks": hooks, "needs": needs, "foreign": foreign,
+        "keys": keys, "hooks": hooks, "needs": needs, "foreign": foreign,
         "without_driver": without_driver,
         "failure": failure, "surroundings": surroundings, "version": lambda: triton.__version__,
     })  # fmt: skip

@@ -166,8 +166,9 @@ PyObject* Kernel::launch(PyObject* grid, const Call& call) {
   unsigned sizes[3];
   long device = 0;
   void* stream = nullptr;
-  const bool is_readable = driver() != nullptr && !is_watched() && is_empty_list(hooks_.get()) &&
-                           read_grid(grid, sizes) && read(call, arguments, device);
+  const bool is_configured = environment.runtime != nullptr && driver() != nullptr;
+  const bool is_readable = is_configured && !is_watched() && is_empty_list(hooks_.get()) && read_grid(grid, sizes) &&
+                           read(call, arguments, device);
   if (!is_readable) {
     PyErr_Clear();
     return launch_by_triton(grid, call);

@@ -45,6 +45,16 @@ Result encode(const Descriptor& from, const Box& box, TensorMap* map) {
   return result;
 }
 
+// The bits of a float64, as those of a float32.
+uint64_t rounded(uint64_t bits) {
+  double number;
+  std::memcpy(&number, &bits, sizeof number);
+  const float single = static_cast<float>(number);
+  uint32_t lower;
+  std::memcpy(&lower, &single, sizeof lower);
+  return lower;
+}
+
 bool is_one_of(PyObject* code, std::initializer_list<const char*> names) {
   return std::any_of(names.begin(), names.end(),
                      [&](const char* name) { return PyUnicode_CompareWithASCIIString(code, name) == 0; });
@@ -162,12 +172,7 @@ bool Plan::launch(const Arguments& arguments, const unsigned (&grid)[3], void* s
     if (field.pack == Pack::kBits) {
       add(bits);
     } else if (field.pack == Pack::kFloat32) {
-      double number;
-      std::memcpy(&number, &bits, sizeof number);
-      const float rounded = static_cast<float>(number);
-      uint32_t lower;
-      std::memcpy(&lower, &rounded, sizeof lower);
-      add(lower);
+      add(rounded(bits));
     } else {
       const Descriptor& descriptor = arguments.descriptors[bits];
       const TensorMap* map = map_of(descriptor, map_count);
