@@ -9,8 +9,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor as GluonDescriptor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from mmcore.backends.triton.launch_plan import planned
@@ -44,6 +42,12 @@ def every_kind_kernel(out, group, number, whole, unaligned, real, flag, nothing,
 @triton.jit
 def descriptor_kernel(out, source, pair):
     tl.store(out, tl.sum(source.load([0, 0])).to(tl.float32))
+
+
+@planned
+@triton.jit
+def volume_kernel(out, source):
+    tl.store(out, tl.sum(source.load([0, 0, 0]).reshape(512)).to(tl.float32))
 
 
 @planned
@@ -105,6 +109,6 @@ def descriptors() -> Iterator[TensorDescriptor]:
         yield TensorDescriptor.from_tensor(matrix, [16, 64], padding="nan")
 
 
-def gluon_descriptor(matrix: Tensor) -> GluonDescriptor:
-    layout = gl.NVMMASharedLayout.get_default_for([16, 64], gl.float16)
-    return GluonDescriptor.from_tensor(matrix, [16, 64], layout)
+def volume() -> TensorDescriptor:
+    """Of three dimensions with different strides."""
+    return TensorDescriptor.from_tensor(torch.empty(4, 24, 64, dtype=torch.float16), [2, 8, 32])

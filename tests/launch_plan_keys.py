@@ -51,8 +51,9 @@ def random_keys(calls: int) -> dict[str, Any]:
         pool[name].append(value)
     draw = random.Random(0)
     wrong = []
-    for _ in range(calls):
-        call = {name: draw.choice(values) for name, values in pool.items()}
+    for _ in range(calls):  # few arguments are changed, so that many calls are of one kind
+        changed = draw.sample(sorted(pool), 2)
+        call = usual() | {name: draw.choice(pool[name]) for name in changed}
         launch: Callable[..., Any] = plans.bind((1,))
         wrong += [repr(call) for _ in range(2) if launch(**call).key != Key(kernel, call).key]
     return {"wrong": wrong, "planned": plans.planned, "calls": 2 * calls}

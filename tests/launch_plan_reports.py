@@ -24,6 +24,8 @@ from launch_plan_kernels import (
     plain_kernel,
     tensor,
     usual,
+    volume,
+    volume_kernel,
 )
 from launch_plan_keys import random_keys
 from launch_plan_steps import STEPS
@@ -127,6 +129,7 @@ def descriptions(version: int) -> dict[str, Any]:
     stub.set_version(version)
     for each in descriptors():
         comparison.of(descriptor_kernel, (1,))(tensor(), each, (3, 16))
+    comparison.of(volume_kernel, (1,))(tensor(), volume())
     return comparison.report()
 
 
@@ -225,10 +228,16 @@ def without_driver() -> dict[str, Any]:
 
 
 def foreign() -> dict[str, Any]:
-    """Lines of launches with an argument that no plan knows."""
+    """Lines of launches with an argument that no plan knows, and plans that keep a tensor."""
     start, _ = Counts.of(plain_kernel)
     lines = [recorded(plain_kernel[(1,)], LikeATensor()) for _ in range(3)]
-    return {"planned": Counts.of(plain_kernel).planned - start, "lines": lines}
+    planned = Counts.of(plain_kernel).planned - start
+    before = Counts.of(every_kind_kernel)
+    constant = (torch.zeros(()), 3)
+    for _ in range(3):
+        every_kind_kernel[(1,)](**usual() | {"SIZES": constant})
+    keeps = Counts.of(every_kind_kernel) != before
+    return {"planned": planned, "lines": lines, "keeps": keeps}
 
 
 def failure() -> dict[str, str]:

@@ -1,8 +1,8 @@
 // A libcuda without a GPU: every function succeeds and does nothing, so that the host's side of launches runs anywhere.
 //
-// While it records, it writes a line for each launch (grid, block, shared memory, stream, attributes, the bytes of every
-// parameter) and one for each tensor map that is encoded. How many bytes a parameter has is read from the compiled
-// kernel. tests/stub_gpu.py builds it and calls what begins with stub_.
+// While it records, it writes a line for each launch (kernel, grid, block, shared memory, stream, attributes, the bytes
+// of every parameter) and one for each tensor map that is encoded. How many bytes a parameter has is read from the
+// compiled kernel. tests/stub_gpu.py builds it and calls what begins with stub_.
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -95,8 +95,8 @@ Result cuLaunchKernelEx(const Config* config, Pointer handle, void** parameters,
   ++launches;
   if (!records) return result_of_launches;
   const unsigned *grid = config->grid, *block = config->block;
-  say("launch %s grid %u %u %u block %u %u %u shared %u stream %p attributes ", function->name, grid[0], grid[1],
-      grid[2], block[0], block[1], block[2], config->shared, config->stream);
+  say("launch %s at %p grid %u %u %u block %u %u %u shared %u stream %p attributes ", function->name, handle, grid[0],
+      grid[1], grid[2], block[0], block[1], block[2], config->shared, config->stream);
   for (unsigned k = 0; k < config->attribute_count; ++k) say_bytes((const char*)config->attributes + 72 * k, 24);
   say("parameters ");
   for (int k = 0; k < function->count; ++k) say_bytes(parameters[k], function->sizes[k]);
@@ -123,8 +123,8 @@ Result cuTensorMapEncodeTiled(Pointer map, int type, unsigned rank, Pointer addr
 
 // Of a Hopper GPU: shared memory, multiprocessors, compute capability, registers, threads of a warp.
 Result cuDeviceGetAttribute(int* value, int attribute, int device) {
-  static const int values[][2] = {{97, 232448}, {8, 49152}, {16, 132}, {75, 9}, {76, 0}, {12, 65536}, {82, 65536},
-                                  {81, 233472}, {10, 32}};
+  static const int values[][2] = {{97, 232448}, {8, 49152},  {16, 132},    {75, 9}, {76, 0},
+                                  {12, 65536},  {82, 65536}, {81, 233472}, {10, 32}};
   (void)device;
   *value = 1;
   for (unsigned k = 0; k < sizeof values / sizeof *values; ++k)
