@@ -1,4 +1,4 @@
-"""Launches of compiled kernels from C++: a few microseconds where Triton's launcher takes dozens.
+"""Launches of compiled kernels from C++, which take a fraction of the host's time of Triton's own.
 
 `@planned` above `@triton.jit` or `@gluon.jit` leaves the calls of a kernel as they are. Triton
 serves the first call of each kind: it compiles, launches, and returns the compiled kernel. A plan
