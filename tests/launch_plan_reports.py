@@ -6,16 +6,17 @@ A script for assembly.py: every report is one JSON line.
 from __future__ import annotations
 
 import random
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
-import stub_gpu
 import torch
 import triton
 from assembly import serve
+from launch_plan_comparison import Comparison, Counts, bind, recorded, stub
 from launch_plan_kernels import (
     descriptor_kernel,
     descriptors,
@@ -34,71 +35,6 @@ from triton.runtime.jit import JITFunction
 
 from mmcore.backends.triton import launch_plan
 from mmcore.backends.triton.launch_plan import PlannedKernel
-
-stub = stub_gpu.install()
-Lines = list[str]
-bind = PlannedKernel.__getitem__
-Launch = Callable[..., object]
-
-
-class Counts(NamedTuple):
-    """Of a kernel: launches by plan, kinds of calls."""
-
-    planned: int
-    plans: int
-
-    @staticmethod
-    def of(kernel: PlannedKernel) -> Counts:
-        bind(kernel, (1,))
-        plans = kernel._bind.__self__
-        return Counts(plans.planned, plans.plans)
-
-
-def recorded(launch: Launch, *arguments: Any, **constants: Any) -> Lines:
-    stub.record()
-    launch(*arguments, **constants)
-    return stub.lines()
-
-
-class Comparison:
-    """What Triton's launcher passed to the driver, and what the plan did, launch by launch."""
-
-    def __init__(self) -> None:
-        self.kernels: list[str] = []
-        self.unplanned: list[str] = []
-        self.encoded: list[str] = []
-        self.differences: list[tuple[str, Lines, Lines]] = []
-
-    def of(self, kernel: PlannedKernel, grid: Any) -> Launch:
-        """A launch of a kernel, which happens thrice: the second is Triton's where it is new."""
-
-        def launch(*arguments: Any, **constants: Any) -> None:
-            name = kernel.__name__
-            wanted = recorded(JITFunction.__getitem__(kernel, grid), *arguments, **constants)
-            counts, found = [Counts.of(kernel).planned], []
-            for _ in range(2):
-                found.append(recorded(bind(kernel, grid), *arguments, **constants))
-                counts.append(Counts.of(kernel).planned)
-            self.kernels.append(name)
-            if counts[1] == counts[2]:
-                self.unplanned.append(name)
-            first = 0 if counts[1] > counts[0] else 1
-            if len(found[first]) > 1:
-                self.encoded.append(name)
-            # A plan need not encode a matrix anew that it has just encoded; its map is a parameter.
-            for lines in found[first:]:
-                if lines[-1:] != wanted[-1:] or not set(lines) <= set(wanted):
-                    self.differences.append((name, wanted, lines))
-
-        return launch
-
-    def report(self) -> dict[str, Any]:
-        return {
-            "kernels": sorted(set(self.kernels)),
-            "unplanned": sorted(set(self.unplanned)),
-            "encoded": sorted(set(self.encoded)),
-            "differences": self.differences,
-        }
 
 
 def step(name: str) -> dict[str, Any]:
@@ -241,7 +177,7 @@ def foreign() -> dict[str, Any]:
 
 
 def failure() -> dict[str, str]:
-    """What a launch that fails raises, by plan and by Triton."""
+    """What a launch that fails raises, by plan and by Triton, and what wrong calls raise."""
     out = tensor()
     messages = {}
     for _ in range(2):
@@ -254,7 +190,23 @@ def failure() -> dict[str, str]:
             messages[name] = str(error)
         finally:
             stub.let_launches_return(0)
+    for name, option in (("option", {"no_such_option": 3}), ("argument", {"out": out})):
+        try:
+            plain_kernel[(1,)](out, **option)
+        except (KeyError, TypeError) as error:
+            messages[name] = type(error).__name__
     return messages
+
+
+def kept_blocks(launches: int) -> int:
+    """How many objects of Python more there are after launches of every kind of argument."""
+    call = usual()
+    for _ in range(3):
+        every_kind_kernel[(1,)](**call)
+    before = sys.getallocatedblocks()
+    for _ in range(launches):
+        every_kind_kernel[(1,)](**call)
+    return sys.getallocatedblocks() - before
 
 
 def in_threads(count: int, run: Callable[[], object]) -> None:
@@ -285,7 +237,8 @@ def surroundings() -> dict[str, Any]:
     del out
     return {
         "streams": streams, "contexts": contexts, "launches": launches,
-        "is_gone": gone() is None, "returns": type(plain_kernel[(1,)](tensor())).__name__,
+        "is_gone": gone() is None, "kept_blocks": kept_blocks(1000),
+        "returns": type(plain_kernel[(1,)](tensor())).__name__,
     }  # fmt: skip
 
 

@@ -122,23 +122,27 @@ def test_arguments_of_unknown_types_are_left_to_triton(reports: Figures) -> None
 
 
 def test_a_launch_that_fails_raises(reports: Figures) -> None:
-    """Catches a result of the driver that is ignored, and a message without the kernel's name."""
+    """Catches a result of the driver that is ignored, a message without the kernel's name, and a
+    wrong call that no longer raises.
+    """
     messages = reports("failure")
     assert messages["plan"] == (
         "launching the kernel plain_kernel failed: CUDA_ERROR_LAUNCH_FAILED (719)"
     )
     assert "CUDA_ERROR_LAUNCH_FAILED" in messages["triton"]
+    assert (messages["option"], messages["argument"]) == ("KeyError", "TypeError")
 
 
 def test_streams_contexts_threads_and_tensors(reports: Figures) -> None:
     """Catches a stream that was kept, a handle of another context, a launch lost between threads,
-    and a tensor whose memory stays.
+    a tensor whose memory stays, and a reference that every launch leaves behind.
     """
     report = reports("surroundings")
     assert report["streams"] == ["(nil)", "0x9", hex(2**47 + 1), "0x7"]
     assert report["contexts"] == 1
     assert report["launches"] == 2000
     assert report["is_gone"]
+    assert report["kept_blocks"] < 100
     assert report["returns"] == "CompiledKernel"
 
 
