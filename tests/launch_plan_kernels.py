@@ -109,6 +109,8 @@ def descriptors() -> Iterator[TensorDescriptor]:
         yield TensorDescriptor.from_tensor(matrix, [16, 64], padding="nan")
 
 
-def volume() -> TensorDescriptor:
+def volumes() -> Iterator[TensorDescriptor]:
     """Of three dimensions with different strides."""
-    return TensorDescriptor.from_tensor(torch.empty(4, 24, 64, dtype=torch.float16), [2, 8, 32])
+    for rows in (24, 40):
+        volume = torch.empty(4, rows, 64, dtype=torch.float16)
+        yield TensorDescriptor.from_tensor(volume, [2, 8, 32])

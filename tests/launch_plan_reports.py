@@ -25,8 +25,8 @@ from launch_plan_kernels import (
     plain_kernel,
     tensor,
     usual,
-    volume,
     volume_kernel,
+    volumes,
 )
 from launch_plan_keys import random_keys
 from launch_plan_steps import STEPS
@@ -65,7 +65,8 @@ def descriptions(version: int) -> dict[str, Any]:
     stub.set_version(version)
     for each in descriptors():
         comparison.of(descriptor_kernel, (1,))(tensor(), each, (3, 16))
-    comparison.of(volume_kernel, (1,))(tensor(), volume())
+    for each in volumes():
+        comparison.of(volume_kernel, (1,))(tensor(), each)
     return comparison.report()
 
 

@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import mmcore
 from mmcore import functional as F
+from mmcore.backends.reference.hardest_negatives import NegativesInputs
+from mmcore.backends.triton.hardest_negatives import search
 
 ROWS, COLUMNS, WIDTH = 256, 384, 64
 Step = Callable[[], object]
 scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
 
 
-def features(rows: int = ROWS, dtype: torch.dtype = torch.bfloat16, shift: int = 0) -> Tensor:
-    """Rows at multiples of 16 bytes, or `shift` numbers later."""
-    memory = torch.randn(rows * WIDTH + shift)
-    return F.l2_normalize(memory[shift:].view(rows, WIDTH)).to(dtype).requires_grad_()
+def features(rows: int = ROWS, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Rows at multiples of 16 bytes."""
+    return torch.randn(rows, WIDTH).to(dtype).requires_grad_()
 
 
 def shifted(rows: int = ROWS) -> Tensor:
@@ -58,9 +60,20 @@ def labels() -> None:
     F.sup_con_loss(features(), label, scale, backend="triton").backward()
 
 
-# Twice each, because addresses change.
+def hardest() -> None:
+    # What follows the search would read indices that no kernel has written.
+    search(NegativesInputs(features(), features(), None, None))
+
+
+def clip_in_chunks() -> None:
+    with mmcore.workspace(0):
+        clip(features(), features())
+
+
+# Some twice, because addresses change.
 STEPS: dict[str, list[Step]] = {
     "clip": 2 * [lambda: clip(features(), features())],
+    "clip in chunks": 2 * [clip_in_chunks],
     "clip of rows that are not aligned": [lambda: clip(shifted(), shifted())],
     "clip in float32": [lambda: clip(features(dtype=torch.float32), features(dtype=torch.float32))],
     "siglip": 2 * [lambda: siglip(features(), features())],
@@ -69,4 +82,5 @@ STEPS: dict[str, list[Step]] = {
     "project": 2 * [project],
     "queue": [queue],
     "labels": [labels],
+    "hardest negatives": [hardest],
 }
