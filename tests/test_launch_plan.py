@@ -55,7 +55,8 @@ def decorators() -> dict[str, list[str]]:
 def reports() -> Iterator[Figures]:
     """What launches passed to the driver."""
     folder = os.environ.get("MMCORE_TEST_TRITON")
-    variables = {"PYTHONPATH": folder} if folder else {}
+    others = os.environ.get("PYTHONPATH")
+    variables = {"PYTHONPATH": f"{folder}:{others}" if others else folder} if folder else {}
     with compiler("launch_plan_reports.py", **variables) as figures:
         yield figures
 
