@@ -31,7 +31,7 @@ def plans_of_keys(kernel: JITFunction) -> _launch.Kernel:
     """Plans that take a Key for a compiled kernel; their launches reach the driver."""
 
     def describe(key: Key) -> tuple[Any, ...]:
-        return 1, 0, 4, "none", tuple(flat(key.types))
+        return 1, 0, 4, 1, "none", tuple(flat(key.types))
 
     def by_triton(grid: Any, **call: Any) -> Key:
         return Key(kernel, call)

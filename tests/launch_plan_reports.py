@@ -73,8 +73,9 @@ def descriptions(version: int) -> dict[str, Any]:
 def grids() -> dict[str, Any]:
     """Of every form; those without a program launch nothing."""
     comparison = Comparison()
-    for grid in ((3,), (3, 2), (3, 2, 5), [4], (0,), (2, 0), (2**31 - 1,)):
+    for grid in ((3,), (3, 2), (3, 2, 5), [4], (0,), (2, 0), (2**30,)):
         comparison.of(plain_kernel, grid)(tensor())
+        comparison.of(plain_kernel, grid)(tensor(), num_ctas=2)
     before = Counts.of(plain_kernel)
     by_call = recorded(plain_kernel[lambda _: (6,)], tensor())
     return comparison.report() | {
@@ -134,7 +135,7 @@ def needs() -> dict[str, Any]:
     """
     report = {}
     options = {
-        "cluster": {"num_ctas": 2}, "cooperative": {"launch_cooperative_grid": True},
+        "cooperative": {"launch_cooperative_grid": True},
         "dependent": {"launch_pdl": True},
     }  # fmt: skip
     for name, option in options.items():

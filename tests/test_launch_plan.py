@@ -106,8 +106,8 @@ def test_matrices_are_described_as_triton_does(reports: Figures, version: int) -
 
 
 def test_grids_of_every_form(reports: Figures) -> None:
-    """Catches axes in the wrong order, an empty grid that reaches the driver, and a grid that is to
-    be called.
+    """Catches axes in the wrong order, an empty grid that reaches the driver, a grid that is to be
+    called, and a launch without its clusters.
     """
     report = reports("grids")
     assert report["differences"] == []
@@ -125,9 +125,9 @@ def test_hooks_see_every_launch(reports: Figures) -> None:
 
 
 def test_kernels_with_further_needs_are_left_to_triton(reports: Figures) -> None:
-    """Catches a launch without its cluster, its cooperative grid or its dependency."""
+    """Catches a launch without its cooperative grid or its dependency."""
     report = reports("needs")
-    assert report == {"cluster": [0, 3], "cooperative": [0, 3], "dependent": [0, 3]}
+    assert report == {"cooperative": [0, 3], "dependent": [0, 3]}
 
 
 def test_arguments_of_unknown_types_are_left_to_triton(reports: Figures) -> None:

@@ -15,14 +15,24 @@ struct alignas(64) TensorMap {
   uint64_t words[16];
 };
 
+// CUlaunchAttribute, of the two kinds that a launch of clusters has.
+struct alignas(8) Attribute {
+  unsigned kind;
+  unsigned padding;
+  unsigned value[16];
+};
+
 // CUlaunchConfig.
 struct Config {
   unsigned grid[3], block[3];
   unsigned shared_bytes;
   void* stream;
-  void* attributes;
+  const Attribute* attributes;
   unsigned attribute_count;
 };
+
+// CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION; ..._SCHEDULING_POLICY_PREFERENCE, and its value "spread".
+constexpr unsigned kClusterSize = 4, kClusterPolicy = 5, kSpread = 1;
 
 // CU_POINTER_ATTRIBUTE_DEVICE_POINTER: the address by which kernels reach the memory at a host's address.
 constexpr int kDevicePointer = 3;

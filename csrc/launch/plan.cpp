@@ -72,7 +72,8 @@ bool Plan::prepare(const Arguments& arguments, PyObject* compiled, PyObject* des
   const char* name;
   unsigned long long function;
   unsigned warps;
-  if (!PyArg_ParseTuple(description, "KIIsO!", &function, &shared_bytes_, &warps, &name, &PyTuple_Type, &codes))
+  if (!PyArg_ParseTuple(description, "KIIIsO!", &function, &shared_bytes_, &warps, &cluster_, &name, &PyTuple_Type,
+                        &codes))
     return false;
   if (PyTuple_GET_SIZE(codes) != arguments.leaf_count) return false;
   for (int leaf = 0; leaf < arguments.leaf_count; ++leaf)
@@ -138,7 +139,7 @@ bool Plan::serves(const Arguments& arguments, uint64_t hash) const {
 }
 
 // Addresses seldom change from step to step: the allocator hands out the same memory again.
-const TensorMap* Plan::map_of(const Descriptor& descriptor, size_t which) {
+const TensorMap* Plan::map_of(const Descriptor& descriptor, int which) {
   Map& map = maps_[which];
   if (map.descriptor == descriptor) return &map.map;
   map.descriptor = {};
@@ -155,40 +156,53 @@ bool Plan::succeeded(Result result, const char* action) const {
   return false;
 }
 
-// Everything is copied to this thread's stack before the GIL is released: another thread may launch the same plan.
-bool Plan::launch(const Arguments& arguments, const unsigned (&grid)[3], void* stream) {
+// What the driver is given. It is on the stack of the thread that launches: another may launch the same plan meanwhile.
+struct Plan::Parameters {
+  Parameters() {}  // leaves the arrays as they are
+
+  void add(uint64_t bits) {
+    slots[count] = bits;
+    pointers[count] = &slots[count];
+    ++count;
+  }
+
+  int count = 0, map_count = 0;
   uint64_t slots[kMostParameters];
   TensorMap maps[kMostDescriptors];
-  void* parameters[kMostParameters];
-  int count = 0;
-  size_t map_count = 0;
-  const auto add = [&](uint64_t bits) {
-    slots[count] = bits;
-    parameters[count] = &slots[count];
-    ++count;
-  };
+  void* pointers[kMostParameters];
+};
+
+bool Plan::pack(const Arguments& arguments, Parameters& parameters) {
   for (const Field& field : fields_) {
     const uint64_t bits = arguments.leaves[field.leaf].bits;
-    if (field.pack == Pack::kBits) {
-      add(bits);
-    } else if (field.pack == Pack::kFloat32) {
-      add(rounded(bits));
-    } else {
-      const Descriptor& descriptor = arguments.descriptors[bits];
-      const TensorMap* map = map_of(descriptor, map_count);
-      if (map == nullptr) return false;
-      maps[map_count] = *map;
-      parameters[count++] = &maps[map_count++];
-      for (int k = 0; k < descriptor.rank; ++k) add(descriptor.shape[k]);
-      for (int k = 0; k < descriptor.rank; ++k) add(descriptor.strides[k]);
+    if (field.pack != Pack::kDescriptor) {
+      parameters.add(field.pack == Pack::kFloat32 ? rounded(bits) : bits);
+      continue;
     }
+    const Descriptor& descriptor = arguments.descriptors[bits];
+    const int which = parameters.map_count++;
+    const TensorMap* map = map_of(descriptor, which);
+    if (map == nullptr) return false;
+    parameters.maps[which] = *map;
+    parameters.pointers[parameters.count++] = &parameters.maps[which];
+    for (int k = 0; k < descriptor.rank; ++k) parameters.add(descriptor.shape[k]);
+    for (int k = 0; k < descriptor.rank; ++k) parameters.add(descriptor.strides[k]);
   }
-  add(0);
-  add(0);
-  const Config config{{grid[0], grid[1], grid[2]}, {threads_, 1, 1}, shared_bytes_, stream, nullptr, 0};
+  parameters.add(0);
+  parameters.add(0);
+  return true;
+}
+
+bool Plan::launch(const Arguments& arguments, const unsigned (&grid)[3], void* stream) {
+  Parameters parameters;
+  if (!pack(arguments, parameters)) return false;
+  const Attribute attributes[2] = {{kClusterSize, 0, {cluster_, 1, 1}}, {kClusterPolicy, 0, {kSpread}}};
+  const unsigned attribute_count = cluster_ == 1 ? 0 : 2;
+  const Config config{
+      {grid[0] * cluster_, grid[1], grid[2]}, {threads_, 1, 1}, shared_bytes_, stream, attributes, attribute_count};
   // The driver waits here while its queue is full, maybe for a host function that needs the GIL.
   PyThreadState* const thread = PyEval_SaveThread();
-  const Result result = driver()->launch(&config, function_, parameters, nullptr);
+  const Result result = driver()->launch(&config, function_, parameters.pointers, nullptr);
   PyEval_RestoreThread(thread);
   return succeeded(result, "launching");
 }

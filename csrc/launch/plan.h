@@ -38,14 +38,17 @@ class Plan {
   PyObject* compiled() const { return compiled_.get(); }
 
  private:
+  struct Parameters;
+
   struct Map {
     Descriptor descriptor;
     TensorMap map;
   };
 
+  bool pack(const Arguments& arguments, Parameters& parameters);
   bool add_field(const Arguments& arguments, int leaf, PyObject* code);
   bool add_box(const Arguments& arguments, int leaf, PyObject* code);
-  const TensorMap* map_of(const Descriptor& descriptor, size_t which);
+  const TensorMap* map_of(const Descriptor& descriptor, int which);
   bool succeeded(Result result, const char* action) const;
 
   uint64_t hash_;
@@ -53,7 +56,7 @@ class Plan {
   std::vector<Owned> constants_;
   Owned compiled_;
   void* function_ = nullptr;
-  unsigned shared_bytes_ = 0, threads_ = 0;
+  unsigned shared_bytes_ = 0, threads_ = 0, cluster_ = 1;
   std::string name_;
   std::vector<Field> fields_;
   std::vector<Box> boxes_;

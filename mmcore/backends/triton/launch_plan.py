@@ -6,7 +6,7 @@ keeps that kernel's handle and how its parameters are packed, and serves later c
 kind; csrc/launch/ has the plans, and says which calls are of one kind.
 
 Triton's own launcher serves everything else: calls under hooks or TRITON_DEBUG, kernels that need
-scratch memory, clusters or a cooperative grid, arguments that no plan knows, AMD, and all calls
+scratch memory or a cooperative grid, arguments that no plan knows, AMD, and all calls
 where the extension or libcuda is missing or MMCORE_LAUNCH_PLAN is 0. A plan does not repeat
 Triton's check, at every launch, that global constants of kernels have kept their values.
 """
@@ -40,8 +40,8 @@ K = TypeVar("K", bound=Hashable)
 Box = tuple[int, int, int, tuple[int, ...]]  # swizzle, bytes of a number, its type, sides
 Grid = tuple[int, ...]
 Types: TypeAlias = str | tuple["Types", ...]
-# Of shared memory; above, the launch would need an attribute.
-MOST_BYTES_WITHOUT_ATTRIBUTE = 228 * 1024
+# Above these bytes of shared memory, or CTAs of a cluster, a launch would need further attributes.
+MOST_SHARED, MOST_CTAS = 228 * 1024, 8
 # What a launch would have to pass or allocate, by its name in a kernel's metadata.
 NEEDS = (
     "global_scratch_size", "profile_scratch_size", "launch_cooperative_grid", "launch_pdl",
@@ -132,14 +132,15 @@ def parameter(of: KernelParam) -> tuple[str, tuple[object, ...], bool, bool, boo
 
 def describe(
     compiled: CompiledKernel,
-) -> tuple[int, int, int, str, tuple[str | Box, ...]] | None:
-    """The handle, bytes of shared memory, warps, name, and the type of each number of a call.
+) -> tuple[int, int, int, int, str, tuple[str | Box, ...]] | None:
+    """The handle, bytes of shared memory, warps, CTAs of a cluster, name, and the type of each
+    number of a call.
 
     None where the kernel's launch takes more than that.
     """
     metadata = compiled.metadata
     warps, ctas, shared = compiled.packed_metadata
-    if ctas != 1 or shared > MOST_BYTES_WITHOUT_ATTRIBUTE or metadata.target.backend != "cuda":
+    if ctas > MOST_CTAS or shared > MOST_SHARED or metadata.target.backend != "cuda":
         return None
     if any(getattr(metadata, name, None) for name in NEEDS):
         return None
@@ -150,7 +151,7 @@ def describe(
     if not len(known) == len(boxes) == sum(name.startswith("tensordesc") for name in types):
         return None
     codes = tuple(known.pop(0) if name.startswith("tensordesc") else name for name in types)
-    return compiled.function, shared, warps, compiled.name, codes
+    return compiled.function, shared, warps, ctas, compiled.name, codes
 
 
 def flat(types: Types) -> Iterator[str]:
