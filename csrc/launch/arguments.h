@@ -83,7 +83,7 @@ struct Environment {
   PyObject *current_device, *current_stream;
   PyObject* runtime;     // triton.knobs.runtime
   PyObject* hook_chain;  // triton.knobs.HookChain
-  int marks_small_maps;  // whether this Triton mends maps of small matrices (plan.cpp)
+  int mends_small_maps;  // whether this Triton mends maps of small matrices (plan.cpp)
   bool rounds[2];        // whether descriptors of the type can round to tensor float 32
 };
 

@@ -81,7 +81,7 @@ PyObject* configure(PyObject*, PyObject* arguments) {
   int of_triton, of_gluon;
   if (!PyArg_ParseTuple(arguments, "OOOOOOOOOOppp", &to.tensor, &to.parameter, &to.data_ptr, &to.constexpr_type,
                         &to.descriptors[0], &to.descriptors[1], &to.current_device, &to.current_stream, &to.runtime,
-                        &to.hook_chain, &of_triton, &of_gluon, &to.marks_small_maps))
+                        &to.hook_chain, &of_triton, &of_gluon, &to.mends_small_maps))
     return nullptr;
   to.rounds[0] = of_triton != 0;
   to.rounds[1] = of_gluon != 0;

@@ -41,7 +41,7 @@ Result encode(const Descriptor& from, const Box& box, TensorMap* map) {
   const Result result =
       driver()->encode(map, box.element_type, static_cast<uint32_t>(rank), reinterpret_cast<void*>(from.address), sizes,
                        strides, sides, ones, kNoInterleave, box.swizzle, kPromoteTo128Bytes, from.fills_with_nan);
-  if (environment.marks_small_maps && is_old() && is_small(from, bytes)) map->words[1] &= ~kMended;
+  if (environment.mends_small_maps && is_old() && is_small(from, bytes)) map->words[1] &= ~kMended;
   return result;
 }
 
