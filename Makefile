@@ -18,7 +18,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py properties_rows.py pair
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host report lint types format clean
+.PHONY: demo launch-plan test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
@@ -59,6 +59,12 @@ BARE := PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON)
 TIER ?= full
 test-gpu:
 	MMCORE_TEST_DEVICE=cuda MMCORE_TEST_TIER=$(TIER) $(BARE) -m pytest -p no:cacheprovider $(GPU_TESTS) $(ARGS)
+
+# Launches from C++ for a bare checkout: one call of the compiler, no CUDA.
+launch-plan:
+	$(CXX) -std=c++20 -O3 -fPIC -fvisibility=hidden -shared csrc/launch/*.cpp -ldl \
+		$$($(PYTHON) -c "from sysconfig import get_config_var as var, get_path; \
+			print('-I' + get_path('include'), '-o', 'mmcore/_launch' + var('EXT_SUFFIX'))")
 
 # AddressSanitizer and UndefinedBehaviorSanitizer over the kernel tests, at every instruction set, in a venv of its own.
 sanitize:

@@ -24,6 +24,7 @@ VARIABLES = (
     "MMCORE_CPU_ISA",
     "MMCORE_WORKSPACE",
     "MMCORE_TILES",
+    "MMCORE_LAUNCH_PLAN",
 )
 HOW_TO_BUILD = (
     "install a C++20 compiler with OpenMP, such as g++, and run "

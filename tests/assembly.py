@@ -25,13 +25,13 @@ Figures = Callable[..., dict[str, Any]]
 
 
 @contextmanager
-def compiler(script: str) -> Iterator[Figures]:
+def compiler(script: str, **variables: str) -> Iterator[Figures]:
     """A function that asks `script` for a report: registers, spills, instructions of a kernel."""
     left_out = ("TRITON_INTERPRET", "MMCORE_TEST_DEVICE")
     environment = {key: value for key, value in os.environ.items() if key not in left_out}
     process = subprocess.Popen(
         [sys.executable, HERE / script],
-        env=environment | {"TRITON_CACHE_DIR": str(CACHE)},
+        env=environment | {"TRITON_CACHE_DIR": str(CACHE)} | variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -21,6 +21,7 @@ from triton.runtime.jit import JITFunction
 
 from mmcore.backends.triton import hopper, inputs, launch
 from mmcore.backends.triton.hopper import launch as hopper_launch
+from mmcore.backends.triton.launch_plan import PlannedKernel
 
 HOPPER, PROCESSORS = (9, 0), 132
 
@@ -81,13 +82,13 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     skip_without_products()
     launches = Launches()
 
-    def launch_nothing(self: InterpretedFunction | JITFunction, grid: Any) -> Any:
+    def launch_nothing(self: InterpretedFunction | JITFunction | PlannedKernel, grid: Any) -> Any:
         assert grid[0] < 2**31, "the first axis of a grid has 31 bits"
         assert all(size < 2**16 for size in grid[1:]), "the others have 16"
         return lambda *_, **__: launches.append((self.fn.__name__, tuple(grid)))
 
     with monkeypatch.context() as patch:
-        for kernel in (InterpretedFunction, JITFunction):
+        for kernel in (InterpretedFunction, JITFunction, PlannedKernel):
             patch.setattr(kernel, "__getitem__", launch_nothing, raising=False)
         for module in (launch, inputs, hopper):
             patch.setattr(module, "is_interpreted", lambda: False)

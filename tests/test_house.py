@@ -23,12 +23,13 @@ LAYERS = {
     "nn": {"functional"},
     "functional": {"ops"},
     "ops": {"backends"},
-    "backends": {"_C"},
+    "backends": {"_C", "_launch"},
 }
 # Headers that the native core may include, but only in these places.
 INCLUDED_ONLY_BY: dict[str, tuple[str, ...]] = {
     r"torch/|ATen/|c10/": (),
-    r"pybind11/|Python\.h|(?:\.\./)*bindings/": ("csrc/bindings/",),
+    r"pybind11/|(?:\.\./)*bindings/": ("csrc/bindings/",),
+    r"Python\.h|structmember\.h": ("csrc/bindings/", "csrc/launch/"),
     r"omp\.h": ("csrc/cpu/parallel.h",),
     r"\w*intrin\.h": ("csrc/cpu/vec.h", "csrc/cpu/amx.h"),
 }
@@ -137,8 +138,8 @@ def test_backends_do_not_import_each_other(backend: str, other: str) -> None:
 
 
 def test_includes_stay_in_their_places() -> None:
-    """Catches torch in the native core, Python outside bindings/, OpenMP outside parallel.h and
-    intrinsics outside vec.h.
+    """Catches torch in the native core, Python outside bindings/ and launch/, OpenMP outside
+    parallel.h and intrinsics outside vec.h.
     """
     report([
         f"{path} includes {name}, which only {' and '.join(places) or 'no file'} may include"

@@ -37,7 +37,10 @@ from typing import NamedTuple
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 SECONDS_OF_SILENCE = 15 * 60
-CHECK = "import mmcore, mmcore._C as native; print(mmcore.__file__); print(native.__file__)"
+CHECK = """
+import mmcore, mmcore._C, mmcore._launch
+print(mmcore.__file__, mmcore._C.__file__, mmcore._launch.__file__)
+"""
 
 
 class Mistake(Exception):
@@ -109,7 +112,7 @@ class Scratch:
             f"-DMMCORE_EMULATE_AVX512={'OFF' if has_avx512 else 'ON'}",
             "-DMMCORE_EMULATE_AMX=ON",
         )  # fmt: skip
-        self.build_module()
+        self.build_modules()
         imported = self.run(self.python, "-c", CHECK).split()
         if not all(Path(file).is_relative_to(self.tree) for file in imported):
             raise Mistake(f"tests would import {' and '.join(imported)}, not {self.tree}")
@@ -128,12 +131,12 @@ class Scratch:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
 
-    def build_module(self) -> None:
+    def build_modules(self) -> None:
         """Of the sources as they are now."""
         if not self.is_stale:
             return
         self.run("cmake", "--build", self.build)
-        for module in self.build.glob("_C*.so"):
+        for module in self.build.glob("_*.so"):
             shutil.copy(module, self.tree / "mmcore")
         self.is_stale = False
 
@@ -189,7 +192,7 @@ def judge(scratch: Scratch, mutant: Mutant, workers: int, only_named: bool) -> s
         raise Mistake(f"the patch names {' '.join(missing)}, which does not exist")
     scratch.apply(mutant)
     try:
-        scratch.build_module()
+        scratch.build_modules()
         killer = scratch.first_failure(named, workers)
         is_named = killer is not None
         if not is_named and not only_named:
@@ -199,7 +202,7 @@ def judge(scratch: Scratch, mutant: Mutant, workers: int, only_named: bool) -> s
         scratch.apply(mutant, "-R")
     # A test that nobody expected to fail may fail for a reason of its own.
     if killer is not None and not is_named and "::" in killer:
-        scratch.build_module()
+        scratch.build_modules()
         if scratch.first_failure([killer.split("[")[0]], 1) is not None:
             raise Mistake(f"{killer} fails without the fault as well")
     return killer or ""

@@ -34,6 +34,7 @@ from mmcore.backends.triton.inputs import (
     strides,
     tile_for,
 )
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.tiles import (
     load_col_ids,
     load_row_ids,
@@ -42,6 +43,7 @@ from mmcore.backends.triton.tiles import (
 )
 
 
+@planned
 @triton.jit
 def hardest_negatives_kernel(
     x, y, out, ids, size, strides, BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmcore.backends.families import Normalized
 from mmcore.backends.triton.launch import row_tile, unit_stride, whole
+from mmcore.backends.triton.launch_plan import planned
 
 
 @triton.jit
@@ -30,6 +31,7 @@ def biased_row(x, bias, at_row, k, inside, columns, HAS_BIAS: tl.constexpr):  # 
     return value
 
 
+@planned
 @triton.jit
 def l2_normalize_forward_kernel(
     x, bias, y, inverse_norm, rows, columns, x_stride, eps,
@@ -53,6 +55,7 @@ def l2_normalize_forward_kernel(
         tl.store(y + from_row * columns + k, tl.div_rn(value, norm[:, None]), mask=inside)
 
 
+@planned
 @triton.jit
 def l2_normalize_backward_kernel(
     y, inverse_norm, grad_y, grad_z, along_norm, rows, columns, y_stride, grad_y_stride, eps,

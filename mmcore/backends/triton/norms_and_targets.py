@@ -23,6 +23,8 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
+
 MOST_PARTS = tl.constexpr(512)
 
 
@@ -39,6 +41,7 @@ def add_to_tally(tally, i, j, names):
     tl.atomic_add(tally + j, i.to(tl.int64) + 4294967296, mask=names)
 
 
+@planned
 @triton.jit
 def tally_kernel(target, tally, rows, columns, ROWS: tl.constexpr):
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -61,6 +64,7 @@ def bits_of(squares):
     return squares.to(tl.int64, bitcast=True) & 9223372036854775807
 
 
+@planned
 @triton.jit
 def norms_and_targets_kernel(
     x, y, target, scale, biases, maxima, tally, logit, counter, zeros, size, depth, strides,

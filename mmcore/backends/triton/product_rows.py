@@ -14,7 +14,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 
+
+@planned
 @triton.jit
 def scale_rows_kernel(
     product, factor, out, rows, columns, product_stride, out_stride, ROWS: tl.constexpr,

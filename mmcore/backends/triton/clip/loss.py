@@ -21,6 +21,7 @@ import triton.language as tl
 from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.arguments import BothSides, Ids, SideBiases, Size, Strides
 from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import MOST_PARTS
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import (
     Matrix,
@@ -63,6 +64,7 @@ def part_of(block, size, numbers, side, out, flags, target, HAS_TERMS: tl.conste
     return tl.sum(tl.where(own < size, lse - logit, 0.0), 0)
 
 
+@planned
 @triton.jit
 def clip_loss_kernel(
     x, y, row_sums, col_sums, scratch, scale, stored, loss, row_parts, col_parts, norm_parts, rows,

@@ -37,6 +37,7 @@ from mmcore.backends.triton.hopper.ring import (
     producer,
 )
 from mmcore.backends.triton.hopper.shift import shift_of
+from mmcore.backends.triton.launch_plan import planned
 
 
 @gluon.jit
@@ -116,6 +117,7 @@ def consumer(
         tma.store_wait(pendings=0)
 
 
+@planned
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows"])
 def hopper_sum_exponentials_kernel(
     x_desc, y_desc, kept_desc, norms, scale, target, sums, first_row, rows, columns, strip_tiles,

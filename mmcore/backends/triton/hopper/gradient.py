@@ -40,6 +40,7 @@ from mmcore.backends.triton.hopper.ring import (
     producer,
 )
 from mmcore.backends.triton.hopper.shift import gain_of
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.terms_memory import FLAGGED, HEADER
 
 
@@ -162,6 +163,7 @@ def consumer(
     tma.store_wait(pendings=0)
 
 
+@planned
 @gluon.jit(
     do_not_specialize=[
         "first_part", "first_row", "rows", "size_rows", "columns", "strip_tiles", "spread",

@@ -40,6 +40,7 @@ from mmcore.backends.triton.hopper.ring import (
     pass_by,
     producer,
 )
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.sigmoid_similarity import tile as sigmoid_tile
 
 log1p_of_unit = gluon.jit(sigmoid_tile.log1p_of_unit.fn)
@@ -204,6 +205,7 @@ def consumer(
         tma.store_wait(pendings=0)
 
 
+@planned
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread"])
 def hopper_sigmoid_tile_kernel(
     x_desc, y_desc, out_desc, numbers, weights, target, target_gradient, sums, first_row, rows,

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
+
 
 class NormedRows(NamedTuple):
     """What the backward reads of the norm."""
@@ -66,6 +68,7 @@ def row_statistics(
     return centre, inverse
 
 
+@planned
 @triton.jit
 def input_norm_forward_kernel(
     x, weight, bias, out, mean, inverse_std, rows, columns, x_stride, eps,

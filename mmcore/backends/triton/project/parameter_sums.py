@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.project.input_norm import input_norm_backward
 
 
@@ -108,6 +109,7 @@ def sum_output_slab(
     tl.store(part + k, total, mask=k < columns)
 
 
+@planned
 @triton.jit
 def project_rows_kernel(
     norm, output, grad, grad_x, parts, rows, columns, width, stride, row_programs, norm_tiles,
@@ -156,6 +158,7 @@ def add_slabs(parts, stride, out, slabs, columns, k, ROWS: tl.constexpr, COLUMNS
     tl.store(out + k, total.to(tl.float32), mask=k < columns)
 
 
+@planned
 @triton.jit
 def project_parameters_kernel(
     product, grad_weight, parts, out, columns, width, stride, slabs, weight_programs, norm_tiles,

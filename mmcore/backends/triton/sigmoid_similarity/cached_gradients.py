@@ -24,6 +24,7 @@ from mmcore.backends.inputs import SigmoidSums, SigmoidUpstream, SimilarityInput
 from mmcore.backends.triton.arguments import Size
 from mmcore.backends.triton.inputs import ids, pointer, shape, strides
 from mmcore.backends.triton.launch import row_tile
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import tally_kernel
 from mmcore.backends.triton.sigmoid_similarity.pass_over_matrix import ProductGradients
 
@@ -51,6 +52,7 @@ def rows_naming(x, target, tally, j, size, x_stride, k, in_depth):
     return result
 
 
+@planned
 @triton.jit
 def from_cached_kernel(
     x, y, target, tally, kept, kept_sums, upstream, scale, grad, parts, size, depth, strides,

@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_bits, split, unit_of
+from mmcore.backends.triton.launch_plan import planned
 
 BLOCK = tl.constexpr(1024)
 # float32: scale, bias, both times log2(e) in two parts each; from WEIGHTS on a and a + c.
@@ -62,6 +63,7 @@ def store_numbers(out, scale, bias, grad_total, grad_positive, unit):
     tl.store(out.wide + 1, unit * scale)
 
 
+@planned
 @triton.jit
 def sigmoid_terms_kernel(
     logit, target, scale, bias, upstream, out, rows, HAS_TARGET: tl.constexpr,
@@ -102,6 +104,7 @@ def sum_of(numbers, count, stride):
     return tl.sum(total, 0)
 
 
+@planned
 @triton.jit
 def sigmoid_totals_kernel(chunk_sums, parts, wide, out, chunks, programs, HAS_TARGET: tl.constexpr):
     """Adds up the sums of chunks, (chunks, 4), and those of targets, (2, programs)."""

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.tiles import (
     exponent_of,
     load_col_ids,
@@ -67,6 +68,7 @@ class TileSums(NamedTuple):
     scale: Any
 
 
+@planned
 @triton.jit
 def sigmoid_tile_kernel(
     x, y, numbers, weights, ids, at_target, out, sums, chunk, columns, strides,

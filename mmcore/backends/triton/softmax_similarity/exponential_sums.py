@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.shared_shift import numbers_of
 from mmcore.backends.triton.tiles import (
     counted,
@@ -60,6 +61,7 @@ class Slab(NamedTuple):
     kept_rows: Any
 
 
+@planned
 @triton.jit
 def sum_exponentials_kernel(
     x, y, norms, scale, row_side, col_side, ids, sums, kept, slab, size, strides,

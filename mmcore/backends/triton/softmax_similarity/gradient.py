@@ -36,6 +36,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.gain import gain_of
 from mmcore.backends.triton.softmax_similarity.shared_shift import load_numbers
 from mmcore.backends.triton.softmax_similarity.terms_memory import (
@@ -276,6 +277,7 @@ def store_kept_tile(
     return part
 
 
+@planned
 @triton.jit
 def store_gradient_kernel(
     x, y, stored, memory, ids, kept, out, sums, of_scale, given, chunk, size, strides,

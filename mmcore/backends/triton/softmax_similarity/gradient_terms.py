@@ -21,6 +21,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import unit_of
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
 from mmcore.backends.triton.softmax_similarity.shared_shift import (
     load_numbers,
@@ -90,6 +91,7 @@ def largest_gradient(upstream, strides, size, first, step, HAS_COLUMNS: tl.const
     return found
 
 
+@planned
 @triton.jit
 def largest_gradients_kernel(upstream, strides, wide, size, HAS_COLUMNS: tl.constexpr):
     """The largest upstream gradient, by program."""
@@ -187,6 +189,7 @@ def matrix_numbers(
     return result
 
 
+@planned
 @triton.jit
 def gradient_terms_kernel(
     norms, stored, lse, upstream, strides, target, logit, scale, bias, row_side, col_side,

@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.float64 import in_nats, log_add_exp
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.running_log_sum_exps import running_log_sum_exps
 from mmcore.backends.triton.softmax_similarity.shared_shift import (
     SMALLEST_TRUSTED_SUM,
@@ -206,6 +207,7 @@ def block_statistics(
     return own, log_add_exp(others, lse_of_targets), positive
 
 
+@planned
 @triton.jit
 def log_sum_exps_kernel(
     x, y, matrix, norms, scale, row_out, col_out, stored, PAIRS: tl.constexpr, BIASES: tl.constexpr,

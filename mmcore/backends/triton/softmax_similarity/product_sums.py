@@ -17,9 +17,11 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
+from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.gain import gain_of
 
 
+@planned
 @triton.jit
 def sum_with_rows_kernel(
     product, features, given, out, of_scale, counter, rows, columns, all_rows, product_stride,
