@@ -54,7 +54,7 @@ def _statistics(
     programs = whole(rows, tile.BM) + (whole(columns, tile.BN) if has_columns else 0)
     log_sum_exps_kernel[(programs,)](
         *matrix.operands(tile), block_inputs(matrix, found, sums), found.norms, inputs.scale,
-        row_out, col_out, numbers, BIASES=matrix.recipe.which_biases,
+        row_out, col_out, numbers, BIASES=matrix.recipe.which_biases, HAS_COLUMNS=has_columns,
         IS_MIRRORED=inputs.is_half_enough, **matrix.settings(tile),
     )  # fmt: skip
     return row_out, col_out

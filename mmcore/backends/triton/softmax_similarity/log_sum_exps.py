@@ -207,11 +207,24 @@ def block_statistics(
     return own, log_add_exp(others, lse_of_targets), positive
 
 
+@triton.jit
+def store_block(
+    block, x, y, matrix, numbers, out, BY_COLUMNS: tl.constexpr, PAIRS: tl.constexpr,
+    BIASES: tl.constexpr, IS_MIRRORED: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    size = matrix.size.columns if BY_COLUMNS else matrix.size.rows
+    own, lse, positive = block_statistics(
+        block, x, y, matrix, numbers, BY_COLUMNS, PAIRS, BIASES, IS_MIRRORED, TILE
+    )
+    tl.store(out.lse + own, lse, mask=own < size)
+    tl.store(out.pos + own, positive, mask=own < size)
+
+
 @planned
 @triton.jit
 def log_sum_exps_kernel(
     x, y, matrix, norms, scale, row_out, col_out, stored, PAIRS: tl.constexpr, BIASES: tl.constexpr,
-    IS_MIRRORED: tl.constexpr, TILE: tl.constexpr,
+    HAS_COLUMNS: tl.constexpr, IS_MIRRORED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Programs of the rows, then those of the columns, if columns have statistics."""
     program, row_blocks = tl.program_id(0), tl.cdiv(matrix.size.rows, TILE.BM)
@@ -220,14 +233,10 @@ def log_sum_exps_kernel(
     if program == 0:
         store_numbers(stored, numbers)
     if program < row_blocks:
-        i, lse, positive = block_statistics(
-            program, x, y, matrix, numbers, False, PAIRS, BIASES, IS_MIRRORED, TILE
+        store_block(
+            program, x, y, matrix, numbers, row_out, False, PAIRS, BIASES, IS_MIRRORED, TILE
         )
-        tl.store(row_out.lse + i, lse, mask=i < matrix.size.rows)
-        tl.store(row_out.pos + i, positive, mask=i < matrix.size.rows)
-    else:
-        j, col_lse, col_positive = block_statistics(
-            program - row_blocks, x, y, matrix, numbers, True, PAIRS, BIASES, False, TILE
+    elif HAS_COLUMNS:
+        store_block(
+            program - row_blocks, x, y, matrix, numbers, col_out, True, PAIRS, BIASES, False, TILE
         )
-        tl.store(col_out.lse + j, col_lse, mask=j < matrix.size.columns)
-        tl.store(col_out.pos + j, col_positive, mask=j < matrix.size.columns)
