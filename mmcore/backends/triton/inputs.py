@@ -37,8 +37,10 @@ Operand: TypeAlias = Tensor | TensorDescriptor
 
 def prepared(inputs: SimilarityInputs) -> SimilarityInputs:
     """As the kernels take them: rows without gaps, ids as ranks, columns' vectors filled in."""
-    y = None if inputs.y is None else unit_stride(inputs.y)
-    inputs = inputs.spelled_out()._replace(x=unit_stride(inputs.x), y=y)
+    x, y = unit_stride(inputs.x), None if inputs.y is None else unit_stride(inputs.y)
+    inputs = inputs.spelled_out()
+    if x is not inputs.x or y is not inputs.y:
+        inputs = inputs._replace(x=x, y=y)
     if inputs.row_label is not None and inputs.col_label is not None:
         row, col = ranks(inputs.row_label, inputs.col_label)
         inputs = inputs._replace(row_label=row, col_label=col)
@@ -101,6 +103,8 @@ def operands(inputs: SimilarityInputs, tile: ProductTile) -> tuple[Operand, Oper
 
 def ids(inputs: SimilarityInputs) -> Ids:
     """Target, labels and groups; x, a dummy pointer, replaces missing ones."""
+    if inputs.target is None and inputs.row_label is None and inputs.row_group is None:
+        return Ids(inputs.x, inputs.x, inputs.x, inputs.x, inputs.x)
     vectors = (
         inputs.target, inputs.row_label, inputs.col_label, inputs.row_group, inputs.col_group,
     )  # fmt: skip

@@ -132,9 +132,10 @@ def unit_stride(tensor: Tensor) -> Tensor:
 
 def is_aligned(matrix: Tensor) -> bool:
     """Whether a tensor descriptor may describe it: every row begins at a multiple of 16 bytes."""
-    begins = (matrix.data_ptr(), matrix.stride(0) * matrix.element_size())
+    stride = matrix.stride(0)
+    begins = matrix.data_ptr() | (stride * matrix.element_size())
     # Rows may share memory, as after expand(): pointers serve them.
-    return matrix.stride(0) >= matrix.shape[1] and all(at % 16 == 0 for at in begins)
+    return stride >= matrix.shape[1] and begins % 16 == 0
 
 
 def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:

@@ -94,9 +94,16 @@ def box_layout(columns: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
 
 
 def descriptor(matrix: Tensor, columns: int) -> TensorDescriptor:
-    """Of a 16-bit matrix, taken or brought in boxes of BM rows."""
-    layout = box_layout(columns, matrix.dtype)
-    return TensorDescriptor.from_tensor(matrix, [BM, columns], layout)
+    """Of a 16-bit matrix, taken or brought in boxes of BM rows.
+
+    TensorDescriptor.from_tensor checks it once more, which takes longer than a launch.
+    """
+    made = object.__new__(TensorDescriptor)
+    made.__dict__.update(
+        base=matrix, shape=matrix.shape, strides=matrix.stride(), block_shape=[BM, columns],
+        layout=box_layout(columns, matrix.dtype),
+    )  # fmt: skip
+    return made
 
 
 def sum_exponentials(

@@ -21,17 +21,10 @@ from mmcore.backends.triton.tuned_tiles import ProductTile
 
 def rows_and_numbers(kept: Tensor, columns: int, after: int = NUMBERS) -> tuple[Tensor, Tensor]:
     """Rows of E, some of which lie beyond the matrix, and `after` numbers, or fresh memory."""
-    if kept.numel() == 0:
-        return as_rows(kept, columns), kept.new_empty(after)
-    size = kept.numel() - after
-    return as_rows(kept[:size], columns), kept[size:]
-
-
-def as_rows(kept: Tensor, columns: int) -> Tensor:
-    """The memory as rows of E: whole blocks."""
-    stride = whole_blocks(columns, BLOCK_COLUMNS)
-    rows = kept.numel() * PER_FLOAT32 // stride
-    return kept.view(torch.bfloat16).as_strided((rows, stride), (stride, 1))
+    size, stride = max(0, kept.numel() - after), whole_blocks(columns, BLOCK_COLUMNS)
+    shape = (size * PER_FLOAT32 // stride, stride)
+    rows_of_e = kept.view(torch.bfloat16).as_strided(shape, (stride, 1))
+    return rows_of_e, kept[size:] if kept.numel() else kept.new_empty(after)
 
 
 def as_operand(rows_of_e: Tensor, tile: ProductTile) -> Operand:

@@ -59,15 +59,11 @@ class SimilarityMatrix(NamedTuple):
 
     inputs: SimilarityInputs  # with operands as they are multiplied
     recipe: Recipe
+    size: Size
     ids: Ids
     bias: Tensor  # 0-D, or a dummy
     row_side: SideBiases
     col_side: SideBiases
-
-    @property
-    def size(self) -> Size:
-        """N and M."""
-        return self.recipe.size
 
     def tile(self, kind: str) -> ProductTile:
         """For a kind of epilogue (launch.py)."""
@@ -104,7 +100,7 @@ def matrix_of(inputs: SimilarityInputs, *, is_diagonal: bool = False) -> Similar
     if inputs.y is not None and inputs.col_bias is not inputs.row_bias:
         col_side = side_biases(inputs.col_bias, x)
     return SimilarityMatrix(
-        inputs, recipe, ids(inputs), pointer(inputs.bias, x), row_side, col_side
+        inputs, recipe, recipe.size, ids(inputs), pointer(inputs.bias, x), row_side, col_side
     )
 
 
