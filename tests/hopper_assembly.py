@@ -16,7 +16,6 @@ from triton_assembly import resources
 
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
-from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 
 TARGET = GPUTarget("cuda", 90, 32)
 SUMS = exponential_sums.hopper_sum_exponentials_kernel
@@ -28,17 +27,17 @@ KERNELS = {
 }
 CALLS: dict[str, dict[str, bool]] = {
     "clip": {},
+    "siglip": {"IS_DIAGONAL": True},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
 }
 INTEGERS = ("first_row", "rows", "columns", "strip_tiles", "spread", "kept_rows")
 TYPES: dict[str, Any] = {
-    "target": "*i64", "scale_part": "*fp64", 
+    "target": "*i64", "scale_part": "*fp64", "parts": "*fp64",
     **dict.fromkeys(INTEGERS, "i32"),
     "terms": gradient.TileTerms("*fp32", "*fp32", "*i32", "*i32", "*fp32"),
 }  # fmt: skip
 SUMS_OF = {
     "hopper_sum_exponentials_kernel": BothSides("*fp32", "*fp32"),
-    "hopper_sigmoid_tile_kernel": TileSums(*["*fp64"] * 4),
 }
 
 
@@ -52,6 +51,7 @@ def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
     """The kernel as its launch asks for it."""
     kernel, layout = KERNELS[name]
     constants: dict[str, Any] = {"HAS_TARGET": True, "HAS_COLUMNS": True, "HAS_GRADIENTS": True}
+    constants |= {"IS_DIAGONAL": False}
     constants |= {"KEEPS": name.endswith("kept"), "RING": launch.ring_of(layout, depth)} | settings
     types = TYPES | {"sums": SUMS_OF.get(kernel.__name__)}
     signature, constexprs, attributes = {}, {}, {}

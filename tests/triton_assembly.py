@@ -29,10 +29,13 @@ from triton_signatures import (
     l2_normalize,
     log_sum_exps,
     norms_and_targets,
+    pass_over_matrix,
+    prepare,
     product_rows,
     shared_shift,
+    siglip_gradients,
     sigmoid_tile,
-    terms,
+    totals,
 )
 
 from mmcore.backends.triton.launch import (
@@ -83,9 +86,10 @@ ROW_KERNELS = {
     "largest_gradients": gradient_terms.largest_gradients_kernel,
     "gradient_terms": gradient_terms.gradient_terms_kernel,
     "scale_rows": product_rows.scale_rows_kernel,
-    "sigmoid_terms": terms.sigmoid_terms_kernel,
-    "sigmoid_totals": terms.sigmoid_totals_kernel,
+    "sigmoid_prepare": prepare.sigmoid_prepare_kernel,
+    "sigmoid_totals": totals.sigmoid_totals_kernel,
     "from_cached": cached_gradients.from_cached_kernel,
+    "siglip_gradients": siglip_gradients.siglip_gradients_kernel,
 }
 TILE_KINDS = {
     "sum_exponentials": "sums", "running_log_sum_exp": "running", "store_gradient": "gradient",
@@ -93,6 +97,12 @@ TILE_KINDS = {
     "hardest_negatives": "running",
 }  # fmt: skip
 ROW_TILES = {"input_norm_sums": SUMS_TILE}
+NUM_WARPS = {
+    "from_cached": cached_gradients.NUM_WARPS, "siglip_gradients": siglip_gradients.NUM_WARPS,
+}  # fmt: skip
+BLOCKS = {
+    "sigmoid_totals": pass_over_matrix.PARTS_AT_ONCE, "siglip_gradients": siglip_gradients.NUMBERS,
+}  # fmt: skip
 DEPTH = 512
 # CLIP in bfloat16.
 CONSTANTS = {
@@ -103,7 +113,8 @@ CONSTANTS = {
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
     "HAS_WEIGHT": True, "HAS_Y": True, "NEEDS_NORMS": True, "TALLIES": True, "IS_MIRRORED": False,
-    "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True, "SUMS": True,
+    "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True, "SUMS": True, "TARGET": "given",
+    "IS_DIAGONAL": False, "IS_LOSS": False, "X": True, "Y": True, "SCALE": True, "BIAS": True,
 }  # fmt: skip
 
 
@@ -179,6 +190,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "KEEPS": False,
     },
     "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
+    "siglip": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "HAS_UPSTREAM": False},
 }  # fmt: skip
 # Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
 # CLIP in bfloat16 does not switch on; float32 numbers.
@@ -188,6 +200,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
         "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True, "BY_COLUMNS": True,
         "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
+        "TARGET": "none",
     },
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
     "float32": {
@@ -196,6 +209,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "pointers": {"USES_DESCRIPTORS": False},
     "kept": {"HAS_KEPT": True},
+    "loss": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "IS_FLOAT16": True},
     "tensor float 32": {
         "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
         "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
@@ -225,8 +239,10 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
         rows, columns = ROW_TILES.get(name, row_tile(DEPTH))
-        constants = CONSTANTS | {"ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True}
-        options = {"num_warps": cached_gradients.NUM_WARPS if name == "from_cached" else 4}
+        constants = CONSTANTS | {
+            "ROWS": rows, "COLUMNS": columns, "HAS_BIAS": True, "BLOCK": BLOCKS.get(name)
+        }  # fmt: skip
+        options = {"num_warps": NUM_WARPS.get(name, 4)}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})
     return compiled(kernel, machine, constants | settings, types, has_ones, **options)

@@ -32,26 +32,27 @@ exponential_sums, gradient, gradient_terms, log_sum_exps, shared_shift = (
         "exponential_sums", "gradient", "gradient_terms", "log_sum_exps", "shared_shift"
     )
 )  # fmt: skip
-cached_gradients, pass_over_matrix, terms, sigmoid_tile = (
+cached_gradients, pass_over_matrix, prepare, sigmoid_tile, totals = (
     import_module(f"{BACKEND}.sigmoid_similarity.{name}")
-    for name in ("cached_gradients", "pass_over_matrix", "terms", "tile")
+    for name in ("cached_gradients", "pass_over_matrix", "prepare", "tile", "totals")
 )
+siglip_gradients = import_module(f"{BACKEND}.siglip.cached_gradients")
 input_norm = import_module(f"{BACKEND}.project.input_norm")
 
 
 CONSTANT_GROUPS: dict[str, Any] = {
     "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
-    "PURPOSE": norms_and_targets.Purpose,
+    "PURPOSE": norms_and_targets.Purpose, "MODE": prepare.Mode, "FOUND": totals.Found,
+    "STORED": siglip_gradients.Stored,
 }  # fmt: skip
 Types = dict[str, Any]  # of an argument: Triton's name, or a group of them
 TYPES: Types = {
     "x": "*bf16", "y": "*bf16", "out": "*bf16", "grad_y": "*bf16", "grad_x": "*bf16", "eps": "fp32",
     "target": "*i64", "flagged": "*i8", "rows": "i32", "columns": "i32", "depth": "i32",
-    "slab_rows": "i32", "kept": "*bf16", "chunks": "i32", "programs": "i32", "tally": "*i64",
+    "slab_rows": "i32", "kept": "*bf16", "tiles": "i32", "programs": "i32", "tally": "*i64",
     "any_untrusted": "*i32",
     **dict.fromkeys(
-        ("shared", "wide", "logit", "largest", "factor", "part", "parts", "chunk_sums",
-         "kept_sums"),
+        ("shared", "wide", "logit", "largest", "factor", "part", "parts", "kept_sums"),
         "*fp64",
     ),
     "ids": Ids("*i64", *["*i32"] * 4),
@@ -76,7 +77,6 @@ OWN_TYPES: dict[str, Types] = {
     "running_log_sum_exp": {"lse": "*fp64"},
     "store_gradient": {"sums": SUMS_OF_GRADIENT},
     "store_gradient_exact": {"sums": SUMS_OF_GRADIENT},
-    "sigmoid_tile": {"sums": sigmoid_tile.TileSums(*["*fp64"] * 4)},
     "hardest_negatives": {"out": "*i64"},
     "log_sum_exps": {
         "by_rows": SIDE_SUMS, "by_columns": SIDE_SUMS, "counts": BothSides("*i64", "*i64"),
@@ -85,15 +85,18 @@ OWN_TYPES: dict[str, Types] = {
     },
     "largest_gradients": OF_UPSTREAM,
     "gradient_terms": {"lse": BothSides("*fp64", "*fp64"), **OF_UPSTREAM},
-    "sigmoid_terms": {
-        "upstream": SigmoidUpstream("*fp64", "*fp64"),
-        "out": terms.Terms("*fp32", "*fp64", "*fp32", "*fp64"),
+    "sigmoid_prepare": {
+        "upstream": SigmoidUpstream("*fp64", "*fp64"), "out": prepare.Terms("*fp32", "*fp64"),
     },
-    "sigmoid_totals": {"out": terms.Totals("*fp64", "*fp64", "*fp64")},
+    "sigmoid_totals": {"out": totals.Totals("*fp64", "*fp64", "*fp64")},
+    "siglip_gradients": {
+        "kept": "*fp32", "size": "i32",
+        "grads": siglip_gradients.SiglipGradients("*bf16", "*bf16", "*fp32", "*fp32"),
+    },
     "from_cached": {
-        "kept": pass_over_matrix.ProductGradients("*fp32", "*fp32"),
+        "kept": pass_over_matrix.Products("*fp32", "*fp32"),
         "upstream": SigmoidUpstream("*fp64", "*fp64"),
-        "grad": pass_over_matrix.ProductGradients("*bf16", "*bf16"),
+        "grad": pass_over_matrix.Products("*bf16", "*bf16"),
     },
     "scale_rows": {"features": "*bf16"},
     "input_norm_sums": {"weight_part": "*fp64", "bias_part": "*fp64", "grad": "*fp32"},
