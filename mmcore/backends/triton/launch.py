@@ -157,8 +157,9 @@ def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: i
 
 def chunk_of_gradient(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Memory for G, whose rows begin where the copy engine can store them."""
-    stride = triton.cdiv(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
-    return torch.empty((rows, stride), dtype=dtype, device=x.device)[:, :columns]
+    stride = whole(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
+    memory = x.new_empty((rows, stride), dtype=dtype)
+    return memory if stride == columns else memory[:, :columns]
 
 
 def slab_rows(x: Tensor, columns: int, block: int, sums: int) -> int:

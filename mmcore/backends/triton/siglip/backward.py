@@ -23,6 +23,9 @@ from mmcore.backends.triton.siglip.cached_gradients import (
 from mmcore.backends.triton.siglip.forward import matrix_of
 from mmcore.backends.triton.sigmoid_similarity.pass_over_matrix import ScaledProducts, run
 
+# Of gradients that are not rounded.
+WIDE = (torch.float32, torch.float32, torch.float64, torch.float64)
+
 
 def backward(
     inputs: SiglipInputs, results: SiglipResults, upstream: SiglipUpstream, wanted: SiglipWanted,
@@ -43,15 +46,13 @@ def _from_cached(
     rounds: bool,
 ) -> Gradients:  # fmt: skip
     x = inputs.x
+    likes = (x, inputs.y, inputs.scale, inputs.bias)
     gradients = [
-        torch.empty(like.shape, dtype=like.dtype if rounds else wide, device=x.device)
+        like.new_empty(like.shape, dtype=like.dtype if rounds else wide)
         if like is not None and is_wanted
         else None
-        for like, is_wanted, wide in zip(
-            (x, inputs.y, inputs.scale, inputs.bias), wanted,
-            (torch.float32, torch.float32, torch.float64, torch.float64), strict=True,
-        )
-    ]  # fmt: skip
+        for like, is_wanted, wide in zip(likes, wanted, WIDE, strict=True)
+    ]
     siglip_gradients_kernel[(whole(x.numel(), NUMBERS),)](
         results.kept, results.kept_sums, upstream.loss, inputs.scale,
         SiglipGradients(*(results.kept if each is None else each for each in gradients)),

@@ -42,6 +42,15 @@ class Stored(NamedTuple):
 
 
 @triton.jit
+def store_rounded(out, wide):
+    """A float64 number: by float32 into 16 bits, which the interpreter has no other way into."""
+    if out.dtype.element_ty == tl.float64:
+        tl.store(out, wide)
+    else:
+        tl.store(out, wide.to(tl.float32))
+
+
+@triton.jit
 def siglip_gradients_kernel(
     kept, kept_sums, upstream, scale, grads, size, rows, STORED: tl.constexpr,
     IS_FLOAT16: tl.constexpr, BLOCK: tl.constexpr,
@@ -58,6 +67,6 @@ def siglip_gradients_kernel(
         tl.store(grads.y + at, tl.load(of_y + at, mask=inside, other=0) * by, mask=inside)
     if tl.program_id(0) == 0:
         if STORED.SCALE:
-            tl.store(grads.scale, (g * tl.load(kept_sums)).to(grads.scale.dtype.element_ty))
+            store_rounded(grads.scale, g * tl.load(kept_sums))
         if STORED.BIAS:
-            tl.store(grads.bias, (g * tl.load(kept_sums + 1)).to(grads.bias.dtype.element_ty))
+            store_rounded(grads.bias, g * tl.load(kept_sums + 1))

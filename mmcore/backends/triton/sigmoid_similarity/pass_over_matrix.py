@@ -58,8 +58,8 @@ class ScaledProducts:
         """Empty, in the dtype of the inputs or in float32."""
         x, y = inputs.x, inputs.y
         dtype = x.dtype if rounds else torch.float32
-        sums_of_y = None if y is None else torch.empty_like(y, dtype=torch.float32)
-        return ScaledProducts(torch.empty(x.shape, dtype=dtype, device=x.device), sums_of_y)
+        sums_of_y = None if y is None else y.new_empty(y.shape, dtype=torch.float32)
+        return ScaledProducts(x.new_empty(x.shape, dtype=dtype), sums_of_y)
 
     def scale_sums(self, factor: Tensor) -> None:
         """Makes a gradient of the sums of y."""
@@ -100,8 +100,9 @@ def _parts_by_chunks(
 ) -> Tensor:
     """Parts of the four sums, (parts, 4): of the tiles, or where these are many, of the chunks."""
     (rows, columns), x = shape(inputs), inputs.x
-    memory = None if into is None else chunk_of_gradient(x, size, columns, x.dtype)
-    parts, chunk_sums = x.new_empty(0), []
+    count = min(size, rows)
+    memory = None if into is None else chunk_of_gradient(x, count, columns, x.dtype)
+    chunk_sums: list[Tensor] = []
     for first in range(0, rows, size):
         count = min(size, rows - first)
         g = memory if memory is None or count == len(memory) else memory[:count]
