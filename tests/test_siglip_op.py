@@ -335,6 +335,31 @@ def test_vmap_over_scales() -> None:
     close(found, [torch.stack(part) for part in zip(*each, strict=True)], 1e-6)
 
 
+@pytest.fixture
+def _unwritten_is_nan() -> Iterator[None]:
+    """Memory that nothing has written to yet holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_unwritten_is_nan")
+@every_workspace
+def test_nothing_is_read_before_it_is_stored(size: int) -> None:
+    """Catches sums of a tile that no program stores: nothing clears them."""
+    (x, y, *others), ids = leaves_of(300), torch.arange(300) // 2
+    with mmcore.workspace(size):
+        losses = [
+            fused(x, y, *others)[0],
+            functional.siglip_loss(x, x, *others),
+            functional.siglip_loss(x, x, *others, row_label=ids),
+            functional.siglip_loss(x, y, *others, row_label=ids, col_label=ids),
+        ]
+        for loss in losses:
+            found = torch.autograd.grad(loss, [x, *others])
+            assert all(each.isfinite().all() for each in (loss, *found))
+
+
 def test_second_derivatives_are_refused() -> None:
     """Catches a silent zero."""
     leaves = leaves_of()
