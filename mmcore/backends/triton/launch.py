@@ -76,6 +76,7 @@ FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
 
 
+@cache
 def row_tile(columns: int) -> RowTile:
     """Whole rows where they are short, pieces of one row where they are long."""
     width = min(triton.next_power_of_2(columns), NUMBERS_PER_PROGRAM)

@@ -31,6 +31,7 @@ from mmcore.backends.triton.products import add_product, product, scale_rows
 from mmcore.backends.triton.sigmoid_similarity.prepare import Mode, Terms, mode_of, prepared_terms
 from mmcore.backends.triton.sigmoid_similarity.tile import sigmoid_tile_kernel
 from mmcore.backends.triton.sigmoid_similarity.totals import Found, Totals, sigmoid_totals_kernel
+from mmcore.backends.triton.tuned_tiles import ProductTile
 
 # Each leaves four sums: 16 MiB of them.
 MOST_PROGRAMS = 2**19
@@ -72,6 +73,16 @@ class ScaledProducts:
 Destination = Products | ScaledProducts | None
 
 
+class Pass(NamedTuple):
+    """What the launches of one pass have in common."""
+
+    inputs: SimilarityInputs
+    mode: Mode
+    terms: Terms
+    tile: ProductTile
+    is_on_hopper: bool  # whether Hopper's own kernel serves, whose tiles have these sides
+
+
 def run(
     inputs: SimilarityInputs, upstream: SigmoidUpstream | None, into: Destination, *,
     is_loss: bool = False,
@@ -83,78 +94,73 @@ def run(
     inputs = rounded(inputs)
     mode = mode_of(inputs, upstream is not None, is_loss)
     terms, programs = prepared_terms(inputs, mode, upstream)
-    (rows, columns), tile = shape(inputs), tile_for(inputs, "sigmoid")
-    block = tile.BM
+    is_on_hopper = hopper.serves(inputs)
+    tile = hopper.EXACT_TILE if is_on_hopper else tile_for(inputs, "sigmoid")
+    (rows, columns), block = shape(inputs), tile.BM
     size = min(rows, block * max(1, MOST_PROGRAMS // whole(columns, tile.BN)))
     if into is not None:
         held = chunk_rows(inputs.x, columns, inputs.x.element_size(), block)
         size = min(whole(size, block) * block, held)
-    parts = within_memory(partial(_parts_by_chunks, inputs, terms, mode, into), size, block)
+    this = Pass(inputs, mode, terms, tile, is_on_hopper)
+    parts = within_memory(partial(_parts_by_chunks, this, into), size, block)
     if isinstance(into, ScaledProducts):
         into.scale_sums(terms.wide[1])
-    return _totals(inputs, terms, parts, programs, mode, into is not None)
+    return _totals(this, parts, programs, into is not None)
 
 
-def _parts_by_chunks(
-    inputs: SimilarityInputs, terms: Terms, mode: Mode, into: Destination, size: int
-) -> Tensor:
+def _parts_by_chunks(this: Pass, into: Destination, size: int) -> Tensor:
     """Parts of the four sums, (parts, 4): of the tiles, or where these are many, of the chunks."""
-    (rows, columns), x = shape(inputs), inputs.x
+    x, (rows, columns) = this.inputs.x, shape(this.inputs)
     count = min(size, rows)
     memory = None if into is None else chunk_of_gradient(x, count, columns, x.dtype)
     chunk_sums: list[Tensor] = []
     for first in range(0, rows, size):
         count = min(size, rows - first)
         g = memory if memory is None or count == len(memory) else memory[:count]
-        parts = _run_chunk(inputs, terms.numbers, first, count, g, mode.TARGET == "diagonal")
+        parts = _run_chunk(this, first, count, g)
         if size < rows or len(parts) > MOST_PARTS:
             chunk_sums.append(parts.sum(0))
         if into is not None and g is not None:
-            _multiply(inputs, terms, g, first, into)
+            _multiply(this, g, first, into)
     return torch.stack(chunk_sums) if chunk_sums else parts
 
 
-def _multiply(
-    inputs: SimilarityInputs, terms: Terms, g: Tensor, first: int, into: Products | ScaledProducts
-) -> None:
+def _multiply(this: Pass, g: Tensor, first: int, into: Products | ScaledProducts) -> None:
     """The products with a chunk of G."""
-    x = inputs.x
+    x, keys = this.inputs.x, this.inputs.keys
     is_whole = len(g) == len(x)
     chunk = slice(first, first + len(g))
     out, features = (into.x, x) if is_whole else (into.x[chunk], x[chunk])
     if isinstance(into, ScaledProducts):
-        scale_rows(product(g, inputs.keys), terms.wide[1], out)
+        scale_rows(product(g, keys), this.terms.wide[1], out)
     else:
-        add_product(out, g, inputs.keys, begins=True)
+        add_product(out, g, keys, begins=True)
     if into.y is not None:
         add_product(into.y, g.T, features, begins=first == 0)
 
 
-def _run_chunk(
-    inputs: SimilarityInputs, numbers: Tensor, first: int, count: int, g: Tensor | None,
-    is_diagonal: bool,
-) -> Tensor:  # fmt: skip
+def _run_chunk(this: Pass, first: int, count: int, g: Tensor | None) -> Tensor:
     """Parts of the sums of `count` rows from `first` on, (parts, 4); fills g, if there is one."""
-    if hopper.serves(inputs):
-        return hopper.launches().sigmoid_parts(inputs, numbers, first, count, g, is_diagonal)
-    tile, x, columns = tile_for(inputs, "sigmoid"), inputs.x, shape(inputs)[1]
+    inputs, mode, terms, tile, is_on_hopper = this
+    is_diagonal = mode.TARGET == "diagonal"
+    if is_on_hopper:
+        return hopper.launches().sigmoid_parts(inputs, terms.numbers, first, count, g, is_diagonal)
+    x, columns = inputs.x, shape(inputs)[1]
     programs = whole(count, tile.BM) * whole(columns, tile.BN)
     parts = x.new_empty((programs, 4), dtype=torch.float64)
     out, constants = x if g is None else g, settings(inputs, tile)
     if is_diagonal:
         constants["PAIRS"] = pairs(inputs)._replace(HAS_TARGET=True)
     sigmoid_tile_kernel[(programs,)](
-        *operands(inputs, tile), numbers, ids(inputs), out, parts, Chunk(first, count), columns,
-        strides(inputs)._replace(out=out.stride(0)), HAS_GRADIENTS=g is not None,
+        *operands(inputs, tile), terms.numbers, ids(inputs), out, parts, Chunk(first, count),
+        columns, strides(inputs)._replace(out=out.stride(0)), HAS_GRADIENTS=g is not None,
         IS_SYMMETRIC=inputs.y is None, IS_DIAGONAL=is_diagonal, **constants,
     )  # fmt: skip
     return parts
 
 
-def _totals(
-    inputs: SimilarityInputs, terms: Terms, parts: Tensor, programs: int, mode: Mode,
-    has_gradients: bool,
-) -> Totals:  # fmt: skip
+def _totals(this: Pass, parts: Tensor, programs: int, has_gradients: bool) -> Totals:
+    inputs, mode, terms = this[:3]
     x, total_dtype = inputs.x, torch.float32 if mode.IS_LOSS else torch.float64
     total = x.new_empty((), dtype=total_dtype)
     positive = total if mode.IS_LOSS else x.new_empty((), dtype=torch.float64)
