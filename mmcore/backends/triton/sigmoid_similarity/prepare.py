@@ -2,7 +2,7 @@
 
     s_i = scale·⟨x_i, y_t⟩ + bias, t = target(i)
     g_i = (a + c) − a·σ(−s_i)
-    parts = Σ_i softplus(s_i), Σ_i s_i
+    parts = Σ_i softplus(s_i), Σ_i s_i        of the loss of SigLIP Σ_i softplus(−s_i)
 
 a and c are the upstream gradients of total and positive. Both are divided by a power of two, the
 unit (float64.py), so that G keeps its digits in the dtype that is multiplied. The loss of SigLIP is
@@ -62,6 +62,15 @@ def mode_of(inputs: SimilarityInputs, has_upstream: bool, is_loss: bool) -> Mode
         "diagonal" if is_loss else target, inputs.bias is not None, has_upstream, is_loss,
         inputs.x.dtype == torch.float16,
     )  # fmt: skip
+
+
+@triton.jit
+def log1p(z):
+    """log(1 + z), float64, which keeps the digits of small z: the error of 1 + z cancels."""
+    above = 1.0 + z
+    rounded = above - 1.0
+    is_lost = rounded == 0
+    return tl.where(is_lost, z, tl.log(above) * (z / tl.where(is_lost, 1.0, rounded)))
 
 
 @triton.jit
@@ -127,7 +136,11 @@ def sigmoid_prepare_kernel(
             s += tl.sum(left * right, 1)
         s = tl.where(names | (has_target == 0), s * scale + bias_of_all, float("nan"))
         z = tl.exp(-tl.abs(s))
-        softplus = tl.where(s > 0, s, 0.0) + tl.log(1.0 + z) + 0.0 * s  # NaN where s is NaN
+        softplus = log1p(z) + 0.0 * s  # NaN where s is NaN
+        if MODE.IS_LOSS:
+            softplus += tl.where(s < 0, -s, 0.0)
+        else:
+            softplus += tl.where(s > 0, s, 0.0)
         complement = tl.where(s > 0, z, 1.0) / (1.0 + z)
         g = grad_total + grad_positive - grad_total * complement
         tl.store(out.numbers + 16 + i, g.to(tl.float32), mask=in_rows)

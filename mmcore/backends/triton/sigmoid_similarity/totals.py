@@ -2,7 +2,7 @@
 
     total = Σ_tiles (total + positive) + Σ_i softplus(s_i)
     positive = Σ_tiles positive + Σ_i s_i
-    loss = (total − positive) / N
+    loss = (Σ_tiles total + Σ_i softplus(−s_i)) / N
     grad_scale = factor·Σ_tiles G·⟨x, y⟩        grad_bias = factor·Σ_tiles G
 
 Sums over targets and the factor are those of prepare.py.
@@ -60,7 +60,7 @@ def sigmoid_totals_kernel(
         total += sum_of(wide + 2, programs, 2, BLOCK)
         positive += sum_of(wide + 3, programs, 2, BLOCK)
     if FOUND.IS_LOSS:
-        loss = (total - positive) / tl.cast(rows, tl.float64)
+        loss = total / tl.cast(rows, tl.float64)
         tl.store(out.total, loss.to(tl.float32))
     else:
         tl.store(out.total, total)
