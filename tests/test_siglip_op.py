@@ -175,3 +175,10 @@ def test_nan_and_inf_reach_the_loss(where: str, poison: float, size: int) -> Non
     if poison != poison:
         assert found[2].isnan()
         assert found[0][0].isnan().all()
+
+
+def test_a_loss_that_has_converged_keeps_its_digits() -> None:
+    """Catches total − positive, a difference of 50 and 50, for a loss of 1e-22."""
+    inputs = [torch.ones(1, 1), torch.ones(1, 1), *scalars(100.0, -50.0)]
+    expected = F.softplus(torch.tensor(-50.0).double()).float()
+    torch.testing.assert_close(fused(*inputs)[0], expected, rtol=1e-6, atol=0)
