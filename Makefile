@@ -51,6 +51,7 @@ test-peers: $(VENV)/.peers
 # With the torch and Triton that are there, from a bare checkout: nothing is built or installed. TIER=fast for a part.
 GPU_TESTS := $(addprefix tests/test_,gpu.py hopper.py triton.py triton_tiles.py triton_memory.py triton_assembly.py softmax_similarity.py \
 	softmax_pairs.py joined_positives.py objectives.py info_nce.py gram.py gram_objectives.py multimodal.py sigmoid_similarity.py \
+	siglip_op.py siglip_step.py siglip_launches.py \
 	clip_loss.py projection.py projection_dtypes.py extremes.py contracts.py contracts_objectives.py matryoshka.py distillation.py \
 	hardest_negatives.py captioning.py volume.py symile.py discrepancy.py geometry.py ranking.py ranking_hardness.py \
 	scale.py objective_arguments.py large_logits.py)

@@ -33,7 +33,8 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Calls of objectives by the op family that they need, by their names in the catalogue.
 OBJECTIVES = {
     "softmax_similarity": ("clip_loss", "sup_con_loss, four of each class"),
-    "sigmoid_similarity": ("siglip_loss",),
+    "sigmoid_similarity": ("siglip_loss", "siglip_loss, labels"),
+    "siglip": ("siglip_loss",),
     "hardest_negatives": ("vse_loss",),
     "prefix_similarity": ("matryoshka_loss, four prefixes",),
     "product_similarity": ("symile_loss, 3 modalities",),

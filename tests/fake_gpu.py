@@ -92,7 +92,8 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
             patch.setattr(kernel, "__getitem__", launch_nothing, raising=False)
         for module in (launch, inputs, hopper):
             patch.setattr(module, "is_interpreted", lambda: False)
-        patch.setattr(hopper_launch, "processors", lambda _: PROCESSORS)
+        for module in (launch, hopper_launch):
+            patch.setattr(module, "processors", lambda _: PROCESSORS)
         patch.setattr(inputs, "is_aligned", lambda _: True)
         patch.setattr(torch.cuda, "get_device_capability", lambda _: HOPPER)
         patch.setattr(torch.cuda, "device_of", lambda _: nullcontext())

@@ -16,7 +16,6 @@ from triton_assembly import resources
 
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
-from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.norms import Norms
 from mmcore.backends.triton.softmax_similarity.terms_memory import TERMS
@@ -31,6 +30,7 @@ KERNELS = {
 }
 CALLS: dict[str, dict[str, bool]] = {
     "clip": {"IS_DIAGONAL": True, "IS_LOSS": True},
+    "siglip": {"IS_DIAGONAL": True},
     "targets": {},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
 }
@@ -38,12 +38,11 @@ INTEGERS = (
     "first_part", "first_row", "rows", "size_rows", "columns", "strip_tiles", "spread", "kept_rows",
 )  # fmt: skip
 TYPES: dict[str, Any] = {
-    "target": "*i64", "scale_part": "*fp64", "norms": Norms("*fp64", "i32"),
+    "target": "*i64", "scale_part": "*fp64", "parts": "*fp64", "norms": Norms("*fp64", "i32"),
     "given": Given("*fp32", "*fp32", "*fp64"), **dict.fromkeys(INTEGERS, "i32"),
 }  # fmt: skip
 SUMS_OF = {
     "hopper_sum_exponentials_kernel": BothSides("*fp32", "*fp32"),
-    "hopper_sigmoid_tile_kernel": TileSums(*["*fp64"] * 4),
 }
 
 

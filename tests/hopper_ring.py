@@ -64,7 +64,8 @@ class Call(NamedTuple):
         }  # fmt: skip
         options = ("KEEPS", "HAS_TARGET", "HAS_COLUMNS", "HAS_GRADIENTS")
         boxes = {f"{name}_desc": box(name, size) for name, size in {"x": 3, "y": 5}.items()}
-        return {**numbers, **dict.fromkeys(options, self.is_full), **boxes}
+        is_diagonal = {"IS_DIAGONAL": self.is_full and self.spread > 1}
+        return {**numbers, **dict.fromkeys(options, self.is_full), **is_diagonal, **boxes}
 
     @property
     def first_row(self) -> int:

@@ -42,8 +42,14 @@ SHARED_MEMORY = 227 * 1024
 DEPTHS, CALLS = [96, 512, 1032], ["clip", "one side"]
 KERNELS = ["sum_exponentials", "sum_exponentials_kept", "store_gradient", "sigmoid_tile"]
 COMPILED = by_tier(
-    list(zip(KERNELS, [512, 1032, 96, 512], [*CALLS, *CALLS], strict=True)),
-    list(itertools.product(KERNELS, DEPTHS, CALLS)),
+    [
+        *zip(KERNELS, [512, 1032, 96, 512], [*CALLS, *CALLS], strict=True),
+        ("sigmoid_tile", 512, "siglip"),
+    ],
+    [
+        *itertools.product(KERNELS, DEPTHS, CALLS),
+        *(("sigmoid_tile", depth, "siglip") for depth in DEPTHS),
+    ],
 )
 # What a thread may leave to the stack: sums of rows wait there while others are formed.
 SPILLED_BYTES = {"store_gradient": 160, "sigmoid_tile": 400}

@@ -30,8 +30,8 @@ SIMILARITY_KERNELS = [
 ROW_KERNELS = [
     "l2_normalize_forward", "l2_normalize_backward", "input_norm_forward", "project_rows",
     "project_parameters", "norms_and_targets", "tally", "largest_gradients", "gradient_terms",
-    "scale_rows", "sum_with_rows", "sigmoid_terms", "sigmoid_totals",
-    "from_cached",
+    "scale_rows", "sum_with_rows", "sigmoid_prepare", "sigmoid_totals", "from_cached",
+    "siglip_gradients",
 ]  # fmt: skip
 
 
@@ -40,8 +40,11 @@ OBJECTIVES = ["nt_xent", "sup_con", "labels"]
 CALLS = [(kernel, "clip") for kernel in SIMILARITY_KERNELS + ROW_KERNELS] + [
     (kernel, objective) for kernel in TILED_BY_OBJECTIVE for objective in OBJECTIVES
 ]
+# The launches of one loss that have forms of their own for it.
+CALLS += [(f"sigmoid_{kernel}", "siglip") for kernel in ("prepare", "tile", "totals")]
 VARIANTS = [
     "sizes of 1", "labels", "one side", "float32", "tensor float 32", "pointers", "kept",
+    "loss",
 ]  # fmt: skip
 # Those that are not rare.
 FREQUENT = [name for name in VARIANTS if name != "labels"]

@@ -15,7 +15,7 @@ from torch import Tensor
 import mmcore
 
 pytest.importorskip("triton")
-from fake_gpu import Launches, Memory, fake_gpu
+from fake_gpu import PROCESSORS, Launches, Memory, fake_gpu
 
 from mmcore.backends.inputs import (
     SigmoidUpstream,
@@ -90,10 +90,11 @@ class Batch(NamedTuple):
         return 4 * kept_size.rows_of_exponentials(self.workspace, self.rows, self.columns)
 
     def chunk_bytes(self, others: int = 0, block: int = TILE_ROWS) -> int:
-        """G of as many rows as the workspace holds beside `others`, one block of them at least."""
+        """G of as many rows as the workspace holds beside `others`, one wave of tiles at least."""
         row = self.columns * self.itemsize
-        held = (self.workspace - others) // row // block * block
-        return max(block, min(held, -(-self.rows // block) * block)) * row
+        held = (self.workspace - others) // row // block
+        least = -(-PROCESSORS // -(-self.columns // TILE_ROWS))
+        return block * min(max(held, least), -(-self.rows // block)) * row
 
     def vectors_bytes(self) -> int:
         return BYTES_OF_A_ROW * (self.rows + self.columns)
@@ -198,11 +199,11 @@ def sigmoid_peaks(batch: Batch, keeps: bool, has_backward: bool = True) -> tuple
         return forward, memory.peak
 
 
-def sigmoid_pass_bytes(batch: Batch) -> int:
-    """Both products in float32, a chunk of G, a product."""
+def sigmoid_pass_bytes(batch: Batch, keeps: bool) -> int:
+    """Both products in float32, and a chunk of G; with a product, unless both are kept."""
     sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
     chunk = batch.chunk_bytes(block=TILE_ROWS // 2 if batch.is_own_transpose else TILE_ROWS)
-    product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
+    product = 0 if keeps else batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
     return batch.float32_bytes(sides) + chunk + product
 
 
@@ -212,7 +213,7 @@ def test_a_sigmoid_takes_what_the_formula_says(gpu: Launches, batch: Batch, keep
     forward, backward = sigmoid_peaks(batch, keeps)
     sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
     sums, results = batch.float32_bytes(sides), batch.itemsize * sides * batch.width
-    a_pass = sigmoid_pass_bytes(batch)
+    a_pass = sigmoid_pass_bytes(batch, keeps)
     most_forward = a_pass if keeps else 0
     most_backward = sums + results if keeps else max(a_pass, sums + results)
     vectors = batch.vectors_bytes() + 2 * 8 * 4 * (batch.rows // 128 + 1) * (

@@ -31,11 +31,14 @@ from triton_signatures import (
     log_sum_exps,
     norms_and_targets,
     parameter_sums,
+    pass_over_matrix,
+    prepare,
     product_rows,
     product_sums,
+    siglip_gradients,
     sigmoid_tile,
-    terms,
     terms_memory,
+    totals,
 )
 
 from mmcore.backends.triton import kept_size
@@ -87,15 +90,22 @@ ROW_KERNELS = {
     "gradient_terms": gradient_terms.gradient_terms_kernel,
     "scale_rows": product_rows.scale_rows_kernel,
     "sum_with_rows": product_sums.sum_with_rows_kernel,
-    "sigmoid_terms": terms.sigmoid_terms_kernel,
-    "sigmoid_totals": terms.sigmoid_totals_kernel,
+    "sigmoid_prepare": prepare.sigmoid_prepare_kernel,
+    "sigmoid_totals": totals.sigmoid_totals_kernel,
     "from_cached": cached_gradients.from_cached_kernel,
+    "siglip_gradients": siglip_gradients.siglip_gradients_kernel,
 }
 TILE_KINDS = {
     "sum_exponentials": "sums", "log_sum_exps": "statistics", "clip_loss": "statistics",
     "store_gradient": "gradient",
     "store_gradient_exact": "gradient", "sigmoid_tile": "sigmoid",
     "hardest_negatives": "running",
+}  # fmt: skip
+NUM_WARPS = {
+    "from_cached": cached_gradients.NUM_WARPS, "siglip_gradients": siglip_gradients.NUM_WARPS,
+}  # fmt: skip
+BLOCKS = {
+    "sigmoid_totals": pass_over_matrix.PARTS_AT_ONCE, "siglip_gradients": siglip_gradients.NUMBERS,
 }  # fmt: skip
 DEPTH = 512
 # CLIP in bfloat16.
@@ -110,11 +120,12 @@ CONSTANTS = {
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
-    "HAS_WEIGHT": True, "HAS_Y": True, "TALLIES": True, "IS_MIRRORED": False,
+    "HAS_WEIGHT": True, "HAS_Y": True, "TALLIES": True, "IS_MIRRORED": False, "TARGET": "given",
     "HAS_UPSTREAM": True, "IS_FLOAT16": False, "STORES": True,
     "STORES_ALONG": True, "HAS_STATISTICS": False, "HAS_ROWS": True, "SUMS_NORM": True,
     "SUMS_BIAS": True, "IS_NORMALIZED": True, "HAS_NORM": True, "BLOCK": ROUNDED_NUMBERS,
     "SLABS": SLABS_AT_A_TIME, "SLAB_BLOCK": SUMS_TILE[0], "SLAB_COLUMNS": SUMS_TILE[1],
+    "X": True, "Y": True, "SCALE": True, "BIAS": True,
 }  # fmt: skip
 
 
@@ -196,6 +207,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "KEEPS": False,
     },
     "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
+    "siglip": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "HAS_UPSTREAM": False},
 }  # fmt: skip
 # Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
 # CLIP in bfloat16 does not switch on; float32 numbers.
@@ -205,6 +217,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
         "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True,
         "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
+        "TARGET": "none",
     },
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
     "float32": {
@@ -213,6 +226,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "pointers": {"USES_DESCRIPTORS": False},
     "kept": {"HAS_KEPT": True},
+    "loss": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "IS_FLOAT16": True},
     "tensor float 32": {
         "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
         "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
@@ -243,7 +257,9 @@ def build(name: str, machine: Machine, variant: dict[str, Any]) -> Any:
         options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
     else:
         constants = CONSTANTS | row_tile(DEPTH)._asdict() | {"HAS_BIAS": True}
-        options = {"num_warps": cached_gradients.NUM_WARPS if name == "from_cached" else 4}
+        if name in BLOCKS:
+            constants["BLOCK"] = BLOCKS[name]
+        options = {"num_warps": NUM_WARPS.get(name, 4)}
     kernel = (SIMILARITY_KERNELS | ROW_KERNELS)[name]
     types = TYPES | types | OWN_TYPES.get(name, {})
     return compiled(kernel, machine, constants | settings, types, has_ones, **options)

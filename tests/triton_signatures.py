@@ -37,10 +37,11 @@ hardest_negatives, l2_normalize, norms_and_targets, product_rows = (
     )
 )  # fmt: skip
 clip_loss = import_module(f"{BACKEND}.clip.loss")
-cached_gradients, pass_over_matrix, terms, sigmoid_tile = (
+cached_gradients, pass_over_matrix, prepare, sigmoid_tile, totals = (
     import_module(f"{BACKEND}.sigmoid_similarity.{name}")
-    for name in ("cached_gradients", "pass_over_matrix", "terms", "tile")
+    for name in ("cached_gradients", "pass_over_matrix", "prepare", "tile", "totals")
 )
+siglip_gradients = import_module(f"{BACKEND}.siglip.cached_gradients")
 input_norm, parameter_sums = (
     import_module(f"{BACKEND}.project.{name}") for name in ("input_norm", "parameter_sums")
 )
@@ -49,7 +50,8 @@ input_norm, parameter_sums = (
 CONSTANT_GROUPS: dict[str, Any] = {
     "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
     "PURPOSE": norms_and_targets.Purpose, "NARROW": Tile, "STEPS": parameter_sums.Steps,
-    "ROUNDING": parameter_sums.Rounding,
+    "ROUNDING": parameter_sums.Rounding, "MODE": prepare.Mode, "FOUND": totals.Found,
+    "STORED": siglip_gradients.Stored,
 }  # fmt: skip
 Types = dict[str, Any]  # of an argument: Triton's name, or a group of them
 TYPES: Types = {
@@ -61,8 +63,7 @@ TYPES: Types = {
         "i32",
     ),
     **dict.fromkeys(
-        ("wide", "logit", "factor", "part", "parts", "chunk_sums", "kept_sums", "maxima",
-         "scratch"),
+        ("wide", "logit", "factor", "part", "parts", "kept_sums", "maxima", "scratch"),
         "*fp64",
     ),
     **dict.fromkeys(("row_parts", "col_parts", "norm_parts"), "i32"),
@@ -94,7 +95,6 @@ OWN_TYPES: dict[str, Types] = {
     "sum_exponentials": {"sums": exponential_sums.ExponentialSums(*["*fp32"] * 4)},
     "store_gradient": {"sums": SUMS_OF_GRADIENT},
     "store_gradient_exact": {"sums": SUMS_OF_GRADIENT},
-    "sigmoid_tile": {"sums": sigmoid_tile.TileSums(*["*fp64"] * 4)},
     "hardest_negatives": {"out": "*i64"},
     "norms_and_targets": {"counter": "*fp64"},
     "log_sum_exps": {
@@ -102,15 +102,18 @@ OWN_TYPES: dict[str, Types] = {
     },
     "largest_gradients": OF_UPSTREAM,
     "gradient_terms": {"lse": BothSides("*fp64", "*fp64"), **OF_UPSTREAM},
-    "sigmoid_terms": {
-        "upstream": SigmoidUpstream("*fp64", "*fp64"),
-        "out": terms.Terms("*fp32", "*fp64", "*fp32", "*fp64"),
+    "sigmoid_prepare": {
+        "upstream": SigmoidUpstream("*fp64", "*fp64"), "out": prepare.Terms("*fp32", "*fp64"),
     },
-    "sigmoid_totals": {"out": terms.Totals("*fp64", "*fp64", "*fp64")},
+    "sigmoid_totals": {"out": totals.Totals("*fp64", "*fp64", "*fp64")},
+    "siglip_gradients": {
+        "kept": "*fp32", "size": "i32",
+        "grads": siglip_gradients.SiglipGradients("*bf16", "*bf16", "*fp32", "*fp32"),
+    },
     "from_cached": {
-        "kept": pass_over_matrix.ProductGradients("*fp32", "*fp32"),
+        "kept": pass_over_matrix.Products("*fp32", "*fp32"),
         "upstream": SigmoidUpstream("*fp64", "*fp64"),
-        "grad": pass_over_matrix.ProductGradients("*bf16", "*bf16"),
+        "grad": pass_over_matrix.Products("*bf16", "*bf16"),
     },
     "sum_with_rows": {"features": "*bf16"},
     "l2_normalize_forward": {"x": "*fp32", "bias": "*bf16"},

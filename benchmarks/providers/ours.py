@@ -52,7 +52,7 @@ def settings(*own: str) -> str:
 
 def mmcore_function(case: Case, knows_symmetry: bool = True, backend: str = "cpu") -> Function:
     """What a user of mmcore would write for this operation."""
-    from mmcore.functional import clip_loss, l2_normalize, project, sigmoid_similarity
+    from mmcore.functional import clip_loss, l2_normalize, project, siglip_loss
 
     def clip(x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return clip_loss(x, y, scale, backend=backend)
@@ -60,8 +60,7 @@ def mmcore_function(case: Case, knows_symmetry: bool = True, backend: str = "cpu
     def siglip(
         x: torch.Tensor, y: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        sums = sigmoid_similarity(x, y, scale, bias, backend=backend)
-        return (sums.total - sums.positive) / x.shape[0]
+        return siglip_loss(x, y, scale, bias, backend=backend)
 
     def project_rows(x: torch.Tensor, **parameters: torch.Tensor) -> torch.Tensor:
         return project(x, **parameters, norm="layer", backend=backend)

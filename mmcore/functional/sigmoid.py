@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import sigmoid_similarity
+from mmcore.functional.similarity import as_scalars, sigmoid_similarity
 from mmcore.functional.temperature import scale_not_temperature
+from mmcore.ops import siglip as siglip_op
+from mmcore.ops.siglip import SiglipInputs
 
 
 @scale_not_temperature
@@ -67,8 +70,27 @@ def siglip_loss(
     if target is None:
         warn_of_local_batch("siglip_loss")
     check.check_scale("scale", scale)
+    vectors = (target, row_label, col_label, row_group, col_group)
+    if x is not y and all(each is None for each in vectors) and _is_fused(x, y, backend):
+        return _fused(x, y, scale, bias, backend)
     sums = sigmoid_similarity(
         x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,
         row_group=row_group, col_group=col_group, backend=backend,
     )  # fmt: skip
     return as_loss((sums.total - sums.positive) / x.shape[0], x)
+
+
+def _is_fused(x: Tensor, y: Tensor, backend: str | None) -> bool:
+    """Whether one op serves the loss: with as many columns as rows, on a GPU."""
+    are_tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
+    return are_tensors and x.shape[:1] == y.shape[:1] and siglip_op.is_fused(x, backend)
+
+
+def _fused(
+    x: Tensor, y: Tensor, scale: float | Tensor, bias: float | Tensor | None, backend: str | None
+) -> Tensor:
+    """As the composition, which checks the same."""
+    x, y = operands.multiplied(x, y)
+    check.check_features(x, y)
+    scale, bias = as_scalars(x, scale, bias)
+    return siglip_op.call(SiglipInputs(x, y, scale, bias), backend=backend)

@@ -155,7 +155,7 @@ def softmax_similarity(
     """
     x, y = operands.multiplied(x, y)
     check.check_features(x, y)
-    scale, bias = _scalars(x, scale, bias)
+    scale, bias = as_scalars(x, scale, bias)
     is_symmetric = y is x and col_bias is row_bias
     row_bias = check.check_parameter("row_bias", row_bias, x.shape[0], x)
     col_bias = check.check_parameter("col_bias", col_bias, y.shape[0], x)
@@ -238,7 +238,7 @@ def sigmoid_similarity(
     """
     x, y = operands.multiplied(x, y)
     check.check_features(x, y)
-    scale, bias = _scalars(x, scale, bias)
+    scale, bias = as_scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
     keys, pairs = _mirror(y, pairs, y is x)
     inputs = SimilarityInputs(
@@ -248,9 +248,10 @@ def sigmoid_similarity(
     return SigmoidSums(total, positive)
 
 
-def _scalars(
+def as_scalars(
     x: Tensor, scale: float | Tensor, bias: float | Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
+    """Both, checked, as 0-D tensors."""
     return (
         check.as_scalar("scale", scale, x),
         None if bias is None else check.as_scalar("bias", bias, x),

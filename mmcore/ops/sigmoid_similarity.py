@@ -16,7 +16,8 @@ then); scale, bias: 0-D; total, positive: 0-D float64.
 
 G needs no statistic of the matrix. So with a `kept_size`, the number of elements of x and y, the
 forward forms the gradients at a = −c = 1 in the same pass: `kept` are those of x and y, flat,
-float32, and `kept_sums` those of scale and bias, float64. Otherwise both are empty. No bias of rows
+float32, where a backend pleases without the factor scale, and `kept_sums` those of scale and bias,
+float64. Otherwise both are empty. No bias of rows
 or columns, denominator or log-sum-exp of positives is read: the family shares its inputs with
 softmax_similarity. `wanted` says which of the gradients are: x, y, scale, bias; the others come
 back empty. `precision` and `rounds` as in softmax_similarity.

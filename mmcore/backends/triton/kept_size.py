@@ -8,7 +8,7 @@ backward needs a chunk of G beside it. A few numbers of the matrix are kept in a
 
 clip keeps the same, and the terms of G, which are O(N) (softmax_similarity/terms_memory.py).
 
-sigmoid_similarity keeps both gradients (sigmoid_similarity/cached_gradients.py).
+sigmoid_similarity and siglip keep both products with G (sigmoid_similarity/cached_gradients.py).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 
 from mmcore.backends.inputs import ClipInputs, SimilarityInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
+from mmcore.backends.reference.siglip import SiglipInputs
 from mmcore.backends.workspace import if_it_fits
 
 # Rows and columns of E are filled up to multiples of these, which the sides of every tile divide.
@@ -71,6 +72,11 @@ def sigmoid_similarity(workspace: int, inputs: SimilarityInputs) -> int:
     """
     size = inputs.x.numel() + (0 if inputs.y is None else inputs.y.numel())
     return 0 if inputs.target is None else if_it_fits(size, workspace)
+
+
+def siglip(workspace: int, inputs: SiglipInputs) -> int:
+    """The gradients of x and y, if the workspace holds them."""
+    return if_it_fits(inputs.x.numel() + inputs.y.numel(), workspace)
 
 
 def whole_blocks(size: int, block: int) -> int:

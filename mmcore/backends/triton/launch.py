@@ -68,16 +68,13 @@ MOST_COLUMNS_BY_POINTERS = 128
 ALIGNED_COLUMNS = 8
 # By kind: the tiles that a search (mmcore/tuning.py) is trying.
 FORCED_TILES: dict[str, ProductTile] = {}
+# Of a tile of G, by which the least chunk is measured.
+TILE_COLUMNS = 128
 # Fewer blocks of rows than this would leave the largest of GPUs idle at the end of every launch.
 FEWEST_BLOCKS = 64
 # For float32 products without matrix units; for the interpreter, where every program costs time.
 FLOAT32_TILE = ProductTile(64, 64, 32, 4, 2)
 INTERPRETED_TILE = ProductTile(128, 128, 128, 4, 1)
-
-
-def whole(size: int, block: int) -> int:
-    """How many blocks hold a size: triton.cdiv takes microseconds, and every launch calls this."""
-    return -(-size // block)
 
 
 @cache
@@ -138,17 +135,35 @@ def is_aligned(matrix: Tensor) -> bool:
     return stride >= matrix.shape[1] and begins % 16 == 0
 
 
+def whole(size: int, block: int) -> int:
+    """How many blocks hold a size. triton.cdiv is the same and takes microseconds."""
+    return -(-size // block)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of the GPU; one in the interpreter."""
+    if device.type == "cpu":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
 def chunk_rows(x: Tensor, columns: int, itemsize: int, block: int, kept_bytes: int = 0) -> int:
-    """Rows of G that the workspace holds beside what is kept: whole blocks, at least one."""
+    """Rows of G that the workspace holds beside what is kept: whole blocks.
+
+    At least so many that every multiprocessor has a tile: a smaller chunk would leave some idle.
+    """
     rows, held = x.shape[0], workspace.current(x.device.type) - kept_bytes
-    fit = held // (columns * itemsize) // block * block
-    return max(block, min(fit, whole(rows, block) * block))
+    blocks = held // (columns * itemsize) // block
+    least = whole(processors(x.device), whole(columns, TILE_COLUMNS))
+    return block * min(max(blocks, least), whole(rows, block))
 
 
 def chunk_of_gradient(x: Tensor, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
     """Memory for G, whose rows begin where the copy engine can store them."""
     stride = whole(columns, ALIGNED_COLUMNS) * ALIGNED_COLUMNS
-    return torch.empty((rows, stride), dtype=dtype, device=x.device)[:, :columns]
+    memory = x.new_empty((rows, stride), dtype=dtype)
+    return memory if stride == columns else memory[:, :columns]
 
 
 def slab_rows(x: Tensor, columns: int, block: int, sums: int) -> int:

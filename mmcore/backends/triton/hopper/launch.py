@@ -16,10 +16,8 @@ from mmcore.backends.triton.hopper.exponential_sums import hopper_sum_exponentia
 from mmcore.backends.triton.hopper.gradient import hopper_store_gradient_kernel
 from mmcore.backends.triton.hopper.ring import Ring
 from mmcore.backends.triton.hopper.sigmoid_tile import hopper_sigmoid_tile_kernel
-from mmcore.backends.triton.inputs import ids, shape
-from mmcore.backends.triton.launch import whole
-from mmcore.backends.triton.sigmoid_similarity.terms import WEIGHTS, Terms
-from mmcore.backends.triton.sigmoid_similarity.tile import TileSums
+from mmcore.backends.triton.inputs import pointer, shape
+from mmcore.backends.triton.launch import processors, whole
 from mmcore.backends.triton.softmax_similarity.gain import Given
 from mmcore.backends.triton.softmax_similarity.matrix import SimilarityMatrix
 from mmcore.backends.triton.softmax_similarity.norms import Norms
@@ -72,12 +70,6 @@ class Walk(NamedTuple):
         strip_tiles = min((whole(tiles, count) for count in strips), key=cost)
         count = whole(tiles, strip_tiles)
         return Walk(row_blocks, count, strip_tiles, min(programs, row_blocks * count))
-
-
-@cache
-def processors(device: torch.device) -> int:
-    """Multiprocessors: a launch has one CTA for each, which takes all of its shared memory."""
-    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def ring_of(layout: Layout, depth: int) -> Ring:
@@ -151,21 +143,19 @@ def store_gradient(
     )  # fmt: skip
 
 
-def sigmoid_sums(
-    inputs: SimilarityInputs, terms: Terms, first: int, count: int, out: Tensor | None
-) -> Tensor:
-    """Parts of the sums of sigmoid_similarity/tile.py, (4, parts); fills `out`, if there is one."""
+def sigmoid_parts(
+    inputs: SimilarityInputs, numbers: Tensor, first: int, count: int, out: Tensor | None,
+    is_diagonal: bool,
+) -> Tensor:  # fmt: skip
+    """Parts of the sums of sigmoid_similarity/tile.py, (parts, 4); fills `out`, if there is one."""
     x, columns = inputs.x, shape(inputs)[1]
     walk = Walk.over(count, columns, x.device)
-    parts = torch.zeros(
-        (4, 2 * walk.row_blocks * walk.strips), dtype=torch.float64, device=x.device
-    )
+    parts = x.new_empty((2 * walk.row_blocks * walk.strips, 4), dtype=torch.float64)
     x_desc = descriptor(x, BK)
     hopper_sigmoid_tile_kernel[(walk.programs,)](
         x_desc, descriptor(inputs.keys, BK), x_desc if out is None else descriptor(out, BN // 2),
-        terms.numbers, terms.numbers[WEIGHTS:], ids(inputs).target, terms.at_target,
-        TileSums(*parts), first, count, columns, walk.strip_tiles, SIGMOID.spread,
-        RING=ring_of(SIGMOID, x.shape[1]), HAS_GRADIENTS=out is not None,
-        HAS_TARGET=inputs.target is not None, **OPTIONS,
+        numbers, pointer(inputs.target, x), parts, first, count, columns, walk.strip_tiles,
+        SIGMOID.spread, RING=ring_of(SIGMOID, x.shape[1]), HAS_GRADIENTS=out is not None,
+        HAS_TARGET=is_diagonal or inputs.target is not None, IS_DIAGONAL=is_diagonal, **OPTIONS,
     )  # fmt: skip
     return parts

@@ -4,7 +4,7 @@
     G_ij = a·σ(s_ij), but t_i where j = target(i)
 
 These are the formulas of sigmoid_similarity/tile.py, for calls with targets or without positives; t
-is that of sigmoid_similarity/terms.py. Each logit takes one exponential and one reciprocal. 64
+is that of sigmoid_similarity/prepare.py. Each logit takes one exponential and one reciprocal. 64
 logits share one logarithm, because Σ log(1 + z) = log Π (1 + z). The kernel accumulates the product
 minus 1, so that small z keep their digits. It masks only tiles that may hold a target or reach
 beyond the matrix.
@@ -138,9 +138,9 @@ def half_sums(
 
 @gluon.jit
 def consumer(
-    out_desc, x_kept, ring, staging, barriers, numbers, weights, target, target_gradient, sums,
-    span, items, WHICH: gl.constexpr, RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
-    HAS_TARGET: gl.constexpr,
+    out_desc, x_kept, ring, staging, barriers, numbers, target, parts, span, items,
+    WHICH: gl.constexpr, RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr, HAS_TARGET: gl.constexpr,
+    IS_DIAGONAL: gl.constexpr,
 ):  # fmt: skip
     """A warpgroup: every other tile."""
     BM: gl.constexpr = RING.BM
@@ -152,10 +152,10 @@ def consumer(
     half_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF, 16])
     quarter_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HALF // 2, 16])
     by_row: gl.constexpr = gl.SliceLayout(1, quarter_layout)
-    # log2(e) times scale and bias, each in two parts (sigmoid_similarity/terms.py).
+    # log2(e) times scale and bias in two parts each, a, and G of targets (prepare.py).
     high, low = gl.load(numbers + 2), gl.load(numbers + 3)
     known = (high, low, gl.load(numbers + 4), gl.load(numbers + 5))
-    grad_total = gl.load(weights)
+    grad_total, target_gradient = gl.load(numbers + 8), numbers + 16
     begun = gl.to_tensor(0)  # tiles of earlier items
     turn = gl.to_tensor(0)
     for item in range(gl.program_id(0), items.count, gl.num_programs(0)):
@@ -163,7 +163,11 @@ def consumer(
         in_chunk = block * BM + gl.arange(0, BM, by_row)
         in_rows = in_chunk < span.rows
         i = span.first_row + in_chunk
-        target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
+        if IS_DIAGONAL:
+            least = span.first_row + block * BM
+            target_i, largest = gl.where(in_rows, i, -1), least + BM - 1
+        else:
+            target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
         is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float64, by_row)
         sum_bias, sum_scale = total, total
@@ -196,11 +200,11 @@ def consumer(
                 sum_scale += (scale_left + scale_right).to(gl.float64)
         begun += last - first
         turn += 1
-        part = 2 * item + WHICH
-        gl.store(sums.total + part, gl.sum(total, 0))
+        sums = parts + 4 * (2 * item + WHICH)
+        gl.store(sums, gl.sum(total, 0))
         if HAS_GRADIENTS:
-            gl.store(sums.bias + part, gl.sum(sum_bias, 0))
-            gl.store(sums.scale + part, gl.sum(sum_scale, 0))
+            gl.store(sums + 2, gl.sum(sum_bias, 0))
+            gl.store(sums + 3, gl.sum(sum_scale, 0))
     if HAS_GRADIENTS:
         tma.store_wait(pendings=0)
 
@@ -208,9 +212,9 @@ def consumer(
 @planned
 @gluon.jit(do_not_specialize=["first_row", "rows", "columns", "strip_tiles", "spread"])
 def hopper_sigmoid_tile_kernel(
-    x_desc, y_desc, out_desc, numbers, weights, target, target_gradient, sums, first_row, rows,
-    columns, strip_tiles, spread, RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr,
-    HAS_TARGET: gl.constexpr,
+    x_desc, y_desc, out_desc, numbers, target, parts, first_row, rows, columns, strip_tiles, spread,
+    RING: gl.constexpr, HAS_GRADIENTS: gl.constexpr, HAS_TARGET: gl.constexpr,
+    IS_DIAGONAL: gl.constexpr,
 ):  # fmt: skip
     KEPT: gl.constexpr = RING.RES if RING.RES > 0 else 1
     SLOTS: gl.constexpr = RING.SLOTS
@@ -231,12 +235,12 @@ def hopper_sigmoid_tile_kernel(
     gl.warp_specialize(
         [
             (consumer, (
-                out_desc, x_kept, ring, first, barriers, numbers, weights, target,
-                target_gradient, sums, span, items, 0, RING, HAS_GRADIENTS, HAS_TARGET,
+                out_desc, x_kept, ring, first, barriers, numbers, target, parts, span, items, 0,
+                RING, HAS_GRADIENTS, HAS_TARGET, IS_DIAGONAL,
             )),
             (consumer, (
-                out_desc, x_kept, ring, second, barriers, numbers, weights, target,
-                target_gradient, sums, span, items, 1, RING, HAS_GRADIENTS, HAS_TARGET,
+                out_desc, x_kept, ring, second, barriers, numbers, target, parts, span, items, 1,
+                RING, HAS_GRADIENTS, HAS_TARGET, IS_DIAGONAL,
             )),
             (producer, (x_desc, y_desc, x_kept, ring, barriers, span, items, RING)),
         ],

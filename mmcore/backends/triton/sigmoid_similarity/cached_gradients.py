@@ -1,11 +1,12 @@
-"""Gradients of a sigmoid objective from those that its forward cached for a = 1 and c = −1.
+"""Gradients of a sigmoid objective from products that its forward cached for a = 1 and c = −1.
 
-    grad_x_i = a·kept_i + (a + c)·scale·y_target(i)
-    grad_y_j = a·kept_j + (a + c)·scale·Σ_{i: target(i) = j} x_i
+    grad_x_i = a·scale·kept_i + (a + c)·scale·y_target(i)
+    grad_y_j = a·scale·kept_j + (a + c)·scale·Σ_{i: target(i) = j} x_i
     grad_scale = a·kept + (a + c)·Σ_i ⟨x_i, y_target(i)⟩        grad_bias = a·kept + Σ_i (a + c)
 
 a and c are the upstream gradients of total and positive. In every loss a + c is 0, but only the
-device knows that. The kernel reads x and y only if a + c is not 0.
+device knows that. The kernel reads x and y only if a + c is not 0. Cached are G·y and Gᵀ·x, of
+float16 features divided by the unit of a = 1 (float64.py), so that each gradient is rounded once.
 
 Never stored: the logits and G, which this kernel does not compute.
 Loop order: a program takes ROWS rows of x and as many of y, and walks their columns. For a column
@@ -22,11 +23,12 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SigmoidSums, SigmoidUpstream, SimilarityInputs
 from mmcore.backends.triton.arguments import Size
+from mmcore.backends.triton.float64 import unit_of
 from mmcore.backends.triton.inputs import ids, pointer, shape, strides
 from mmcore.backends.triton.launch import row_tile
 from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import tally_kernel
-from mmcore.backends.triton.sigmoid_similarity.pass_over_matrix import ProductGradients
+from mmcore.backends.triton.sigmoid_similarity.pass_over_matrix import Products
 
 # A program holds numbers of five matrices at a time, too many for the registers of four warps.
 NUM_WARPS = 8
@@ -56,15 +58,16 @@ def rows_naming(x, target, tally, j, size, x_stride, k, in_depth):
 @triton.jit
 def from_cached_kernel(
     x, y, target, tally, kept, kept_sums, upstream, scale, grad, parts, size, depth, strides,
-    HAS_Y: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    HAS_Y: tl.constexpr, IS_FLOAT16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     rows, columns = size.rows, size.columns
     i = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at_row, in_rows, in_columns = i.to(tl.int64)[:, None] * depth, i < rows, i < columns
     grad_total = tl.load(upstream.total)
     weight = grad_total + tl.load(upstream.positive)
-    by = grad_total.to(tl.float32)
-    factor = (weight * tl.load(scale).to(tl.float64)).to(tl.float32)
+    wide_scale = tl.load(scale).to(tl.float64)
+    by = (grad_total * wide_scale * unit_of(wide_scale * 0.0 + 1.0, IS_FLOAT16)).to(tl.float32)
+    factor = (weight * wide_scale).to(tl.float32)
     has_weight = weight != 0
     j = tl.load(target + i, mask=in_rows, other=-1)
     names = (j >= 0) & (j < columns)
@@ -98,20 +101,20 @@ def from_cached_kernel(
     tl.store(parts + tl.num_programs(0) + tl.program_id(0), grad_bias)
 
 
-def as_gradients(kept: Tensor, inputs: SimilarityInputs) -> ProductGradients:
+def as_products(kept: Tensor, inputs: SimilarityInputs) -> Products:
     """Views of what is kept, in the shapes of x and y."""
-    grad_x = kept[: inputs.x.numel()].view(inputs.x.shape)
-    has_y = inputs.y is not None
-    grad_y = kept[inputs.x.numel() :].view(inputs.keys.shape) if has_y else None
-    return ProductGradients(grad_x, grad_y)
+    x, y = inputs.x, inputs.y
+    of_x = kept.as_strided(x.shape, (x.shape[1], 1))
+    of_y = None if y is None else kept.as_strided(y.shape, (y.shape[1], 1), x.numel())
+    return Products(of_x, of_y)
 
 
 def from_cached(
     inputs: SimilarityInputs, sums: SigmoidSums, upstream: SigmoidUpstream, rounds: bool
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of x, y, scale and bias from those at a = 1, c = −1."""
+    """Gradients of x, y, scale and bias from products at a = 1, c = −1."""
     x, y, (rows, columns) = inputs.x, inputs.keys, shape(inputs)
-    target, kept = ids(inputs).target, as_gradients(sums.kept, inputs)
+    target, kept = ids(inputs).target, as_products(sums.kept, inputs)
     has_y, tile = inputs.y is not None, row_tile(x.shape[1])
     tally = x.new_zeros(columns, dtype=torch.int64)
     tally_kernel[(triton.cdiv(rows, TALLIED_ROWS),)](
@@ -126,7 +129,7 @@ def from_cached(
     parts = x.new_empty((2, programs), dtype=torch.float64)
     from_cached_kernel[(programs,)](
         x, y, target, tally, kept, sums.kept_sums, upstream, inputs.scale,
-        ProductGradients(grad_x, grad_y), parts, Size(rows, columns), x.shape[1], strides(inputs),
-        HAS_Y=has_y, **tile._asdict(), num_warps=NUM_WARPS,
+        Products(grad_x, grad_y), parts, Size(rows, columns), x.shape[1], strides(inputs),
+        HAS_Y=has_y, IS_FLOAT16=x.dtype == torch.float16, **tile._asdict(), num_warps=NUM_WARPS,
     )  # fmt: skip
     return grad_x, grad_y if has_y else None, *parts.sum(1)
