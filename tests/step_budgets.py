@@ -18,32 +18,32 @@ from step_counts import Counts, Step, counts_of_all
 TABLE = """
                              forward                          backward
 step                         launches  kernels  allocations    launches  kernels  allocations
-clip                                3        0           10           2        3            6
-clip, no gradient                   3        0           10           0        0            0
-clip, float16                       3        0           10           4        3            7
-clip, float32                       3        0           10           1        3            5
+clip                                3        0            8           2        3            6
+clip, no gradient                   3        0            8           0        0            0
+clip, float16                       3        0            8           4        3            7
+clip, float32                       3        0            8           2        3            5
 clip, label smoothing               3       29           11           3       43            9
-siglip                              6        9           14           2        6            4
-siglip, no gradient                 4        7           14           0        0            0
-siglip, float32                     6        9           14           2        6            4
+siglip                              3        2           11           1        1            5
+siglip, no gradient                 3        0           10           0        0            0
+siglip, float32                     3        2           11           1        1            5
 softmax_similarity                  3        2           11           3        2            9
-softmax_similarity, labels          3       88           17           3       45            9
-sigmoid_similarity                  6        6           14           2        4            4
-sigmoid_similarity, labels          3       11           15           5       15           11
+softmax_similarity, labels          3       88           17           3       45            8
+sigmoid_similarity                  3        3           12           2        4            4
+sigmoid_similarity, labels          3        8           13           5       12           11
 info_nce                            3        4           11           3        8           14
 info_nce, queue                     6       11           20           6       25           29
-nt_xent                             3       16            9           2       15           14
-sup_con                             3       67            9           2       26           14
-project                             1        1            6           1        5            7
-project, layer norm                 2        2           10           4        8            8
-l2_normalize                        1        0            3           1        1            1
-hardest_negatives                   2       90            7           0       35            1
-matryoshka                         10       17           30          16       27           29
-distill_clip                        0      558            9           0      660            1
-symile                              9       14           28          15       50           25
+nt_xent                             3       16            9           3       15           14
+sup_con                             3       67            9           3       26           14
+project                             1        1            6           1        2            4
+project, layer norm                 2        1           10           4        2            9
+l2_normalize                        1        0            3           1        0            1
+hardest_negatives                   2       90            7           0       33            1
+matryoshka                         10       17           30          16       27           28
+distill_clip                        0      558            9           0      657            0
+symile                              9       14           28          15       50           24
 gram_loss                           0      109            5           0      225            1
-gram                                0        5            2           0        9            3
-clip, workspace 0                   3        0           10          64       97            7
+gram                                0        5            2           0        9            7
+clip, workspace 0                   3        0            8          14       22            7
 """
 HEADER = (
     f"{'':<29}{'forward':<33}backward\n"

@@ -89,43 +89,6 @@ class SoftmaxWanted(NamedTuple):
     col_bias: bool = False
 
 
-class ClipInputs(NamedTuple):
-    """Row i of x and row i of y belong together."""
-
-    x: Tensor  # (N, D)
-    y: Tensor  # (N, D)
-    scale: Tensor  # 0-D
-    precision: str = "highest"  # of products: ops/precision.py
-
-    def as_similarity(self, target: Tensor | None) -> SimilarityInputs:
-        """The similarity matrix, of which the rows' positives are `target`."""
-        return SimilarityInputs(
-            self.x, self.y, self.scale, None, None, None, target, None, None, None, None,
-            precision=self.precision,
-        )  # fmt: skip
-
-
-class ClipResults(NamedTuple):
-    """What clip finds."""
-
-    loss: Tensor  # 0-D float32; float64 for float64
-    kept: Tensor  # float32: the backend's, for the backward
-
-
-class ClipUpstream(NamedTuple):
-    """The gradient of the loss."""
-
-    loss: Tensor
-
-
-class ClipWanted(NamedTuple):
-    """Which gradients are wanted."""
-
-    x: bool
-    y: bool
-    scale: bool
-
-
 class SigmoidSums(NamedTuple):
     """What sigmoid_similarity finds."""
 

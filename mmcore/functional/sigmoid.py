@@ -70,27 +70,15 @@ def siglip_loss(
     if target is None:
         warn_of_local_batch("siglip_loss")
     check.check_scale("scale", scale)
+    x, y = operands.multiplied(x, y)
+    check.check_features(x, y)
     vectors = (target, row_label, col_label, row_group, col_group)
-    if x is not y and all(each is None for each in vectors) and _is_fused(x, y, backend):
-        return _fused(x, y, scale, bias, backend)
+    is_diagonal = x.shape == y.shape and all(each is None for each in vectors)
+    if is_diagonal and siglip_op.serves(x, y, backend):
+        scale, bias = as_scalars(x, scale, bias)
+        return siglip_op.call(SiglipInputs(x, y, scale, bias), backend=backend)
     sums = sigmoid_similarity(
         x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,
         row_group=row_group, col_group=col_group, backend=backend,
     )  # fmt: skip
     return as_loss((sums.total - sums.positive) / x.shape[0], x)
-
-
-def _is_fused(x: Tensor, y: Tensor, backend: str | None) -> bool:
-    """Whether one op serves the loss: with as many columns as rows, on a GPU."""
-    are_tensors = isinstance(x, Tensor) and isinstance(y, Tensor)
-    return are_tensors and x.shape[:1] == y.shape[:1] and siglip_op.is_fused(x, backend)
-
-
-def _fused(
-    x: Tensor, y: Tensor, scale: float | Tensor, bias: float | Tensor | None, backend: str | None
-) -> Tensor:
-    """As the composition, which checks the same."""
-    x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
-    scale, bias = as_scalars(x, scale, bias)
-    return siglip_op.call(SiglipInputs(x, y, scale, bias), backend=backend)

@@ -21,13 +21,8 @@ import torch
 from torch import Tensor
 
 from mmcore.backends import choose, kept_size, selected
-from mmcore.backends.inputs import (
-    ClipInputs,
-    ClipResults,
-    ClipUpstream,
-    ClipWanted,
-    arithmetic_dtype,
-)
+from mmcore.backends.inputs import arithmetic_dtype
+from mmcore.backends.reference.clip import ClipInputs, ClipResults, ClipUpstream, ClipWanted
 from mmcore.ops.autograd import wants_gradient
 from mmcore.ops.family import Family
 from mmcore.ops.flops import Product

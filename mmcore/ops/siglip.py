@@ -52,11 +52,9 @@ family = Family(
 )  # fmt: skip
 
 
-def is_fused(x: Tensor, backend: str | None) -> bool:
-    """Whether the backend that serves a call has one op for the loss: only that of GPUs gains."""
-    requested = selected(backend)
-    may_be = requested == "triton" or (requested == "auto" and x.is_cuda)
-    return may_be and choose(requested, x) == "triton"
+def serves(x: Tensor, y: Tensor, backend: str | None) -> bool:
+    """Whether this op is the faster way: on a GPU, where y is not x, which halves the work."""
+    return y is not x and choose(selected(backend), x) == "triton"
 
 
 def call(inputs: SiglipInputs, *, backend: str | None) -> Tensor:

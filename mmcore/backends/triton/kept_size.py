@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import torch
 
-from mmcore.backends.inputs import ClipInputs, SimilarityInputs
+from mmcore.backends.inputs import SimilarityInputs
+from mmcore.backends.reference.clip import ClipInputs
 from mmcore.backends.reference.product_similarity import ProductInputs
 from mmcore.backends.reference.siglip import SiglipInputs
 from mmcore.backends.workspace import if_it_fits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mmcore.backends.inputs import ClipInputs, ClipResults, ClipUpstream, ClipWanted, Gradients
+from mmcore.backends.inputs import Gradients
+from mmcore.backends.reference.clip import ClipInputs, ClipResults, ClipUpstream, ClipWanted
 from mmcore.backends.triton import hopper
 from mmcore.backends.triton.clip.forward import exponentials_and_terms, loss_of
 from mmcore.backends.triton.inputs import finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmcore.backends.inputs import ClipInputs, ClipResults
+from mmcore.backends.reference.clip import ClipInputs, ClipResults
 from mmcore.backends.triton.clip.loss import clip_loss_kernel
 from mmcore.backends.triton.kept_size import HEADER, LOSS_TERMS, NUMBERS, terms_size
 from mmcore.backends.triton.launch import whole

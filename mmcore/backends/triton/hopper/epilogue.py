@@ -61,11 +61,11 @@ def store_half(desc, staging, half, i, j):
 
 @gluon.jit
 def load_row_targets(
-    target, i, in_rows, columns, HAS_TARGET: gl.constexpr, IS_DIAGONAL: gl.constexpr = False
+    target, i, in_rows, columns, HAS_TARGET: gl.constexpr, IS_DIAGONAL: gl.constexpr
 ):
     """Targets of rows, -1 without one, and the least and the largest column that they name."""
     if IS_DIAGONAL:
-        target_i, least, largest = i, gl.min(i, 0), gl.max(i, 0)
+        target_i, least, largest = gl.where(in_rows, i, -1), gl.min(i, 0), gl.max(i, 0)
     elif HAS_TARGET:
         wide = gl.load(target + i, mask=in_rows, other=-1)
         target_i = gl.where((wide >= 0) & (wide < columns), wide, -1).to(gl.int32)

@@ -163,11 +163,9 @@ def consumer(
         in_chunk = block * BM + gl.arange(0, BM, by_row)
         in_rows = in_chunk < span.rows
         i = span.first_row + in_chunk
-        if IS_DIAGONAL:
-            least = span.first_row + block * BM
-            target_i, largest = gl.where(in_rows, i, -1), least + BM - 1
-        else:
-            target_i, least, largest = load_row_targets(target, i, in_rows, columns, HAS_TARGET)
+        target_i, least, largest = load_row_targets(
+            target, i, in_rows, columns, HAS_TARGET, IS_DIAGONAL
+        )
         is_row_edge = (block + 1) * BM > span.rows
         total = gl.zeros([BM], gl.float64, by_row)
         sum_bias, sum_scale = total, total

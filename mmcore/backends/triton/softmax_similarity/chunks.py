@@ -49,7 +49,7 @@ class Step(NamedTuple):
     """A chunk of rows, and how many parts of the scale's gradient its launches leave."""
 
     first: int
-    count: int
+    rows: int
     is_kept: bool
     # Of Hopper's launch, of Triton's, of the one for exact tiles, of the product; 0 without it.
     parts: tuple[int, int, int, int]
@@ -79,7 +79,7 @@ def _by_chunks(gradient: Gradient, needs: Needs, scale_like: Tensor, size: int) 
         total = torch.empty_like(scale_like)
         of_scale = of_scale._replace(part=x.new_empty(count, dtype=torch.float64), total=total)
     for step in steps:
-        g = memory if memory.shape[0] == step.count else memory[: step.count]
+        g = memory if memory.shape[0] == step.rows else memory[: step.rows]
         of_scale = _run(gradient, needs, totals, of_scale, step, g, step is steps[-1])
     return Found(*totals.products(), total, *totals.sums())
 
