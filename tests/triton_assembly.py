@@ -118,7 +118,7 @@ CONSTANTS = {
     "TERMS": terms_memory.TERMS, "COUNT": terms_memory.TERMS, "HAS_TERMS": True,
     "HAS_NUMBERS": True, "HAS_LARGEST": False, "IS_DIAGONAL": False, "CLEARS": True,
     "HAS_COUNTER": True,
-    "IS_PRECISE": False,
+    "IS_PRECISE": False, "BY_COLUMNS": False,
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
