@@ -91,15 +91,12 @@ def clip_loss(
     x, y = operands.multiplied(x, y)
     check.check_features(x, y)
     check.check_same_rows("y", y, x)
-    if group is not None:
-        group = check.check_indices("group", group, x.shape[0], "x", x)
     check.check_scale("scale", scale)
     check.check_choice("direction", direction, DIRECTIONS)
-    label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
-    if label_smoothing and group is not None:
-        raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
-    has_options = weight is not None or group is not None or bias is not None or label_smoothing
-    if direction == "both" and not has_options and clip_op.serves(x, y, backend):
+    group, label_smoothing = _checked_options(x, group, label_smoothing)
+    options = (bias, weight, group, label_smoothing or None)
+    is_plain = direction == "both" and all(each is None for each in options)
+    if is_plain and clip_op.serves(x, y, backend):
         return clip_op.call(x, y, check.as_scalar("scale", scale, x), backend=backend)
     if direction == "columns":
         x, y = y, x
@@ -118,6 +115,17 @@ def clip_loss(
     col_loss = col_lse - _smoothed(col_pos, y, x, scale, bias, label_smoothing)
     loss = (weighted_mean(row_loss, weight) + weighted_mean(col_loss, weight)) / 2
     return as_loss(loss, x)
+
+
+def _checked_options(
+    x: Tensor, group: Tensor | None, label_smoothing: float
+) -> tuple[Tensor | None, float]:
+    if group is not None:
+        group = check.check_indices("group", group, x.shape[0], "x", x)
+    label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
+    if label_smoothing and group is not None:
+        raise ValueError("label_smoothing must be 0 where group is given: it spreads over all")
+    return group, label_smoothing
 
 
 def _smoothed(
