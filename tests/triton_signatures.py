@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from mmcore.backends.inputs import SigmoidUpstream
+from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.arguments import (
     Biases,
     BothSides,
@@ -137,6 +138,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
     "siglip": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "HAS_UPSTREAM": False},
 }  # fmt: skip
+LOSS = {"HAS_TARGET": False, "IS_DIAGONAL": True, "IS_LOSS": True, "TERMS": kept_size.LOSS_TERMS}
 # Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
 # CLIP in bfloat16 does not switch on; float32 numbers.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -154,7 +156,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "pointers": {"USES_DESCRIPTORS": False},
     "kept": {"HAS_KEPT": True},
-    "loss": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "IS_FLOAT16": True},
+    "loss": LOSS | {"TARGET": "diagonal", "IS_FLOAT16": True},
+    "kept loss": LOSS | {"HAS_KEPT": True},
+    "loss without a gradient": LOSS | {"HAS_TERMS": False, "HAS_GRADIENTS": False},
     "tensor float 32": {
         "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
         "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
