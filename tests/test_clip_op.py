@@ -137,6 +137,20 @@ def test_a_batch_that_has_converged(dtype: torch.dtype) -> None:
     torch.testing.assert_close(of_x.diagonal().double(), expected, rtol=digit, atol=0)
 
 
+@every_workspace
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_row_opposes_all_columns(side: int, dtype: torch.dtype, size: int) -> None:
+    """Catches a flag that only the first rows of a block have: all others are trusted."""
+    draws = []
+    for at in (3, 100, 129):
+        sides = [F.normalize(1 + 0.7 * torch.randn(130, 40), dim=1) for _ in range(2)]
+        sides[side][at] *= -1
+        draws.append([each.to(dtype) for each in (*sides, *numbers(80.0))])
+    with mmcore.workspace(size):
+        check_against_eager(fused, [eager, eager_in_reverse], draws, LOSS)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_pair(dtype: torch.dtype) -> None:
     """Catches a loss of nothing to tell apart that is not 0, with gradients that are not 0."""
