@@ -8,15 +8,24 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.reductions import as_loss
+from mmcore.functional.ranks import ProcessGroup, Ranks, Rows, as_ranks, tells_ranks
+from mmcore.functional.reductions import as_loss, mean_of_rows
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops.define import without_autocast
 
 
 @scale_not_temperature
+@tells_ranks
 def nt_xent_loss(
-    first: Tensor, second: Tensor, scale: float | Tensor, *, backend: str | None = None
+    first: Tensor,
+    second: Tensor,
+    scale: float | Tensor,
+    *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """NT-Xent of SimCLR: of all other views in the batch, which is of the same thing?
 
@@ -30,6 +39,10 @@ def nt_xent_loss(
         first, second: (N, D), any floating-point dtype; rows of unit length, row i of both of the
             same thing.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -52,25 +65,34 @@ def nt_xent_loss(
         >>> mmcore.functional.nt_xent_loss(first, second, scale=10.0).shape
         torch.Size([])
     """
-    warn_of_local_batch("nt_xent_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("nt_xent_loss", process_group)
     check.check_scale("scale", scale)
     first, second = operands.multiplied(first, second)
-    views = _both(first, second)
+    views = _both(first, second, ranks)
     itself = torch.arange(views.shape[0], device=views.device)
+    if ranks is not None:
+        (rows,) = ranks.rows("nt_xent_loss", views=views)
+        itself = itself + rows.offset(views.device)
     other = itself.roll(first.shape[0])
     statistics = softmax_similarity(
-        views, views, scale, target=other, row_group=itself, columns=False, backend=backend
-    )
-    return as_loss((statistics.row_lse - statistics.row_pos).mean(), views)
+        views, views, scale, target=other, row_group=itself, columns=False, process_group=ranks,
+        backend=backend,
+    )  # fmt: skip
+    return as_loss(mean_of_rows(statistics.row_lse - statistics.row_pos, ranks), views)
 
 
 @scale_not_temperature
+@tells_ranks
 def dcl_loss(
     first: Tensor,
     second: Tensor,
     scale: float | Tensor,
     *,
     sigma: float | None = None,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """Decoupled contrastive loss: NT-Xent whose denominators leave the positive out; DCLW.
@@ -93,6 +115,10 @@ def dcl_loss(
             same thing.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         sigma: above 0, for DCLW; None for DCL.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -114,28 +140,41 @@ def dcl_loss(
         >>> mmcore.functional.dcl_loss(first, second, scale=10.0, sigma=0.5).shape
         torch.Size([])
     """
-    warn_of_local_batch("dcl_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("dcl_loss", process_group)
     check.check_scale("scale", scale)
     first, second = operands.multiplied(first, second)
-    views = _both(first, second)
+    views = _both(first, second, ranks)
     if sigma is not None:
         sigma = check.check_positive("sigma", sigma)
-    itself = torch.arange(views.shape[0], device=views.device)
+    itself, rows = torch.arange(views.shape[0], device=views.device), None
+    thing = itself % max(1, first.shape[0])
+    if ranks is not None:
+        every, rows = ranks.rows("dcl_loss", views=views, first=first)
+        itself, thing = itself + every.offset(views.device), thing + rows.offset(views.device)
     # By label, not by target: positives are mutual, so that half of the matrix is enough.
     statistics = softmax_similarity(
-        views, views, scale, row_label=itself % first.shape[0], row_group=itself,
-        denominator="negatives", columns=False, backend=backend,
+        views, views, scale, row_label=thing, row_group=itself, denominator="negatives",
+        columns=False, process_group=ranks, backend=backend,
     )  # fmt: skip
     positive = statistics.row_pos
     if sigma is not None:
         cosine = (first.detach().double() * second.detach().double()).sum(1)
-        weight = 2 - first.shape[0] * torch.softmax(cosine / sigma, 0)
+        weight = 2 - _share(cosine / sigma, rows)
         positive = torch.cat([weight, weight]) * positive
-    return as_loss((statistics.row_lse - positive).mean(), views)
+    return as_loss(mean_of_rows(statistics.row_lse - positive, ranks), views)
 
 
-def _both(first: Tensor, second: Tensor) -> Tensor:
-    check.check_features(first, second, "first", "second")
+def _share(values: Tensor, rows: Rows | None) -> Tensor:
+    """N·softmax(values), over the values of all ranks."""
+    if rows is None:
+        return values.shape[0] * torch.softmax(values, 0)
+    every = rows.gathered(values)
+    return rows.total(values.device) * (values - every.logsumexp(0)).exp()
+
+
+def _both(first: Tensor, second: Tensor, ranks: Ranks | None) -> Tensor:
+    check.check_features(first, second, "first", "second", may_be_empty=ranks is not None)
     check.check_same_rows("second", second, first, "first")
     with without_autocast(first.device.type):  # which takes no rows in its other 16-bit dtype
         return torch.cat([first, second])
