@@ -189,7 +189,7 @@ def test_the_same_bits_twice() -> None:
 
 
 def test_two_backwards_and_an_expanded_gradient() -> None:
-    """Catches a backward that frees what it needs, and gradients whose strides bytes do not have."""
+    """Catches a backward that frees what it needs, and gradients of strides that bytes lack."""
     x, y = (functional.l2_normalize(z) for z in Draw(12, WIDTH, dtype=torch.float64).sides())
 
     def run(rank: int) -> tuple[Tensor, Tensor]:

@@ -138,10 +138,7 @@ def _uniformity_of_ranks(
     (rows,) = ranks.rows("uniformity_loss", x=x)
     count = rows.total(x.device)
     row_lse = _row_lse(x, x, temperature, rows.numbers(x), ranks, backend)
-    largest = rows.gathered(row_lse).max()
-    return (
-        ranks.total((row_lse - largest).exp().sum()).log() + largest - (count * (count - 1)).log()
-    )
+    return ranks.each(row_lse.logsumexp(0)).logsumexp(0) - (count * (count - 1)).log()
 
 
 @tells_ranks

@@ -44,6 +44,11 @@ class Ranks(NamedTuple):
         """Σ over ranks, of which each computes its own numbers."""
         return sums.shared(value, self.group)
 
+    def each(self, value: Tensor) -> Tensor:
+        """(W,) the 0-D value of every rank; the gradient as of `total`."""
+        is_own = torch.arange(self.size, device=value.device) == self.rank
+        return self.total(torch.where(is_own, value, 0.0))
+
     def of_first(self, value: Tensor) -> Tensor:
         """Rank 0's value, of integers, on every rank."""
         own = value.double() if self.rank == 0 else value.new_zeros(value.shape).double()

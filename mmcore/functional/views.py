@@ -169,8 +169,8 @@ def _share(values: Tensor, rows: Rows | None) -> Tensor:
     """N·softmax(values), over the values of all ranks."""
     if rows is None:
         return values.shape[0] * torch.softmax(values, 0)
-    every = rows.gathered(values)
-    return rows.total(values.device) * (values - every.logsumexp(0)).exp()
+    every = rows.ranks.each(values.logsumexp(0)).logsumexp(0)
+    return rows.total(values.device) * (values - every).exp()
 
 
 def _both(first: Tensor, second: Tensor, ranks: Ranks | None) -> Tensor:

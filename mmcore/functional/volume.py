@@ -91,7 +91,8 @@ def gram_loss(
             name: rows.every(z) for rows, (name, z) in zip(sides, features.items(), strict=True)
         }
     first = features[anchor]
-    check.check_rows(f"features[{anchor!r}]", first)
+    if ranks is None:
+        check.check_rows(f"features[{anchor!r}]", first)
     # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
