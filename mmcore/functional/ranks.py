@@ -31,6 +31,7 @@ class Ranks(NamedTuple):
     rank: int
     size: int
     factor: float  # of gradients of a value that is the same on all ranks
+    is_ring: bool
 
     def device(self) -> torch.device:
         """Where the group's backend exchanges tensors: the CPU, where it can."""
@@ -63,16 +64,20 @@ class Ranks(NamedTuple):
         self, function: str, tensors: Mapping[str, Tensor | None], *, sizes: Mapping[str, int],
         target: Tensor | None = None, columns: str | None = None, **options: object,
     ) -> Tensor:  # fmt: skip
-        """Compares what the ranks were given; (W, sizes + 1), the sizes of every rank.
+        """Compares what the ranks were given; (W, sizes + 2), the sizes of every rank.
 
         `columns` names the size that counts what `target` numbers.
         """
         lines = [f"the function: {function}"]
         lines += [f"{name}: {_described(value)}" for name, value in tensors.items()]
+        options["exchange"] = "ring" if self.is_ring else "gather"
         lines += [f"{name}: {value!r}" for name, value in options.items()]
         like = next(value for value in tensors.values() if value is not None)
         place = 0 if columns is None else list(sizes).index(columns)
-        return header.call(like, target, list(sizes.values()), place, "\n".join(lines), self.group)
+        text = "\n".join(lines)
+        return header.call(
+            like, target, list(sizes.values()), place, text, self.is_ring, self.group
+        )
 
     def rows(self, function: str, **sides: Tensor) -> tuple[Rows, ...]:
         """How many rows of each tensor every rank has; compares what the ranks were given."""
@@ -126,11 +131,10 @@ def as_ranks(
     if process_group is None:
         return None
     name, rank, size = _group_facts(process_group)
-    if exchange == "ring":
-        raise NotImplementedError("exchange must be 'auto' or 'gather': there is no ring yet")
     if size == 1:
         return None
-    return Ranks(name, rank, size, float(size) if gradients == "mean" else 1.0)
+    factor = float(size) if gradients == "mean" else 1.0
+    return Ranks(name, rank, size, factor, exchange == "ring")
 
 
 def handed_on(process_group: ProcessGroup, gradients: str, exchange: str) -> dict[str, Any]:

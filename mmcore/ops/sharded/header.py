@@ -1,11 +1,10 @@
 """What ranks tell each other before any data moves: sizes, dtypes, widths, flags.
 
-    agreed[r] = (the sizes that rank r was given, its workspace in bytes)
+    agreed[r] = (the sizes that rank r was given, its workspace in bytes, 1 for a ring)
 
 Each rank sends its sizes, which may differ, and a text, which may not: a line for each argument. If
 any texts differ, all ranks exchange them and all raise the same ValueError, which names a rank and
-an argument. A rank that refuses its own arguments sends its error in place of the text. Ranks also
-count their calls: one that skipped a call is found at the next.
+an argument. A rank that refuses its own arguments sends its error in place of the text.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from mmcore.ops.sharded.collectives import Group, all_gather, group_of, padded
 
 STEP = "comparison of arguments"
 # The fields before the sizes.
-CALL, TEXT, LENGTH, REFUSES, LOWEST, HIGHEST, BYTES = range(7)
-LIMIT = 2**62
+TEXT, LENGTH, REFUSES, LOWEST, HIGHEST = range(5)
+FIELDS = 16
 _calls: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
 
 
@@ -39,7 +38,7 @@ def refuse(name: str, function: str, error: Exception, device: torch.device) -> 
     """Tells the others, which wait in the header of the same call, that there will be none."""
     text = f"{function}: {type(error).__name__}: {error}"
     group = group_of(name)
-    _exchange(group, [0] * 3, text, True, device)
+    _exchange(group, [], text, True, device)
 
 
 def same_step(like: Tensor, step: str, name: str) -> None:
@@ -48,13 +47,14 @@ def same_step(like: Tensor, step: str, name: str) -> None:
     On a CPU alone: there a collective of another size ends the process, and nothing has to wait.
     """
     if like.device.type == "cpu":
-        _exchange(group_of(name), [0] * 3, f"the step: {step}", False, like.device)
+        _exchange(group_of(name), [], f"the step: {step}", False, like.device)
 
 
 def agree(
-    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str, name: str
-) -> Tensor:
-    """(W, sizes + 1) int64 on the CPU.
+    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
+    is_ring: bool, name: str,
+) -> Tensor:  # fmt: skip
+    """(W, sizes + 2) int64 on the CPU.
 
     `columns` says which of the sizes counts the columns that `target` numbers. The device of `like`
     is that of the exchange.
@@ -64,9 +64,10 @@ def agree(
         lowest, highest = int(target.min()), int(target.max())
     group = group_of(name)
     bytes_ = workspace.current(like.device.type)
-    found = _exchange(group, [lowest, highest, bytes_, *sizes], text, False, like.device)
-    agreed = torch.cat([found[:, BYTES + 1 :], found[:, BYTES : BYTES + 1]], 1)
-    if not bool((agreed[:, :-1].sum(0) > 0).all()):
+    numbers = [lowest, highest, *sizes, bytes_, int(is_ring)]
+    found = _exchange(group, numbers, text, False, like.device)
+    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)]
+    if not bool((agreed[:, : len(sizes)].sum(0) > 0).all()):
         raise ValueError(
             f"one of the ranks of process group {name!r} must have at least 1 row, got none on all"
         )
@@ -78,18 +79,17 @@ def _exchange(
     group: Group, numbers: Sequence[int], text: str, refuses: bool, device: torch.device
 ) -> Tensor:
     """The fields of all ranks; raises where they do not go together."""
-    call = _calls.get(group.handle, 0) + 1
-    _calls[group.handle] = call
+    _calls[group.handle] = _calls.get(group.handle, 0) + 1
     spelled = text.encode()
     digest = int.from_bytes(hashlib.sha256(spelled).digest()[:7], "big")
-    row = [call, digest, len(spelled), int(refuses), *numbers]
+    row = [digest, len(spelled), int(refuses), *numbers]
     # Of one length whatever was called, so that two different calls do not exchange two sizes.
-    row += [0] * (16 - len(row))
+    row += [0] * (FIELDS - len(row))
     fields = torch.tensor(row, dtype=torch.int64)
     found = all_gather(fields.to(device), group, STEP).cpu()
-    if (found[:, :LENGTH] != found[0, :LENGTH]).any() or found[:, REFUSES].any():
+    if (found[:, TEXT] != found[0, TEXT]).any() or found[:, REFUSES].any():
         _explain(group, found, spelled, device)
-    return found[:, : BYTES + 1 + max(0, len(numbers) - 3)]
+    return found
 
 
 def _explain(group: Group, found: Tensor, text: bytes, device: torch.device) -> None:
@@ -115,11 +115,7 @@ def _explain(group: Group, found: Tensor, text: bytes, device: torch.device) -> 
                     f"{argument} must be alike on all ranks of {where}: rank {rank} has "
                     f"{value}, rank 0 has {first.split(': ', 1)[1]}"
                 )
-    rank = int((found[:, CALL] != found[0, CALL]).nonzero()[0])
-    raise ValueError(
-        f"all ranks of {where} must make the same calls: rank {rank} is at its call number "
-        f"{int(found[rank, CALL])}, rank 0 at number {int(found[0, CALL])}"
-    )
+    raise ValueError(f"all ranks of {where} must make the same calls with arguments that are alike")
 
 
 def _check_target(found: Tensor, columns: int, group: Group) -> None:
@@ -134,17 +130,17 @@ def _check_target(found: Tensor, columns: int, group: Group) -> None:
 
 
 def _fake(
-    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str, name: str,
-    backend: str,
+    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
+    is_ring: bool, name: str, backend: str,
 ) -> Tensor:  # fmt: skip
-    shape = (group_of(name).size, len(sizes) + 1)
+    shape = (group_of(name).size, len(sizes) + 2)
     return like.new_empty(shape, dtype=torch.int64, device="cpu")
 
 
 define(
     "agree_on_shards",
-    "(Tensor like, Tensor? target, SymInt[] sizes, SymInt columns, str text, str group, "
-    "str backend) -> Tensor",
+    "(Tensor like, Tensor? target, SymInt[] sizes, SymInt columns, str text, bool is_ring, "
+    "str group, str backend) -> Tensor",
     fake=_fake,
     run=lambda backend, *arguments: agree(*arguments),
     flops=no_flops,
@@ -152,10 +148,11 @@ define(
 
 
 def call(
-    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str, group: str
-) -> Tensor:
+    like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
+    is_ring: bool, group: str,
+) -> Tensor:  # fmt: skip
     """`agree`, as an op that torch.compile keeps in its graph."""
     found: Tensor = torch.ops.mmcore.agree_on_shards(
-        like.detach(), target, list(sizes), columns, text, group, "reference"
+        like.detach(), target, list(sizes), columns, text, is_ring, group, "reference"
     )
     return found

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs, arithmetic_dtype
 from mmcore.ops.flops import Product
-from mmcore.ops.sharded.collectives import in_order
 from mmcore.ops.sharded.slabs import Shards, Slab
 
 
@@ -30,7 +29,7 @@ class ShardedInputs(NamedTuple):
     has_columns: bool
     precision: str
     positives: str
-    agreed: Tensor  # (W, 3) of header.py: rows of x and of y, and the workspace of each rank
+    agreed: Tensor  # (W, 4), by header.py: rows of x and of y, the workspace, the exchange
     group: str  # the process group's name
 
     def matrix(self) -> SimilarityInputs:
@@ -85,9 +84,7 @@ class FeatureGradients:
         if not self.has_y:
             return
         sent = self.y.new_zeros(slab.rows.shape) if y is None else y.to(self.y.dtype)
-        parts = shards._replace(columns=slab.counts).to_owners(sent, what)
-        if slab.counts[shards.group.rank]:
-            self.y[slab.own] = in_order(parts)
+        self.y[slab.own] += slab.to_owners(sent, shards.group, what)
 
     def both(self, is_symmetric: bool) -> tuple[Tensor | None, Tensor | None]:
         """Of x and of y; of x alone where y is x."""

@@ -1,9 +1,13 @@
-"""Columns of all ranks, a slab at a time: rows of y of every rank, gathered while others compute.
+"""Columns of all ranks, a slab at a time: rows of y, on their way while others are computed with.
 
     bytes of a slab of S columns = (2·b + 8)·S·D    b bytes an element
 
-for two slabs in flight and float32 gradients on their way; S is what the smallest workspace of all
-ranks holds. A slab has as many rows of each rank, as long as that has any left.
+for two slabs in flight and float32 gradients on their way.
+
+Gathered: a slab has as many rows of each rank, as long as that has any left; S is what the smallest
+workspace of all ranks holds. In a ring: a slab has all rows of one rank, and goes on to the next
+rank, so that S does not grow with their number; what is found of its columns goes straight to the
+rank that owns them. Both are all-gather and all-to-all: no backend needs point-to-point calls.
 """
 
 from __future__ import annotations
@@ -17,13 +21,16 @@ from torch import Tensor
 from mmcore.ops.sharded.collectives import (
     Group,
     Wait,
+    all_to_all,
     gather_uneven,
     group_of,
+    in_order,
     joined,
     offsets,
     padded,
     parts_of_owner,
     start_all_gather,
+    start_all_to_all,
 )
 
 
@@ -34,12 +41,13 @@ class Shards(NamedTuple):
     rows: list[int]  # of x, by rank
     columns: list[int]  # rows of y, by rank
     workspace: int
+    is_ring: bool
 
     @staticmethod
     def of(agreed: Tensor, group: str) -> Shards:
-        """`agreed` has the rows of x and of y, and the workspace."""
-        rows, columns, workspace = agreed.T.tolist()
-        return Shards(group_of(group), rows, columns, min(workspace))
+        """`agreed` has the rows of x and of y, the workspace, and whether it is a ring."""
+        rows, columns, workspace, is_ring = agreed.T.tolist()
+        return Shards(group_of(group), rows, columns, min(workspace), bool(is_ring[0]))
 
     @property
     def own_columns(self) -> int:
@@ -58,8 +66,9 @@ class Slab(NamedTuple):
     """Some columns of every rank."""
 
     rows: Tensor  # (S, D) of y
-    own: slice  # which rows of this rank's y are among them
-    counts: list[int]  # how many are of each rank
+    own: slice  # which rows of this rank's y the ranks have now
+    given: list[int]  # how many of these rows each rank owns
+    taken: list[int]  # how many of this rank's rows each rank has
     columns: Tensor | None  # (S,) their numbers among all columns; None: all of them in order
 
     def of(self, values: Tensor | None) -> Tensor | None:
@@ -74,9 +83,43 @@ class Slab(NamedTuple):
         place[self.columns] = torch.arange(len(self.columns), device=target.device)
         return torch.where(target < 0, -1, place[target.clamp(min=0)])
 
+    def to_owners(self, values: Tensor, group: Group, what: str) -> Tensor:
+        """Of a row for each column of the slab, the sum over ranks for those of this rank."""
+        found = all_to_all(values, self.given, self.taken, group, what)
+        parts = found.split([count for count in self.taken if count])
+        return in_order(parts) if len(found) else found
+
 
 def slabs(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
     """All columns; the next slab is on its way while the caller works on one."""
+    return _ring(y, shards, what) if shards.is_ring else _gathered(y, shards, what)
+
+
+def _ring(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
+    """This rank's columns, then those of the rank before it, which come from there, and so on."""
+    group, columns, rows = shards.group, shards.columns, y
+    begins = offsets(columns)
+    for hop in range(group.size):
+        owner, before = (group.rank - hop) % group.size, (group.rank - hop - 1) % group.size
+        following = None
+        if hop < group.size - 1:
+            given = _one(columns[owner], group.rank + 1, group.size)
+            taken = _one(columns[before], group.rank - 1, group.size)
+            following = start_all_to_all(rows, given, taken, group, what)
+        numbers = torch.arange(begins[owner], begins[owner + 1], device=y.device)
+        given = _one(columns[owner], owner, group.size)
+        taken = _one(columns[group.rank], group.rank + hop, group.size)
+        yield Slab(rows, slice(0, columns[group.rank]), given, taken, numbers)
+        if following is not None:
+            rows = following()
+
+
+def _one(count: int, rank: int, size: int) -> list[int]:
+    """So many for one rank, and none for the others."""
+    return [count if other == rank % size else 0 for other in range(size)]
+
+
+def _gathered(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
     size = _rows_of_each(y, shards)
     starts = range(0, max(shards.columns), size)
     following = _start(y, shards, 0, size, what)
@@ -105,7 +148,7 @@ def _slab(gathered: Tensor, shards: Shards, start: int, size: int) -> Slab:
     columns = None
     if counts != shards.columns:
         columns = _numbers(shards.columns, start, counts).to(rows.device)
-    return Slab(rows, slice(first, first + count), counts, columns)
+    return Slab(rows, slice(first, first + count), counts, [count] * len(counts), columns)
 
 
 def _numbers(columns: Sequence[int], start: int, counts: Sequence[int]) -> Tensor:
