@@ -1,4 +1,4 @@
-"""What three processes of test_lost_processes.py do, of which one fails; the others save what they saw."""
+"""What three processes of test_lost_processes.py do, of which one fails; the others save it."""
 
 from __future__ import annotations
 

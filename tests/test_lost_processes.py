@@ -41,11 +41,9 @@ def seen(folder: Path, fault: str) -> list[tuple[str, float]]:
 def test_the_others_get_an_error(tmp_path: Path, fault: str) -> None:
     """Catches a hang, a process that aborts, and an error that does not say what to do."""
     found = seen(tmp_path, fault)
-    print(fault, found)
     for error, seconds in found:
-        assert "process group" in error
+        assert "process group '0'" in error
         assert seconds < SECONDS + 3
-    if fault.startswith("skips"):
-        assert all("same" in error or "alike" in error for error, _ in found)
-    else:
-        assert all("resume from a checkpoint" in error for error, _ in found)
+        # Whoever leaves out a whole call is in step with the others, until it is done first.
+        remedy = "must be alike" if fault == "skips a backward" else "resume from a checkpoint"
+        assert remedy in error
