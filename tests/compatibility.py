@@ -237,32 +237,22 @@ NUMBERS_AND_LAYOUTS = [
     ),
 ]
 
-METRICS_OF_PROCESSES = yes(
-    f"{WRAPPERS}metrics_of_this_process",
-    f"{GROUP}metrics_over_ranks",
-    says="rows of this process; of all with `process_group`",
+OF_ALL = "rows of this process; of all with `process_group`"
+METRICS_OF_ALL = yes(
+    f"{WRAPPERS}metrics_of_this_process", f"{GROUP}metrics_over_ranks", says=OF_ALL
 )
 DISTRIBUTED = [
     Row(
         "`DistributedDataParallel`",
-        yes(
-            f"{WRAPPERS}data_parallel_wrappers",
-            f"{PROCESSES}two_processes_equal_one",
-            f"{GROUP}ranks_equal_one_process",
-            says="rows of this process; of all with `process_group`",
-        ),
+        yes(f"{PROCESSES}two_processes_equal_one", f"{GROUP}ranks_equal_one_process", says=OF_ALL),
         yes(f"{WRAPPERS}data_parallel_wrappers"),
-        METRICS_OF_PROCESSES,
+        METRICS_OF_ALL,
     ),
     Row(
         "FSDP1, FSDP2",
-        yes(
-            f"{WRAPPERS}data_parallel_wrappers",
-            f"{PROCESSES}gradients_of_clip_in_other_ways",
-            says="rows of this process; of all with `process_group`",
-        ),
+        yes(f"{PROCESSES}gradients_of_clip_in_other_ways", says=OF_ALL),
         yes(f"{WRAPPERS}data_parallel_wrappers", f"{PROCESSES}fsdp_equals_one_process"),
-        METRICS_OF_PROCESSES,
+        METRICS_OF_ALL,
     ),
     Row(
         "`DTensor` arguments",
