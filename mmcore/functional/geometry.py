@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -267,11 +267,18 @@ def _row_lse(
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     row_bias = -rate * x.to(wide).square().sum(1)
     col_bias = row_bias if is_symmetric else -rate * y.to(wide).square().sum(1)
-    none = torch.full((x.shape[0],), -1, device=x.device)
     return softmax_similarity(
-        x, y, 2 * rate, row_bias=row_bias, col_bias=col_bias, target=none, row_group=group,
-        col_group=group, columns=False, process_group=ranks, backend=backend,
+        x, y, 2 * rate, row_bias=row_bias, col_bias=col_bias, row_group=group, col_group=group,
+        columns=False, process_group=ranks, backend=backend, **_no_positives(x, y, ranks),
     ).row_lse  # fmt: skip
+
+
+def _no_positives(x: Tensor, y: Tensor, ranks: Ranks | None) -> dict[str, Any]:
+    """No target; over ranks no labels, with which half of the matrix is enough where y is x."""
+    none = torch.full((x.shape[0],), -1, device=x.device)
+    if ranks is None:
+        return {"target": none}
+    return {"row_label": none, "col_label": none if y is x else none.new_full((len(y),), -1)}
 
 
 def _checked_bandwidths(bandwidths: Sequence[float]) -> list[float]:

@@ -168,7 +168,10 @@ class _Matrices:
     def row_lse_of_others(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         """Of pairs of different queries alone: rows of the query itself are no negatives."""
         none = torch.full(x.shape[:1], -1, device=x.device)
-        return self.row_lse(x, y, scale, target=none, **self.groups(x, y))
+        # Over ranks by labels: half of the matrix is enough then where y is x.
+        is_half = y is x and self.ranks is not None
+        pairs = {"row_label" if is_half else "target": none}
+        return self.row_lse(x, y, scale, **pairs, **self.groups(x, y))
 
     def groups(self, x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
         """Which query a row is of; y holds rows of all of them, any number of times."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -71,14 +73,13 @@ def nt_xent_loss(
     first, second = operands.multiplied(first, second)
     views = _both(first, second, ranks)
     itself = torch.arange(views.shape[0], device=views.device)
+    pairs: dict[str, Any] = {"target": itself.roll(first.shape[0]), "row_group": itself}
     if ranks is not None:
-        (rows,) = ranks.rows("nt_xent_loss", views=views)
-        itself = itself + rows.offset(views.device)
-    other = itself.roll(first.shape[0])
+        # By label, not by target: of mutual positives half of the matrix is enough.
+        pairs = _things(first, views, "nt_xent_loss", ranks)
     statistics = softmax_similarity(
-        views, views, scale, target=other, row_group=itself, columns=False, process_group=ranks,
-        backend=backend,
-    )  # fmt: skip
+        views, views, scale, columns=False, process_group=ranks, backend=backend, **pairs
+    )
     return as_loss(mean_of_rows(statistics.row_lse - statistics.row_pos, ranks), views)
 
 
@@ -148,14 +149,14 @@ def dcl_loss(
     if sigma is not None:
         sigma = check.check_positive("sigma", sigma)
     itself, rows = torch.arange(views.shape[0], device=views.device), None
-    thing = itself % max(1, first.shape[0])
+    pairs: dict[str, Any] = {"row_label": itself % max(1, first.shape[0]), "row_group": itself}
     if ranks is not None:
-        every, rows = ranks.rows("dcl_loss", views=views, first=first)
-        itself, thing = itself + every.offset(views.device), thing + rows.offset(views.device)
+        (rows,) = ranks.rows("dcl_loss", first=first)
+        pairs = _things(first, views, "dcl_loss", ranks)
     # By label, not by target: positives are mutual, so that half of the matrix is enough.
     statistics = softmax_similarity(
-        views, views, scale, row_label=thing, row_group=itself, denominator="negatives",
-        columns=False, process_group=ranks, backend=backend,
+        views, views, scale, denominator="negatives", columns=False, process_group=ranks,
+        backend=backend, **pairs,
     )  # fmt: skip
     positive = statistics.row_pos
     if sigma is not None:
@@ -163,6 +164,12 @@ def dcl_loss(
         weight = 2 - _share(cosine / sigma, rows)
         positive = torch.cat([weight, weight]) * positive
     return as_loss(mean_of_rows(statistics.row_lse - positive, ranks), views)
+
+
+def _things(first: Tensor, views: Tensor, function: str, ranks: Ranks) -> dict[str, Tensor]:
+    """Which thing, and which view, each row is of, among those of all ranks."""
+    rows, every = ranks.rows(function, first=first, views=views)
+    return {"row_label": rows.numbers(first).repeat(2), "row_group": every.numbers(views)}
 
 
 def _share(values: Tensor, rows: Rows | None) -> Tensor:

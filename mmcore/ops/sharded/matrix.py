@@ -37,6 +37,11 @@ class ShardedInputs(NamedTuple):
         inputs = SimilarityInputs(*self[:15])
         return inputs.spelled_out()._replace(y=inputs.keys)
 
+    @property
+    def is_half_enough(self) -> bool:
+        """Whether (j, i) has the logit of (i, j), and their labels and groups say the same."""
+        return self.y is None and not self.has_columns and self.target is None
+
     def product(self, x: bool, y: bool) -> Product:
         """This rank's rows against the columns of all ranks, where every rank has as many."""
         keys, is_symmetric = self.x if self.y is None else self.y, self.y is None

@@ -103,18 +103,18 @@ def _ring(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
         owner, before = (group.rank - hop) % group.size, (group.rank - hop - 1) % group.size
         following = None
         if hop < group.size - 1:
-            given = _one(columns[owner], group.rank + 1, group.size)
-            taken = _one(columns[before], group.rank - 1, group.size)
+            given = one_of(columns[owner], group.rank + 1, group.size)
+            taken = one_of(columns[before], group.rank - 1, group.size)
             following = start_all_to_all(rows, given, taken, group, what)
         numbers = torch.arange(begins[owner], begins[owner + 1], device=y.device)
-        given = _one(columns[owner], owner, group.size)
-        taken = _one(columns[group.rank], group.rank + hop, group.size)
+        given = one_of(columns[owner], owner, group.size)
+        taken = one_of(columns[group.rank], group.rank + hop, group.size)
         yield Slab(rows, slice(0, columns[group.rank]), given, taken, numbers)
         if following is not None:
             rows = following()
 
 
-def _one(count: int, rank: int, size: int) -> list[int]:
+def one_of(count: int, rank: int, size: int) -> list[int]:
     """So many for one rank, and none for the others."""
     return [count if other == rank % size else 0 for other in range(size)]
 

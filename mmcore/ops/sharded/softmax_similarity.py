@@ -18,8 +18,6 @@ Saved for the backward: the inputs and the statistics of this rank alone. x may 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -27,41 +25,28 @@ from mmcore import backends
 from mmcore.backends.inputs import (
     Gradients,
     SimilarityInputs,
-    SoftmaxStatistics,
     SoftmaxUpstream,
     SoftmaxWanted,
 )
-from mmcore.ops.bias_gradient import softmax_weights, sums_of_positives
 from mmcore.ops.family import Family
 from mmcore.ops.flops import Product
 from mmcore.ops.precision import with_operands
-from mmcore.ops.sharded import header
-from mmcore.ops.sharded.collectives import in_order
+from mmcore.ops.sharded import header, mirrored
 from mmcore.ops.sharded.matrix import Columns, FeatureGradients, ShardedInputs
-from mmcore.ops.sharded.slabs import Shards, Slab, slabs
+from mmcore.ops.sharded.slabs import Shards, slabs
+from mmcore.ops.sharded.statistics import (
+    BACKWARD,
+    FORWARD,
+    BiasGradients,
+    ShardedStatistics,
+    ShardedWanted,
+    StateOfColumns,
+    bias_gradient_of_ranks,
+    merged,
+    nothing,
+)
 
 NAME = "softmax_similarity"
-FORWARD, BACKWARD = f"{NAME}, forward", f"{NAME}, backward"
-
-
-class ShardedStatistics(NamedTuple):
-    """float64, of this rank's rows and columns."""
-
-    row_lse: Tensor  # (n,)
-    col_lse: Tensor  # (m,), or empty without columns
-    row_pos: Tensor  # (n,)
-    col_pos: Tensor  # (m,), or empty
-
-
-class ShardedWanted(NamedTuple):
-    """Which gradients are wanted."""
-
-    x: bool
-    y: bool
-    scale: bool
-    bias: bool
-    row_bias: bool
-    col_bias: bool
 
 
 class Run:
@@ -73,26 +58,30 @@ class Run:
     def forward(self, given: ShardedInputs) -> ShardedStatistics:
         inputs, shards = given.matrix(), Shards.of(given.agreed, given.group)
         assert inputs.y is not None
+        if given.is_half_enough:
+            row_lse, row_pos = mirrored.forward(self.implementation, inputs, shards)
+            none = row_lse.new_empty(0)
+            return ShardedStatistics(row_lse, none, row_pos, none.clone())
         vectors, columns = Columns.of(inputs, shards, FORWARD), sum(shards.columns)
-        rows, merged = _nothing(inputs, inputs.x.shape[0]), None
+        rows, of_columns = nothing(inputs, inputs.x.shape[0]), None
         if inputs.has_columns:
-            merged = torch.stack(_nothing(inputs, columns), 1)
+            of_columns = torch.stack(nothing(inputs, columns), 1)
         for slab in slabs(inputs.y, shards, FORWARD):
             block = vectors.at(slab, inputs, columns)
             if 0 in (inputs.x.shape[0], len(slab.rows)):
                 continue
             found = self.implementation.forward(block, 0)
-            rows = _merged(rows, (found.row_lse, found.row_pos), inputs.positives)
-            if merged is not None:
+            rows = merged(rows, (found.row_lse, found.row_pos), inputs.positives)
+            if of_columns is not None:
                 where = slice(None) if slab.columns is None else slab.columns
-                merged[where] = torch.stack((found.col_lse, found.col_pos), 1)
-        if merged is None:
-            nothing = inputs.x.new_empty(0, dtype=torch.float64)
-            return ShardedStatistics(rows[0], nothing, rows[1], torch.empty_like(nothing))
-        found_columns = _nothing(inputs, shards.own_columns)
-        for part in shards.to_owners(merged, FORWARD):
+                of_columns[where] = torch.stack((found.col_lse, found.col_pos), 1)
+        if of_columns is None:
+            none = inputs.x.new_empty(0, dtype=torch.float64)
+            return ShardedStatistics(rows[0], none, rows[1], torch.empty_like(none))
+        found_columns = nothing(inputs, shards.own_columns)
+        for part in shards.to_owners(of_columns, FORWARD):
             lse, pos = part.unbind(1)
-            found_columns = _merged(found_columns, (lse, pos), inputs.positives)
+            found_columns = merged(found_columns, (lse, pos), inputs.positives)
         return ShardedStatistics(rows[0], found_columns[0], rows[1], found_columns[1])
 
     def backward(
@@ -102,15 +91,17 @@ class Run:
         inputs, shards = given.matrix(), Shards.of(given.agreed, given.group)
         assert inputs.y is not None
         header.same_step(inputs.x, BACKWARD, given.group)
+        if given.is_half_enough:
+            return self._half_backward(inputs, shards, statistics, upstream, wanted)
         vectors, columns = Columns.of(inputs, shards, BACKWARD), sum(shards.columns)
-        state = _StateOfColumns.of(statistics, upstream, shards, inputs.has_columns)
+        state = StateOfColumns.of(statistics, upstream, shards, inputs.has_columns)
         is_same = inputs.y is inputs.x
         of_block = SoftmaxWanted(
             wanted.x, wanted.y or (wanted.x and is_same), wanted.scale, wanted.row_bias,
             wanted.col_bias or (wanted.row_bias and is_same),
         )  # fmt: skip
         features = FeatureGradients(inputs.x, inputs.y, of_block.x, of_block.y)
-        biases = _BiasGradients(inputs.x, columns, of_block)
+        biases = BiasGradients(inputs.x, columns, of_block)
         for slab in slabs(inputs.y, shards, BACKWARD):
             gradients: Gradients = (None,) * 5
             if 0 not in (inputs.x.shape[0], len(slab.rows)):
@@ -123,101 +114,24 @@ class Run:
         bias = None
         if wanted.bias:
             whole = inputs._replace(**vectors._asdict())
-            bias = _bias_gradient(whole, statistics, upstream, state.all_upstream(upstream))
+            bias = bias_gradient_of_ranks(whole, statistics, upstream, state.all_upstream(upstream))
         x, y = features.both(given.y is None)
         row_bias, col_bias = biases.both(given.y is None, shards)
         return x, y, biases.scale, bias, row_bias, col_bias
 
-
-class _StateOfColumns(NamedTuple):
-    """Statistics of the columns of all ranks, and their upstream gradients; empty without."""
-
-    lse: Tensor
-    pos: Tensor
-    grad_lse: Tensor
-    grad_pos: Tensor
-
-    @staticmethod
-    def of(
-        statistics: ShardedStatistics, upstream: SoftmaxUpstream, shards: Shards, has_columns: bool
-    ) -> _StateOfColumns:
-        own = (statistics.col_lse, statistics.col_pos, upstream.col_lse, upstream.col_pos)
-        if not has_columns:
-            return _StateOfColumns(*own)
-        every = shards.gathered(torch.stack(own, 1), BACKWARD)
-        assert every is not None
-        return _StateOfColumns(*(part.contiguous() for part in every.unbind(1)))
-
-    def statistics(self, own: ShardedStatistics, slab: Slab) -> SoftmaxStatistics:
-        lse, pos = (self._at(part, slab) for part in (self.lse, self.pos))
-        kept = own.row_lse.new_empty(0, dtype=torch.float32)
-        return SoftmaxStatistics(own.row_lse, lse, own.row_pos, pos, kept)
-
-    def upstream(self, own: SoftmaxUpstream, slab: Slab) -> SoftmaxUpstream:
-        lse, pos = (self._at(part, slab) for part in (self.grad_lse, self.grad_pos))
-        return SoftmaxUpstream(own.row_lse.contiguous(), lse, own.row_pos.contiguous(), pos)
-
-    def all_upstream(self, own: SoftmaxUpstream) -> SoftmaxUpstream:
-        return SoftmaxUpstream(own.row_lse, self.grad_lse, own.row_pos, self.grad_pos)
-
-    @staticmethod
-    def _at(part: Tensor, slab: Slab) -> Tensor:
-        return part if slab.columns is None or not len(part) else part[slab.columns]
-
-
-class _BiasGradients:
-    """Gradients of scale and biases; those of columns are complete on their owner."""
-
-    def __init__(self, x: Tensor, columns: int, wanted: SoftmaxWanted) -> None:
-        self.wanted = wanted
-        self.scale = x.new_zeros((), dtype=torch.float64)
-        self.row_bias = self.scale.new_zeros(x.shape[0])
-        self.columns = self.scale.new_zeros(columns if wanted.col_bias else 0)
-
-    def add(self, gradients: Gradients, slab: Slab) -> None:
-        """Those of a slab."""
-        _, _, scale, row_bias, col_bias = gradients
-        if self.wanted.scale and scale is not None:
-            self.scale += scale
-        if self.wanted.row_bias and row_bias is not None:
-            self.row_bias += row_bias
-        if self.wanted.col_bias and col_bias is not None:
-            self.columns[slice(None) if slab.columns is None else slab.columns] = col_bias.double()
-
-    def both(self, is_symmetric: bool, shards: Shards) -> tuple[Tensor | None, Tensor | None]:
-        """Of rows and of columns; of rows alone where y is x."""
-        rows = self.row_bias if self.wanted.row_bias else None
-        if not self.wanted.col_bias:
-            return rows, None
-        columns = in_order(shards.to_owners(self.columns, BACKWARD))
-        return (None if rows is None else rows + columns, None) if is_symmetric else (rows, columns)
-
-
-def _nothing(inputs: SimilarityInputs, count: int) -> tuple[Tensor, Tensor]:
-    """Log-sum-exps and positives of no entries."""
-    lse = inputs.x.new_full((count,), -torch.inf, dtype=torch.float64)
-    return lse, lse.clone() if inputs.positives == "log_sum_exp" else torch.zeros_like(lse)
-
-
-def _merged(
-    one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], positives: str
-) -> tuple[Tensor, Tensor]:
-    add = torch.logaddexp if positives == "log_sum_exp" else torch.add
-    return torch.logaddexp(one[0], other[0]), add(one[1], other[1])
-
-
-def _bias_gradient(
-    inputs: SimilarityInputs, own: ShardedStatistics, upstream: SoftmaxUpstream,
-    every: SoftmaxUpstream,
-) -> Tensor:  # fmt: skip
-    """This rank's share, as ops/bias_gradient.py has it: of its rows, and of its columns."""
-    sides = [(own.row_lse, upstream.row_lse), (own.row_pos, upstream.row_pos)]
-    if inputs.has_columns:
-        sides += [(own.col_lse, upstream.col_lse), (own.col_pos, upstream.col_pos)]
-    is_joined = inputs.positives == "log_sum_exp"
-    total = sum(softmax_weights(*side) for side in (sides if is_joined else sides[::2]))
-    assert isinstance(total, Tensor)
-    return total if is_joined else total + sums_of_positives(inputs, every)
+    def _half_backward(
+        self, inputs: SimilarityInputs, shards: Shards, statistics: ShardedStatistics,
+        upstream: SoftmaxUpstream, wanted: ShardedWanted,
+    ) -> Gradients:  # fmt: skip
+        of_block = SoftmaxWanted(wanted.x, wanted.x, wanted.scale, wanted.row_bias, wanted.row_bias)
+        x, y, scale, row_bias, col_bias = mirrored.backward(
+            self.implementation, inputs, shards, statistics, upstream, of_block
+        )
+        bias = None
+        if wanted.bias:
+            whole = inputs._replace(**Columns.of(inputs, shards, BACKWARD)._asdict())
+            bias = bias_gradient_of_ranks(whole, statistics, upstream, upstream)
+        return x, y, scale, bias, row_bias, col_bias
 
 
 def fake(inputs: ShardedInputs) -> ShardedStatistics:
