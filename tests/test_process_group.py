@@ -18,6 +18,8 @@ import mmcore
 from mmcore import functional, metrics
 from mmcore.bench.catalogue import CASES, ROWS, Case, Draw
 
+pytestmark = pytest.mark.usefixtures("small_slabs")
+
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 SIZES = list(COUNTS)
 # Of the columns of all ranks at once, and a few at a time.

@@ -13,6 +13,8 @@ import mmcore
 from mmcore import functional
 from mmcore.functional import hardest_negatives, sigmoid_similarity, softmax_similarity
 
+pytestmark = pytest.mark.usefixtures("small_slabs")
+
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 WIDTH = 8
 # Rows of x and of y on each rank.

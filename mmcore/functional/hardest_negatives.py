@@ -60,7 +60,8 @@ def hardest_negatives(
         group: (N,) integers. Pairs of equal groups are no negatives of each other; -1 is equal to
             nothing.
         process_group: None, or whose processes hold the other rows: "world", a process group of
-            torch.distributed or a DeviceMesh of one dimension. Indices number the rows of all then.
+            torch.distributed or a DeviceMesh of one dimension. Indices number the rows of all then,
+            and products that are NaN are left out.
         exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 

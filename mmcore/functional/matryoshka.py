@@ -59,7 +59,8 @@ def matryoshka_loss(
         weights: of each prefix, at least 0 and not all 0; default 1.
         group: (N,) integers, as in `clip_loss`; without an `objective` only.
         objective: a function of (x, y, scale, backend=...) in place of the loss of CLIP. The
-            prefixes are then taken one after the other.
+            prefixes are then taken one after the other. Where a group is given it also gets
+            `process_group`, `gradients` and `exchange` by name.
         process_group: None, or whose processes hold the other rows: "world", a process group of
             torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
         gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".

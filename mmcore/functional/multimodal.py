@@ -55,9 +55,11 @@ def multimodal_loss(
             list of pairs of names.
         ids: (N_m,) integers for each modality: rows of equal ids are of the same thing, and rows
             whose id the other side lacks take no part in that pair. No id, of any value, may occur
-            twice in a modality. Without them row i is of thing i in every modality.
+            twice in a modality, on all processes of the group. Without them row i is of thing i in
+            every modality.
         weights: at least 0 for each pair, not all 0; default 1.
-        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...).
+        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...), which
+            also gets `process_group`, `gradients` and `exchange` by name where a group is given.
         process_group: None, or whose processes hold the other rows: "world", a process group of
             torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
         gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmcore.functional.options import check_choice
+from mmcore.ops.precision import current_autocast
 from mmcore.ops.sharded import fetched_rows, header, sums
 from mmcore.ops.sharded.collectives import device_of
 from mmcore.tracing import constant_when_compiled
@@ -68,11 +69,12 @@ class Ranks(NamedTuple):
 
         `columns` names the size that counts what `target` numbers.
         """
+        like = next(value for value in tensors.values() if value is not None)
         lines = [f"the function: {function}"]
         lines += [f"{name}: {_described(value)}" for name, value in tensors.items()]
         options["exchange"] = "ring" if self.is_ring else "gather"
+        options["the dtype of autocast"] = current_autocast(like)
         lines += [f"{name}: {value!r}" for name, value in options.items()]
-        like = next(value for value in tensors.values() if value is not None)
         place = 0 if columns is None else list(sizes).index(columns)
         text = "\n".join(lines)
         return header.call(

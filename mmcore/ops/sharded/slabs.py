@@ -5,9 +5,9 @@
 for two slabs in flight and float32 gradients on their way.
 
 Gathered: a slab has as many rows of each rank, as long as that has any left; S is what the smallest
-workspace of all ranks holds. In a ring: a slab has all rows of one rank, and goes on to the next
-rank, so that S does not grow with their number; what is found of its columns goes straight to the
-rank that owns them. Both are all-gather and all-to-all: no backend needs point-to-point calls.
+workspace of all ranks holds, LEAST_COLUMNS at least. In a ring: a slab has all rows of one rank,
+and goes on to the next rank, so that S does not grow with their number; what is found of its
+columns goes straight to the rank that owns them. Both are all-gather and all-to-all: no backend needs point-to-point calls.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from mmcore.ops.sharded.collectives import (
     start_all_gather,
     start_all_to_all,
 )
+
+# A smaller slab would spend more time on its way than in products.
+LEAST_COLUMNS = 1024
 
 
 class Shards(NamedTuple):
@@ -131,8 +134,9 @@ def _gathered(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
 
 
 def _rows_of_each(y: Tensor, shards: Shards) -> int:
-    bytes_of_each = (2 * y.element_size() + 8) * y.shape[1] * shards.group.size
-    return max(1, shards.workspace // bytes_of_each)
+    size = shards.group.size
+    bytes_of_each = (2 * y.element_size() + 8) * y.shape[1] * size
+    return max(1, LEAST_COLUMNS // size, shards.workspace // bytes_of_each)
 
 
 def _start(y: Tensor, shards: Shards, start: int, size: int, what: str) -> Wait:
