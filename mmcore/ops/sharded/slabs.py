@@ -7,7 +7,8 @@ for two slabs in flight and float32 gradients on their way.
 Gathered: a slab has as many rows of each rank, as long as that has any left; S is what the smallest
 workspace of all ranks holds, LEAST_COLUMNS at least. In a ring: a slab has all rows of one rank,
 and goes on to the next rank, so that S does not grow with their number; what is found of its
-columns goes straight to the rank that owns them. Both are all-gather and all-to-all: no backend needs point-to-point calls.
+columns goes straight to the rank that owns them. Both are all-gather and all-to-all: no backend
+needs point-to-point calls.
 """
 
 from __future__ import annotations
