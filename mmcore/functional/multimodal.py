@@ -58,7 +58,7 @@ def multimodal_loss(
             twice in a modality, on all processes of the group. Without them row i is of thing i in
             every modality.
         weights: at least 0 for each pair, not all 0; default 1.
-        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...). Where
+        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=…). Where
             a group is given it also gets `process_group`, `gradients` and `exchange` by name.
         process_group: None, or whose processes hold the other rows: "world", a process group of
             torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
