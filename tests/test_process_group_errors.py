@@ -79,6 +79,23 @@ ALIKE: dict[str, tuple[Callable[[int], Any], str]] = {
         ),
         r"target must be in \[-1, 12\), the columns of all ranks, got 12 on rank 2 of process",
     ),
+    "diagonal": (
+        lambda rank: functional.softmax_similarity(X, X[: 4 - rank], process_group="world"),
+        "target must be given where x has more rows than y: got 12 and 9 on all ranks of process",
+    ),
+    "target of own keys": (
+        lambda rank: functional.info_nce_loss(
+            X, X.clone(), 1.0, queue=X, negatives="queue",
+            target=torch.tensor([0, 1, 2, 12 if rank == 1 else 3]), process_group="world",
+        ),
+        r"target must be in \[-1, 12\), the columns of all ranks, got 12 on rank 1 of process",
+    ),
+    "rows of a pair": (
+        lambda rank: functional.multimodal_loss(
+            {"a": X, "b": X.clone(), "c": X[:3]}, 1.0, process_group="world"
+        ),
+        r"features\['c'\] must have 4 rows to match 'a' where no ids are given, got 3",
+    ),
     "no rows": (
         lambda rank: clip(X[:0], X[:0], 1.0, process_group="world"),
         "one of the ranks of process group '0' must have at least 1 row, got none on all",

@@ -13,7 +13,7 @@ from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.queue import own_logits
-from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
+from mmcore.functional.ranks import ProcessGroup, Ranks, Rows, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss, log_add_exp, mean_of, mean_of_rows
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -153,7 +153,12 @@ def _own(
     """Logits of each query with its own key, which another rank may hold."""
     if ranks is None:
         return own_logits(query, key, scale, target, log_q)
-    queries, keys = ranks.rows("info_nce_loss", query=query, key=key)
+    sizes = {"query": query.shape[0], "key": key.shape[0]}
+    agreed = ranks.agree(
+        "info_nce_loss", {"query": query, "key": key, "target": target}, sizes=sizes,
+        target=target, columns="key", has_diagonal=target is None,
+    )  # fmt: skip
+    queries, keys = (Rows(agreed[:, i], ranks) for i in range(2))
     at = queries.numbers(query) if target is None else target
     own = keys.at(key, at)
     rate = None if log_q is None else keys.at(log_q[: key.shape[0], None], at)[:, 0]

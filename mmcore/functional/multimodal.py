@@ -100,6 +100,7 @@ def multimodal_loss(
     for name, value in features.items() if ranks is None else ():
         check.check_rows(f"features[{name!r}]", value)
     chosen = _pairs(features, pairs)
+    _check_rows_of_pairs(features, chosen, ids)
     for name, mapping in (("scale", scale), ("bias", bias)):
         if isinstance(mapping, Mapping):
             _check_pairs_of(name, mapping, chosen)
@@ -136,6 +137,18 @@ def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[
     if repeated:
         raise ValueError(f"pairs must be of two modalities, each pair once, got {repeated[0]}")
     return chosen
+
+
+def _check_rows_of_pairs(
+    features: Mapping[str, Tensor], pairs: list[Pair], ids: Mapping[str, Tensor] | None
+) -> None:
+    for first, second in pairs if ids is None else ():
+        x, y = features[first], features[second]
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"features[{second!r}] must have {x.shape[0]} rows to match {first!r} where no ids "
+                f"are given, got {y.shape[0]}"
+            )
 
 
 def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pair, float]:
@@ -192,11 +205,6 @@ def _shared_rows(
     """The rows of both modalities that are of the same things, in the same order."""
     x, y = (features[name] for name in pair)
     if ids is None:
-        if x.shape[0] != y.shape[0]:
-            raise ValueError(
-                f"features[{pair[1]!r}] must have {x.shape[0]} rows to match {pair[0]!r} where no "
-                f"ids are given, got {y.shape[0]}"
-            )
         return x, y
     if ranks is not None:
         return _rows_of_ranks(features, ids, pair, ranks)

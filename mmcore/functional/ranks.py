@@ -63,11 +63,12 @@ class Ranks(NamedTuple):
 
     def agree(
         self, function: str, tensors: Mapping[str, Tensor | None], *, sizes: Mapping[str, int],
-        target: Tensor | None = None, columns: str | None = None, **options: object,
+        target: Tensor | None = None, columns: str | None = None, has_diagonal: bool = False,
+        **options: object,
     ) -> Tensor:  # fmt: skip
         """Compares what the ranks were given; (W, sizes + 2), the sizes of every rank.
 
-        `columns` names the size that counts what `target` numbers.
+        `columns` names the size that counts what `target` numbers, or what has a diagonal.
         """
         like = next(value for value in tensors.values() if value is not None)
         lines = [f"the function: {function}"]
@@ -77,8 +78,9 @@ class Ranks(NamedTuple):
         lines += [f"{name}: {value!r}" for name, value in options.items()]
         place = 0 if columns is None else list(sizes).index(columns)
         text = "\n".join(lines)
+        counts = list(sizes.values())
         return header.call(
-            like, target, list(sizes.values()), place, text, self.is_ring, self.group
+            like, target, counts, place, text, has_diagonal, self.is_ring, self.group
         )
 
     def rows(self, function: str, **sides: Tensor) -> tuple[Rows, ...]:

@@ -23,12 +23,14 @@ def shared_matrix(
     """
     tensors = {name: getattr(inputs, name) for name in TENSORS}
     sizes = {"rows": inputs.x.shape[0], "columns": inputs.keys.shape[0]}
+    is_diagonal = inputs.target is None and inputs.row_label is None
     agreed = ranks.agree(
         function, tensors, sizes=sizes, target=inputs.target, columns="columns",
+        has_diagonal=is_diagonal,
         denominator=inputs.denominator, columns_wanted=inputs.has_columns,
         positives=inputs.positives,
     )  # fmt: skip
-    if inputs.target is None and inputs.row_label is None:
+    if is_diagonal:
         first = agreed[: ranks.rank, 0].sum().to(inputs.x.device)
         target = torch.arange(inputs.x.shape[0], device=inputs.x.device) + first
         inputs = inputs._replace(target=target)

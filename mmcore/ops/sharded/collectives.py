@@ -15,7 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import distributed_c10d
 
 # Below this a sum gathers all parts: one collective instead of two.
 FEW_NUMBERS = 4096
@@ -33,6 +32,8 @@ class Group(NamedTuple):
 
 def group_of(name: str) -> Group:
     """The group that torch has registered under this name."""
+    from torch.distributed import distributed_c10d  # not in every build of torch
+
     handle = distributed_c10d._resolve_process_group(name)  # type: ignore
     return Group(name, handle, dist.get_rank(handle), dist.get_world_size(handle))
 

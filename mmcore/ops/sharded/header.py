@@ -52,12 +52,13 @@ def same_step(like: Tensor, step: str, name: str) -> None:
 
 def agree(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
-    is_ring: bool, name: str,
+    has_diagonal: bool, is_ring: bool, name: str,
 ) -> Tensor:  # fmt: skip
     """(W, sizes + 2) int64 on the CPU.
 
-    `columns` says which of the sizes counts the columns that `target` numbers. The device of `like`
-    is that of the exchange.
+    `columns` says which of the sizes counts the columns that `target` numbers, or as many columns
+    as there are rows, of the first size, where `has_diagonal`. The device of `like` is that of the
+    exchange.
     """
     lowest, highest = -1, -1
     if target is not None and target.numel():
@@ -71,7 +72,13 @@ def agree(
         raise ValueError(
             f"one of the ranks of process group {name!r} must have at least 1 row, got none on all"
         )
-    _check_target(found, int(agreed[:, columns].sum()), group)
+    rows, count = int(agreed[:, 0].sum()), int(agreed[:, columns].sum())
+    if has_diagonal and rows > count:
+        raise ValueError(
+            f"target must be given where x has more rows than y: got {rows} and {count} on all "
+            f"ranks of process group {name!r}"
+        )
+    _check_target(found, count, group)
     return agreed
 
 
@@ -131,7 +138,7 @@ def _check_target(found: Tensor, columns: int, group: Group) -> None:
 
 def _fake(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
-    is_ring: bool, name: str, backend: str,
+    has_diagonal: bool, is_ring: bool, name: str, backend: str,
 ) -> Tensor:  # fmt: skip
     shape = (group_of(name).size, len(sizes) + 2)
     return like.new_empty(shape, dtype=torch.int64, device="cpu")
@@ -139,8 +146,8 @@ def _fake(
 
 define(
     "agree_on_shards",
-    "(Tensor like, Tensor? target, SymInt[] sizes, SymInt columns, str text, bool is_ring, "
-    "str group, str backend) -> Tensor",
+    "(Tensor like, Tensor? target, SymInt[] sizes, SymInt columns, str text, "
+    "bool has_diagonal, bool is_ring, str group, str backend) -> Tensor",
     fake=_fake,
     run=lambda backend, *arguments: agree(*arguments),
     flops=no_flops,
@@ -149,10 +156,18 @@ define(
 
 def call(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
-    is_ring: bool, group: str,
+    has_diagonal: bool, is_ring: bool, group: str,
 ) -> Tensor:  # fmt: skip
     """`agree`, as an op that torch.compile keeps in its graph."""
     found: Tensor = torch.ops.mmcore.agree_on_shards(
-        like.detach(), target, list(sizes), columns, text, is_ring, group, "reference"
+        like.detach(),
+        target,
+        list(sizes),
+        columns,
+        text,
+        has_diagonal,
+        is_ring,
+        group,
+        "reference",
     )
     return found
