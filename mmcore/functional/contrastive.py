@@ -103,16 +103,26 @@ def clip_loss(
         x, y, scale, bias, row_group=group, col_group=group, columns=direction == "both",
         process_group=ranks, backend=backend,
     )  # fmt: skip
-    row_lse, col_lse, row_pos, col_pos = statistics
-    if direction == "both" and label_smoothing == 0:
-        # The diagonal is the positives of rows and of columns.
-        return as_loss(weighted_mean((row_lse + col_lse) / 2 - row_pos, weight, ranks), x)
-    row_loss = row_lse - _smoothed(row_pos, x, y, scale, bias, label_smoothing, ranks)
-    if direction != "both":
-        return as_loss(weighted_mean(row_loss, weight, ranks), x)
-    col_loss = col_lse - _smoothed(col_pos, y, x, scale, bias, label_smoothing, ranks)
-    loss = (weighted_mean(row_loss, weight, ranks) + weighted_mean(col_loss, weight, ranks)) / 2
+    both = direction == "both"
+    loss = _cross_entropy(statistics, both, x, y, scale, bias, label_smoothing, weight, ranks)
     return as_loss(loss, x)
+
+
+def _cross_entropy(
+    statistics: SoftmaxStatistics, both: bool, x: Tensor, y: Tensor, scale: float | Tensor,
+    bias: float | Tensor | None, label_smoothing: float, weight: Tensor | None,
+    ranks: Ranks | None,
+) -> Tensor:  # fmt: skip
+    """The mean over rows, or over rows and columns."""
+    row_lse, col_lse, row_pos, col_pos = statistics
+    if both and label_smoothing == 0:
+        # The diagonal is the positives of rows and of columns.
+        return weighted_mean((row_lse + col_lse) / 2 - row_pos, weight, ranks)
+    row_loss = row_lse - _smoothed(row_pos, x, y, scale, bias, label_smoothing, ranks)
+    if not both:
+        return weighted_mean(row_loss, weight, ranks)
+    col_loss = col_lse - _smoothed(col_pos, y, x, scale, bias, label_smoothing, ranks)
+    return (weighted_mean(row_loss, weight, ranks) + weighted_mean(col_loss, weight, ranks)) / 2
 
 
 def _checked_options(
