@@ -1,0 +1,114 @@
+"""Several processes: when DDP and FSDP exchange gradients, how many chunks each process runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+FSDP = "torch.distributed.fsdp"
+
+
+def wrappers_of(modules: Iterable[nn.Module]) -> tuple[nn.Module, ...]:
+    """The modules that exchange gradients: DDP's, and those that `fully_shard` was called for."""
+    every = dict.fromkeys(each for module in modules for each in module.modules())
+    return tuple(each for each in every if _is_ddp(each) or _is_sharded(each))
+
+
+@contextmanager
+def recorded(wrappers: Iterable[nn.Module]) -> Iterator[set[nn.Module]]:
+    """The wrappers that run in the block; a method of a model may leave out some."""
+    found: set[nn.Module] = set()
+    with ExitStack() as stack:
+        for wrapper in wrappers:
+            handle = wrapper.register_forward_pre_hook(lambda module, _: found.add(module))
+            stack.callback(handle.remove)
+        yield found
+
+
+def _is_ddp(module: nn.Module) -> TypeGuard[DistributedDataParallel]:
+    return isinstance(module, DistributedDataParallel)
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    # Who has not imported FSDP has no such module.
+    fsdp = sys.modules.get(FSDP)
+    return fsdp is not None and isinstance(module, fsdp.FSDPModule)
+
+
+def _groups(module: nn.Module) -> list[Any]:
+    """FSDP2's groups of parameters of a module, each with its flags and its mesh."""
+    if not _is_sharded(module):
+        return []
+    state = module._get_fsdp_state()  # type: ignore[operator]
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:  # before torch 2.13 there was one at most
+        groups = [state._fsdp_param_group]
+    return [group for group in groups if group is not None]
+
+
+def synchronises(wrapper: nn.Module) -> bool:
+    """Whether its next backward exchanges gradients."""
+    if _is_ddp(wrapper):
+        return wrapper.require_backward_grad_sync
+    return any(group.reduce_grads for group in _groups(wrapper))
+
+
+@contextmanager
+def without_synchronisation(wrapper: nn.Module) -> Iterator[None]:
+    """Gradients of the block stay on this process. After an error too, all is as before."""
+    if _is_ddp(wrapper):
+        with wrapper.no_sync():
+            yield
+        return
+    groups = _groups(wrapper)
+    before = [(group.reduce_grads, group.all_reduce_grads) for group in groups]
+    wrapper.set_requires_gradient_sync(False, recurse=False)  # type: ignore[operator]
+    try:
+        yield
+    finally:
+        for group, (reduces, all_reduces) in zip(groups, before, strict=True):
+            group.reduce_grads, group.all_reduce_grads = reduces, all_reduces
+
+
+@contextmanager
+def synchronising_only(
+    wanted: Collection[nn.Module], wrappers: Iterable[nn.Module]
+) -> Iterator[None]:
+    """In the block `wanted` alone of the wrappers may exchange gradients."""
+    with ExitStack() as stack:
+        for wrapper in wrappers:
+            if wrapper not in wanted:
+                stack.enter_context(without_synchronisation(wrapper))
+        yield
+
+
+def agreed_count(count: int, wrappers: Iterable[nn.Module]) -> int:
+    """The largest number of chunks of all processes that share a tower's weights.
+
+    FSDP gathers weights in every forward: a process that runs fewer forwards than the others lets
+    them wait for ever. DDP exchanges gradients alone, once, and needs no agreement.
+    """
+    meshes = {group.mesh_info.mesh for wrapper in wrappers for group in _groups(wrapper)}
+    for mesh in sorted(meshes, key=str):
+        largest = torch.tensor(count, device=mesh.device_type)
+        for group in mesh.get_all_groups():
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+        count = int(largest)
+    return count
+
+
+def refuse_inside_of_ddp() -> None:
+    """Raises where DDP's forward is under way: it would exchange the gradients of every chunk."""
+    if DistributedDataParallel._get_active_ddp_module() is not None:
+        raise RuntimeError(
+            "gradient caching inside of the forward of DistributedDataParallel would exchange "
+            "gradients after every chunk: wrap the tower first, then cache it, as in "
+            "mmcore.nn.Cached(DistributedDataParallel(tower))"
+        )
