@@ -6,8 +6,7 @@ The oracle of a process is its own towers without caching: their gradients are a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,102 +14,29 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from caching_ranks import (
+    PROCESSES,
+    ROWS,
+    SECONDS,
+    Counted,
+    averaged,
+    counted_reductions,
+    error,
+    gradients,
+    inputs,
+    loss_of,
+    sharded,
+    tower,
+    wholly_sharded,
+)
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import mmcore
-from mmcore import functional
 
-PROCESSES, SECONDS, WIDTH, ROWS = 2, 60, 6, 4
 Results = dict[str, Any]
-Tower = Callable[[Tensor], Tensor]
 # Rows of each process; chunks have ROWS at most: 2 and 3 chunks, 1 and 3, 1 and 2.
 UNEVEN, FEW, NONE = (5, 12), (1, 11), (0, 7)
-
-
-def tower(seed: int = 1) -> nn.Sequential:
-    """The same weights in every process. The buffers of batch normalisation are never changed."""
-    torch.manual_seed(seed)
-    layers = (nn.Linear(WIDTH, 9), nn.GELU(), nn.Linear(9, WIDTH), nn.BatchNorm1d(WIDTH).eval())
-    return nn.Sequential(*layers).double()
-
-
-def inputs(rows: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Rows of this process for two towers."""
-    torch.manual_seed(10 + dist.get_rank())
-    x, y = torch.randn(2, rows[dist.get_rank()], WIDTH, dtype=torch.float64)
-    return x, y
-
-
-def loss_of(x: Tensor, y: Tensor) -> Tensor:
-    """Every row depends on every other one of this process; 0 of no rows."""
-    logits = functional.l2_normalize(x) @ functional.l2_normalize(y).T * 5
-    return logits.logsumexp(1).sum() - logits.diagonal().sum()
-
-
-def gradients(*modules: nn.Module) -> list[Tensor]:
-    """Of all parameters, whole; an error where one has none."""
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    found = [parameter.grad for parameter in parameters]
-    assert all(gradient is not None for gradient in found)
-    return [g.full_tensor() if isinstance(g, DTensor) else g for g in found if g is not None]
-
-
-def averaged(loss: Tensor, *modules: nn.Module) -> list[Tensor]:
-    """What DDP's mean is, by hand."""
-    loss.backward()
-    found = gradients(*modules)
-    for gradient in found:
-        dist.all_reduce(gradient)
-        gradient /= PROCESSES
-    return found
-
-
-def error(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference."""
-    pairs = zip(found, expected, strict=True)
-    return max(float((one - other).abs().max()) for one, other in pairs)
-
-
-class Counted:
-    """A tower under DDP that counts how often it exchanges gradients."""
-
-    def __init__(self, module: nn.Module, **options: Any) -> None:
-        self.ddp, self.count = DistributedDataParallel(module, **options), 0
-        self.ddp.register_comm_hook(None, self.hook)
-
-    # DDP compares annotations with types, and these would be strings.
-    def hook(self, _, bucket):  # noqa: ANN
-        self.count += 1
-        done = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
-        return done.then(lambda future: future.value()[0] / PROCESSES)
-
-
-def sharded(module: nn.Sequential) -> nn.Sequential:
-    """Under FSDP2: its linear layers by themselves, and the rest."""
-    mesh = dist.init_device_mesh("cpu", (PROCESSES,))
-    for layer in (module[0], module[2]):
-        fully_shard(layer, mesh=mesh)
-    return fully_shard(module, mesh=mesh)
-
-
-@contextmanager
-def counted_reductions() -> Iterator[list[int]]:
-    """How often FSDP2 exchanged gradients in the block: one number, in a list."""
-    counts = [0]
-    original = dist.reduce_scatter_tensor
-
-    def counting(*arguments: Any, **options: Any) -> Any:
-        counts[0] += 1
-        return original(*arguments, **options)
-
-    dist.reduce_scatter_tensor = counting
-    try:
-        yield counts
-    finally:
-        dist.reduce_scatter_tensor = original
 
 
 def two_towers(rows: tuple[int, int], wrap: Callable[[Any], Any], how: str) -> Results:
@@ -151,8 +77,7 @@ def under_fsdp(rows: tuple[int, int], how: str) -> Results:
 
 def shared(how: str) -> Results:
     """One tower for both inputs; a third output, alive, is in no loss."""
-    image, text = inputs(UNEVEN)
-    plain, one = tower(), Counted(tower())
+    (image, text), plain, one = inputs(UNEVEN), tower(), Counted(tower())
     expected = averaged(loss_of(plain(image), plain(text)), plain)
     with mmcore.caching(ROWS) as cache:
         x, y, unused = (cache(one.ddp, z) for z in (image, text, text))
@@ -160,6 +85,30 @@ def shared(how: str) -> Results:
         loss.backward() if how == "cached" else cache.backward(loss)
     assert unused.requires_grad
     return {"error": error(gradients(one.ddp), expected), "exchanges": one.count}
+
+
+def shared_and_sharded() -> Results:
+    """One tower for both inputs, under FSDP2."""
+    (image, text), plain, one = inputs(UNEVEN), tower(), sharded(tower())
+    expected = averaged(loss_of(plain(image), plain(text)), plain)
+    with counted_reductions() as counts:
+        loss_of(*(mmcore.cached(one, z, ROWS) for z in (image, text))).backward()
+    return {"error": error(gradients(one), expected), "exchanges": counts}
+
+
+def frozen(wrap: Callable[[Any], Any]) -> Results:
+    """The first layer needs no gradients; then none of the tower does."""
+    (image, text), module = inputs(UNEVEN), tower()
+    module[0].requires_grad_(False)
+    plain = copy.deepcopy(module)
+    wrapped = wrap(module)
+    expected = averaged(loss_of(plain(image), text), plain[2:])
+    loss_of(mmcore.cached(wrapped, image, ROWS), text).backward()
+    found = [p for p in wrapped.parameters() if p.requires_grad]
+    result = error(gradients(nn.ParameterList(found)), expected)
+    wrapped.requires_grad_(False)
+    assert not mmcore.cached(wrapped, image, ROWS).requires_grad
+    return {"error": result, "exchanges": None}
 
 
 def chained() -> Results:
@@ -242,24 +191,40 @@ def interrupted(wrap: Callable[[Any], Any]) -> Results:
     return {"error": error(gradients(wrapped), expected), "exchanges": raised}
 
 
-def inside_of_ddp() -> Results:
-    """DDP around the cached tower."""
-    wrapped = DistributedDataParallel(mmcore.nn.Cached(tower(), ROWS))
+def message_of(call: Callable[[], object]) -> Results:
+    """The error that a call raises."""
     try:
-        wrapped(inputs(UNEVEN)[0])
-    except RuntimeError as raised:
+        call()
+    except (RuntimeError, ValueError) as raised:
         return {"error": 0.0, "exchanges": str(raised)}
     return {"error": 0.0, "exchanges": ""}
 
 
-def inside_of_fsdp() -> Results:
+def inside_of_ddp() -> Results:
+    """DDP around the cached tower."""
+    wrapped = DistributedDataParallel(mmcore.nn.Cached(tower(), ROWS))
+    return message_of(lambda: wrapped(inputs(UNEVEN)[0]))
+
+
+def static_graph() -> Results:
+    wrapped = DistributedDataParallel(tower(), static_graph=True)
+    return message_of(lambda: mmcore.cached(wrapped, inputs(UNEVEN)[0]))
+
+
+def around_a_sharded_tower() -> Results:
+    """FSDP2 around a model whose cached tower is under FSDP2 by itself."""
+    model = wholly_sharded(nn.Sequential(mmcore.nn.Cached(sharded(tower(1)), ROWS), tower(2)))
+    return message_of(lambda: model(inputs((9, 9))[0]))
+
+
+def around_a_tower() -> Results:
     """FSDP2 around a model whose tower is cached."""
-    (image, text), plain = inputs((9, 9)), nn.Sequential(tower(1), tower(2))
+    (image, text), plain = inputs(UNEVEN), nn.Sequential(tower(1), tower(2))
     expected = averaged(loss_of(plain(image), text), plain)
-    model = nn.Sequential(mmcore.nn.Cached(sharded(tower(1)), ROWS), tower(2))
-    fully_shard(model, mesh=dist.init_device_mesh("cpu", (PROCESSES,)))
-    loss_of(model(image), text).backward()
-    return {"error": error(gradients(model), expected), "exchanges": None}
+    with counted_reductions() as counts:
+        model = wholly_sharded(nn.Sequential(mmcore.nn.Cached(tower(1), ROWS), tower(2)))
+        loss_of(model(image), text).backward()
+    return {"error": error(gradients(model), expected), "exchanges": counts}
 
 
 CASES: dict[str, Callable[[], Results]] = {
@@ -270,16 +235,20 @@ CASES: dict[str, Callable[[], Results]] = {
         for label, rows in {"uneven": UNEVEN, "few": FEW, "none": NONE}.items()
     },
     "ddp views": partial(under_ddp, UNEVEN, "cached", gradient_as_bucket_view=True),
-    "ddp static": partial(under_ddp, UNEVEN, "cached", static_graph=True),
     "ddp shared cached": partial(shared, "cached"),
     "ddp shared caching": partial(shared, "caching"),
+    "fsdp shared": shared_and_sharded,
+    "ddp frozen": partial(frozen, DistributedDataParallel),
+    "fsdp frozen": partial(frozen, sharded),
     "ddp chained": chained,
     "ddp in one wrapper": in_one_wrapper,
     "ddp accumulated": accumulated,
     "ddp interrupted": partial(interrupted, DistributedDataParallel),
     "fsdp interrupted": partial(interrupted, sharded),
-    "ddp inside": inside_of_ddp,
-    "fsdp inside": inside_of_fsdp,
+    "ddp around": inside_of_ddp,
+    "ddp static": static_graph,
+    "fsdp around a sharded tower": around_a_sharded_tower,
+    "fsdp around a tower": around_a_tower,
 }
 
 

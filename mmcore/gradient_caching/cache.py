@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mmcore.functional.options import check_count
-from mmcore.gradient_caching import synchronisation
 from mmcore.gradient_caching.call import Call, Gradients
 from mmcore.gradient_caching.chunks import Arguments, Tower
 from mmcore.gradient_caching.towers import Parts, refuse_batch_norm
@@ -57,7 +56,6 @@ def chunked(
     tower: Tower, args: tuple[Any, ...], kwargs: Mapping[str, Any], rows: int, cache: Cache | None
 ) -> Any:
     """What the tower returns for all rows, with one node of autograd for it."""
-    synchronisation.refuse_inside_of_ddp()
     parts = Parts.of(tower)
     refuse_batch_norm(parts)
     arguments, tensors = Arguments.of(args, kwargs)

@@ -35,6 +35,8 @@ class Call:
         self.tower, self.parts, self.arguments = tower, parts, arguments
         self.number = next(_numbers)
         self.wrappers = synchronisation.wrappers_of(parts.modules)
+        synchronisation.refuse_inside_of_wrapper(self.wrappers)
+        synchronisation.refuse_static_graph(self.wrappers)
         count = max(1, math.ceil(arguments.rows / rows))
         count = synchronisation.agreed_count(count, self.wrappers)
         self.chunks = chunks_of(arguments.rows, count)
@@ -84,8 +86,7 @@ class Call:
         elif outputs != self.outputs:
             raise ValueError(
                 f"the tower must return the same structure for every chunk, got "
-                f"{self.outputs.structure} with {self.outputs.leaves} and then "
-                f"{outputs.structure} with {outputs.leaves}"
+                f"{self.outputs.described()} and then {outputs.described()}"
             )
         return found
 
@@ -122,21 +123,32 @@ class Call:
         """Adds to the gradients of the parameters; returns those of the tensors that want one."""
         self.snapshot.check()
         self.task, self.is_deferred = torch._C._current_graph_task_id(), False
-        found: list[list[Tensor | None]] = []
-        last = self.last_users()
-        with unchanged_random_states(self.devices):
-            for number, chunk in enumerate(self.chunks):
-                is_last = number == len(self.chunks) - 1
-                self.states[number].restore()
-                with synchronisation.synchronising_only(last if is_last else (), self.wrappers):
-                    watch = Watch(self.parts) if number == 0 else None
-                    found.append(self._replay(tensors, chunk, gradients, wanted))
-                    if watch is not None:
-                        watch.check()
+        try:
+            with unchanged_random_states(self.devices):
+                found = self._replay_all(tensors, gradients, wanted)
+        except BaseException:
+            synchronisation.discard_unreduced(self.wrappers)
+            raise
         return [
             self._gradient(i, tensors[i], [pieces[i] for pieces in found]) if wants else None
             for i, wants in enumerate(wanted)
         ]
+
+    def _replay_all(
+        self, tensors: Sequence[Tensor], gradients: Gradients, wanted: Sequence[bool]
+    ) -> list[list[Tensor | None]]:
+        """The gradients of the tensors of every chunk. The last one exchanges gradients."""
+        found, exchanging = [], self.last_users()
+        for number, chunk in enumerate(self.chunks):
+            is_last = number == len(self.chunks) - 1
+            self.states[number].restore()
+            watch = Watch(self.parts) if number == 0 else None
+            wrappers = exchanging if is_last else set()
+            with synchronisation.synchronising_only(wrappers, self.wrappers):
+                found.append(self._replay(tensors, chunk, gradients, wanted))
+            if watch is not None:
+                watch.check()
+        return found
 
     def _replay(
         self, tensors: Sequence[Tensor], chunk: Chunk, gradients: Gradients, wanted: Sequence[bool]

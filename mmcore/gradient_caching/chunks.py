@@ -126,12 +126,22 @@ class Outputs(NamedTuple):
                 )
         return cls(tuple(leaves), tuple(places), structure), tensors
 
-    def whole(self, tensors: Sequence[Tensor]) -> Any:
+    def whole(self, tensors: Sequence[object]) -> Any:
         """The result, with these tensors in it."""
         leaves = list(self.leaves)
         for place, tensor in zip(self.places, tensors, strict=True):
             leaves[place] = tensor
         return tree_unflatten(leaves, self.structure)
+
+    def described(self) -> str:
+        """For an error: (tensor, 3), and so on."""
+        return str(self.whole([_Word("tensor")] * len(self.places)))
+
+
+class _Word(str):
+    """A word without quotes."""
+
+    __repr__ = str.__str__
 
 
 def joined(outputs: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -104,11 +104,36 @@ def agreed_count(count: int, wrappers: Iterable[nn.Module]) -> int:
     return count
 
 
-def refuse_inside_of_ddp() -> None:
-    """Raises where DDP's forward is under way: it would exchange the gradients of every chunk."""
+def discard_unreduced(wrappers: Iterable[nn.Module]) -> None:
+    """Forgets gradients that FSDP2 keeps until the exchange, after an error: zero_grad cannot."""
+    for parameter in (p for w in wrappers for group in _groups(w) for p in group.fsdp_params):
+        parameter.unsharded_accumulated_grad = None
+        if hasattr(parameter, "_unsharded_param"):
+            parameter.unsharded_param.grad = None
+
+
+def refuse_inside_of_wrapper(wrappers: Iterable[nn.Module]) -> None:
+    """Raises where DDP's or FSDP2's forward around the tower is under way."""
     if DistributedDataParallel._get_active_ddp_module() is not None:
         raise RuntimeError(
             "gradient caching inside of the forward of DistributedDataParallel would exchange "
             "gradients after every chunk: wrap the tower first, then cache it, as in "
             "mmcore.nn.Cached(DistributedDataParallel(tower))"
+        )
+    states = [w._get_fsdp_state() for w in wrappers if _is_sharded(w)]  # type: ignore[operator]
+    roots = {id(state._state_ctx.iter_forward_root) for state in states} - {id(None)}
+    if roots - {id(state) for state in states}:
+        raise RuntimeError(
+            "gradient caching of a tower under fully_shard inside of the forward of a larger "
+            "module under fully_shard: the larger one holds back gradients that the tower has to "
+            "exchange. Call the tower by itself, or apply fully_shard to the larger one alone"
+        )
+
+
+def refuse_static_graph(wrappers: Iterable[nn.Module]) -> None:
+    """Raises for an option of DDP that has no backward without an exchange."""
+    if any(_is_ddp(wrapper) and wrapper.static_graph for wrapper in wrappers):
+        raise ValueError(
+            "tower must not be DistributedDataParallel(static_graph=True), whose no_sync() fails "
+            "in the first step: leave static_graph out"
         )
