@@ -18,7 +18,10 @@ from caching_ranks import (
     PROCESSES,
     ROWS,
     SECONDS,
+    Both,
     Counted,
+    Fails,
+    Trainer,
     averaged,
     counted_reductions,
     error,
@@ -29,14 +32,15 @@ from caching_ranks import (
     tower,
     wholly_sharded,
 )
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mmcore
 
 Results = dict[str, Any]
-# Rows of each process; chunks have ROWS at most: 2 and 3 chunks, 1 and 3, 1 and 2.
-UNEVEN, FEW, NONE = (5, 12), (1, 11), (0, 7)
+# Rows of each process; chunks have ROWS at most: 2 and 3 chunks, 1 and 3 (more than the first
+# process has rows), 1 and 2.
+UNEVEN, FEW, NONE = (5, 12), (2, 11), (0, 7)
 
 
 def two_towers(rows: tuple[int, int], wrap: Callable[[Any], Any], how: str) -> Results:
@@ -122,17 +126,6 @@ def chained() -> Results:
     return {"error": parts, "exchanges": one.count}
 
 
-class Both(nn.Module):
-    """Two towers in one module, as open_clip's models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.image, self.text = tower(1), tower(2)
-
-    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
-        return self.text(text) if image is None else self.image(image)
-
-
 def in_one_wrapper() -> Results:
     """Both towers in one DDP, called by name."""
     (image, text), plain = inputs(UNEVEN), Both()
@@ -144,31 +137,44 @@ def in_one_wrapper() -> Results:
     return {"error": error(gradients(one.ddp), expected), "exchanges": one.count}
 
 
+def of_one_object() -> Results:
+    """Towers are methods of an object that knows both wrappers."""
+    (image, text), plain, trainer = inputs(UNEVEN), [tower(1), tower(2)], Trainer()
+    expected = averaged(loss_of(plain[0](image), plain[1](text)), *plain)
+    methods = (trainer.encode_image, lambda x: trainer.encode_text(x))
+    x, y = (mmcore.cached(each, z, ROWS) for each, z in zip(methods, (image, text), strict=True))
+    loss_of(x, y).backward()
+    counts = [each.count for each in trainer.counted.values()]
+    return {"error": error(gradients(trainer.image, trainer.text), expected), "exchanges": counts}
+
+
+def of_methods() -> Results:
+    """Towers are methods of a model under FSDP2."""
+    (image, text), plain, model = inputs(UNEVEN), Both(), Both()
+    expected = averaged(loss_of(plain.image(image), plain.text(text)), plain)
+    for each in (model.image, model.text):
+        sharded(each)
+    wholly_sharded(model)
+    with counted_reductions() as counts:
+        x = mmcore.cached(lambda z: model(z), image, ROWS)
+        y = mmcore.cached(model.forward, {"text": text}, ROWS)
+        loss_of(x, y).backward()
+    return {"error": error(gradients(model), expected), "exchanges": counts}
+
+
 def accumulated() -> Results:
-    """A step in DDP's own no_sync, then one outside of it."""
+    """A step in DDP's own no_sync, one whose forward alone is in it, and one outside of it."""
     (image, text), plain, one = inputs(UNEVEN), tower(), Counted(tower())
     first = averaged(loss_of(plain(image), text), plain)
     counts = []
     with one.ddp.no_sync():
         loss_of(mmcore.cached(one.ddp, image, ROWS), text).backward()
+        loss = loss_of(mmcore.cached(one.ddp, image, ROWS), text)
+    loss.backward()
     counts.append(one.count)
     loss_of(mmcore.cached(one.ddp, image, ROWS), text).backward()
     counts.append(one.count)
-    return {"error": error(gradients(one.ddp), [2 * g for g in first]), "exchanges": counts}
-
-
-class Fails(nn.Module):
-    """A layer that raises in one call, by its number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = -1
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.left -= 1
-        if self.left == 0:
-            raise ArithmeticError("in the middle")
-        return x
+    return {"error": error(gradients(one.ddp), [3 * g for g in first]), "exchanges": counts}
 
 
 def interrupted(wrap: Callable[[Any], Any]) -> Results:
@@ -242,6 +248,8 @@ CASES: dict[str, Callable[[], Results]] = {
     "fsdp frozen": partial(frozen, sharded),
     "ddp chained": chained,
     "ddp in one wrapper": in_one_wrapper,
+    "ddp of one object": of_one_object,
+    "fsdp methods": of_methods,
     "ddp accumulated": accumulated,
     "ddp interrupted": partial(interrupted, DistributedDataParallel),
     "fsdp interrupted": partial(interrupted, sharded),

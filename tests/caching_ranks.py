@@ -104,3 +104,42 @@ def counted_reductions() -> Iterator[list[int]]:
         yield counts
     finally:
         setattr(dist, name, original)
+
+
+class Both(nn.Module):
+    """Two towers in one module, as open_clip's models."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = tower(1), tower(2)
+
+    def forward(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
+        return self.text(text) if image is None else self.image(image)
+
+
+class Trainer:
+    """An object that is no module and has both towers."""
+
+    def __init__(self) -> None:
+        self.counted = {seed: Counted(tower(seed)) for seed in (1, 2)}
+        self.image, self.text = (each.ddp for each in self.counted.values())
+
+    def encode_image(self, x: Tensor) -> Tensor:
+        return self.image(x)
+
+    def encode_text(self, x: Tensor) -> Tensor:
+        return self.text(x)
+
+
+class Fails(nn.Module):
+    """A layer that raises in one call, by its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = -1
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        if self.left == 0:
+            raise ArithmeticError("in the middle")
+        return x

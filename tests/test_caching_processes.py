@@ -94,6 +94,12 @@ def test_two_towers_in_one_wrapper(ranks: list[dict[str, Any]]) -> None:
     check(ranks, "ddp in one wrapper", 1)
 
 
+def test_towers_that_are_methods(ranks: list[dict[str, Any]]) -> None:
+    """Catches a tower that waits for another's wrapper because one object has both."""
+    check(ranks, "ddp of one object", [1, 1])
+    check(ranks, "fsdp methods", [6])
+
+
 def test_accumulation_over_batches(ranks: list[dict[str, Any]]) -> None:
     """Catches an exchange inside of the caller's own no_sync()."""
     check(ranks, "ddp accumulated", [0, 1])

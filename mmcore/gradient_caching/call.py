@@ -19,7 +19,7 @@ from mmcore.gradient_caching.surroundings import (
     devices_of,
     unchanged_random_states,
 )
-from mmcore.gradient_caching.towers import Parts, Snapshot, Watch
+from mmcore.gradient_caching.towers import Parts, Snapshot, Watch, owner_of
 
 Gradients = Sequence[Tensor | None]
 
@@ -41,7 +41,7 @@ class Call:
         count = synchronisation.agreed_count(count, self.wrappers)
         self.chunks = chunks_of(arguments.rows, count)
         self.synchronising = {w for w in self.wrappers if synchronisation.synchronises(w)}
-        self.snapshot = Snapshot(parts, has_fixed_parameters=not self.wrappers)
+        self.snapshot = Snapshot(parts)
         self.node: weakref.ref[Any] | None = None  # of autograd
         self.task = -1  # the backward that computed it again
         self.is_deferred = False
@@ -68,7 +68,9 @@ class Call:
                 "the tower changes its inputs in place, so that gradient caching, which runs it "
                 "twice, would give other inputs to the second forward: copy them in the tower"
             )
-        self.used = {*used, *(part for part in self.parts.modules if part in self.wrappers)}
+        # A method that stands in for forward, as fully_shard's have them, runs no hook.
+        owner = owner_of(self.tower)
+        self.used = {w for w in self.wrappers if w in used or w is owner}
         kept = [o for o, chunk in zip(outputs, self.chunks, strict=True) if not chunk.is_stand_in]
         return joined(kept)
 

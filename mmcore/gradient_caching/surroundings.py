@@ -21,14 +21,19 @@ class RandomStates(NamedTuple):
     @classmethod
     def now(cls, devices: Iterable[torch.device]) -> RandomStates:
         """As they are."""
-        others = [(d, torch.get_device_module(d).get_rng_state(d)) for d in devices]
+        others = [(d, torch.get_device_module(d).get_rng_state(*_index(d))) for d in devices]
         return cls(torch.get_rng_state(), tuple(others))
 
     def restore(self) -> None:
         """Makes the generators continue from here."""
         torch.set_rng_state(self.cpu)
         for device, state in self.others:
-            torch.get_device_module(device).set_rng_state(state, device)
+            torch.get_device_module(device).set_rng_state(state, *_index(device))
+
+
+def _index(device: torch.device) -> tuple[torch.device, ...]:
+    """How a generator is named: Apple's GPU has one alone."""
+    return () if device.type == "mps" else (device,)
 
 
 @contextmanager
@@ -63,8 +68,8 @@ class Surroundings(NamedTuple):
     def restored(self) -> Iterator[None]:
         """The block runs under them.
 
-        Autocast keeps casts of weights for later use, with the graph of the first: none may pass
-        from a block without gradients to one with gradients, or from one chunk to the next.
+        Autocast keeps casts of weights for later use. In older versions of torch those of a forward
+        without gradients stay without (pytorch #112583), so that none may pass to the next block.
         """
         torch.clear_autocast_cache()
         try:

@@ -12,13 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcore.gradient_caching.chunks import Tower
 
+CONTAINERS = (list, tuple, dict)
+
 
 class Parts(NamedTuple):
     """The modules and tensors that a tower reads."""
 
     modules: tuple[nn.Module, ...]  # the outermost
     tensors: tuple[Tensor, ...]  # beside those of the modules
-    is_known: bool  # False: it may read others
+    is_module: bool  # or a method of one; another function may read more than what was found
 
     @classmethod
     def of(cls, tower: Tower) -> Parts:
@@ -26,7 +28,8 @@ class Parts(NamedTuple):
         found = list(_parts(tower, set()))
         modules = tuple(part for part in found if isinstance(part, nn.Module))
         tensors = tuple(part for part in found if isinstance(part, Tensor))
-        return cls(modules, tensors, bool(found))
+        is_module = any(isinstance(each, nn.Module) for each in (tower, owner_of(tower)))
+        return cls(modules, tensors, is_module)
 
     def parameters(self) -> Iterator[Tensor]:
         """All that may need a gradient, once each."""
@@ -40,8 +43,8 @@ class Parts(NamedTuple):
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether some parameter does; where the tower is not known, it may."""
-        return not self.is_known or any(p.requires_grad for p in self.parameters())
+        """Whether some parameter does, or may."""
+        return not self.is_module or any(p.requires_grad for p in self.parameters())
 
 
 def _parts(value: Any, seen: set[int]) -> Iterator[nn.Module | Tensor]:
@@ -49,36 +52,47 @@ def _parts(value: Any, seen: set[int]) -> Iterator[nn.Module | Tensor]:
     if id(value) in seen:
         return
     seen.add(id(value))
+    inner: Iterable[Any] = ()
     if isinstance(value, nn.Module | Tensor):
         yield value
-        return
-    inner: Iterable[Any] = ()
-    if isinstance(value, partial):
+    elif isinstance(value, partial):
         inner = (value.func, *value.args, *value.keywords.values())
     elif inspect.ismethod(value):
         inner = (value.__self__, value.__func__)
     elif inspect.isfunction(value):
         inner = _referred(value)
-    elif isinstance(value, list | tuple | dict):
-        inner = value.values() if isinstance(value, dict) else value
-    elif callable(value) and not isinstance(value, type):
-        inner = (*getattr(value, "__dict__", {}).values(), getattr(value, "__wrapped__", None))
+    else:
+        inner = _held(value)
     for each in inner:
         yield from _parts(each, seen)
 
 
+def _held(value: Any) -> list[nn.Module | Tensor]:
+    """The modules and tensors in a container, or in the attributes of an object and in containers
+    there. No further: an object may hold a data set.
+    """
+    containers = [value, *getattr(value, "__dict__", {}).values()]
+    values = [getattr(value, "__dict__", {})] + [c for c in containers if isinstance(c, CONTAINERS)]
+    each = (v for c in values for v in (c.values() if isinstance(c, dict) else c))
+    return [v for v in each if isinstance(v, nn.Module | Tensor)]
+
+
 def _referred(function: Any) -> list[Any]:
-    """What a function of Python refers to: names around it, its defaults, what it wraps."""
+    """What a function of Python refers to: names around it, its defaults."""
     cells = (cell for cell in function.__closure__ or ())
-    around = [cell.cell_contents for cell in cells if _is_set(cell)]
     names = (function.__globals__.get(name) for name in function.__code__.co_names)
-    kinds = (nn.Module, Tensor, partial)
+    kinds = (nn.Module, Tensor, partial, *CONTAINERS)
     return [
-        *around,
-        *(value for value in names if isinstance(value, kinds) or inspect.ismethod(value)),
+        *(cell.cell_contents for cell in cells if _is_set(cell)),
+        *(v for v in names if isinstance(v, kinds) or inspect.ismethod(v) or _is_near(v, function)),
         *(function.__defaults__ or ()),
         *(function.__kwdefaults__ or {}).values(),
     ]
+
+
+def _is_near(value: Any, function: Any) -> bool:
+    """Whether `value` is a function of the same file: those of libraries have no towers."""
+    return inspect.isfunction(value) and value.__module__ == function.__module__
 
 
 def _is_set(cell: Any) -> bool:
@@ -87,6 +101,13 @@ def _is_set(cell: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def owner_of(tower: Tower) -> object:
+    """The object whose method the tower is, if it is one."""
+    while isinstance(tower, partial):
+        tower = tower.func
+    return getattr(tower, "__self__", None)
 
 
 def refuse_batch_norm(parts: Parts) -> None:
@@ -111,20 +132,21 @@ class Watch:
         self.parts = parts
         self.before = dict(self._buffers())
 
-    def _buffers(self) -> Iterator[tuple[str, tuple[Tensor, int]]]:
-        for module in self.parts.modules:
+    def _buffers(self) -> Iterator[tuple[tuple[int, str], tuple[Tensor, int]]]:
+        """By the number of the module and the name in it: the buffer and how often it changed."""
+        for number, module in enumerate(self.parts.modules):
             for name, buffer in module.named_buffers():
                 if not buffer.is_inference():
-                    yield name, (buffer, buffer._version)
+                    yield (number, name), (buffer, buffer._version)
 
     def check(self) -> None:
         """Raises where a buffer was changed, in place or by another of the same shape."""
-        for name, (buffer, version) in self._buffers():
-            before, version_before = self.before.get(name, (buffer, version))
+        for key, (buffer, version) in self._buffers():
+            before, version_before = self.before.get(key, (buffer, version))
             is_same = buffer is before and version == version_before
             if not is_same and buffer.shape == before.shape:
                 raise RuntimeError(
-                    f"tower changes its buffer {name!r} in its forward, which gradient caching "
+                    f"tower changes its buffer {key[1]!r} in its forward, which gradient caching "
                     f"runs twice for every chunk: the second time is not the same as the first. "
                     f"Such modules (batch normalisation, spectral norm, moving averages, queues) "
                     f"belong outside of what is cached, or in .eval()"
@@ -134,12 +156,10 @@ class Watch:
 class Snapshot:
     """Parameters and modes, as the forward found them: the replay needs the same."""
 
-    def __init__(self, parts: Parts, *, has_fixed_parameters: bool) -> None:
+    def __init__(self, parts: Parts) -> None:
         self.modes = [(module, module.training) for _, module in parts.named_modules()]
-        self.versions: list[tuple[str, Tensor, int]] = []
-        if has_fixed_parameters:
-            named = (each for module in parts.modules for each in module.named_parameters())
-            self.versions = [(n, p, p._version) for n, p in named if not p.is_inference()]
+        named = (each for module in parts.modules for each in module.named_parameters())
+        self.versions = [(n, p, p._version) for n, p in named if not p.is_inference()]
 
     def check(self) -> None:
         """Raises where something was changed between the forward and the backward."""
