@@ -212,6 +212,12 @@ def inside_of_ddp() -> Results:
     return message_of(lambda: wrapped(inputs(UNEVEN)[0]))
 
 
+def hidden() -> Results:
+    """A tower that nothing in the function leads to."""
+    found = iter([DistributedDataParallel(tower())])
+    return message_of(lambda: mmcore.cached(lambda x: next(found)(x), inputs(UNEVEN)[0]))
+
+
 def static_graph() -> Results:
     wrapped = DistributedDataParallel(tower(), static_graph=True)
     return message_of(lambda: mmcore.cached(wrapped, inputs(UNEVEN)[0]))
@@ -254,6 +260,7 @@ CASES: dict[str, Callable[[], Results]] = {
     "ddp interrupted": partial(interrupted, DistributedDataParallel),
     "fsdp interrupted": partial(interrupted, sharded),
     "ddp around": inside_of_ddp,
+    "ddp hidden": hidden,
     "ddp static": static_graph,
     "fsdp around a sharded tower": around_a_sharded_tower,
     "fsdp around a tower": around_a_tower,

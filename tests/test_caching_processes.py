@@ -121,6 +121,7 @@ def test_fsdp_around_a_cached_tower(ranks: list[dict[str, Any]]) -> None:
     [
         ("ddp around", "mmcore.nn.Cached(DistributedDataParallel(tower))"),
         ("fsdp around a sharded tower", "a larger module under fully_shard"),
+        ("ddp hidden", "runs a DistributedDataParallel that gradient caching did not find"),
         ("ddp static", "leave static_graph out"),
     ],
 )

@@ -6,6 +6,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mmcore.gradient_caching.surroundings import (
     devices_of,
     unchanged_random_states,
 )
+from mmcore.gradient_caching.synchronisation import refusing_unknown
 from mmcore.gradient_caching.towers import Parts, Snapshot, Watch, owner_of
 
 Gradients = Sequence[Tensor | None]
@@ -54,7 +56,8 @@ class Call:
         outputs: list[list[Tensor]] = []
         versions = [tensor._version for tensor in tensors]
         watch = None
-        with synchronisation.recorded(self.wrappers) as used:
+        known = nullcontext() if self.parts.is_module else refusing_unknown(self.wrappers)
+        with known, synchronisation.recorded(self.wrappers) as used:
             for chunk in self.chunks:
                 self.states.append(RandomStates.now(self.devices))
                 outputs.append(self._run(tensors, chunk))

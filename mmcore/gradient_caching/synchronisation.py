@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
 FSDP = "torch.distributed.fsdp"
@@ -30,6 +31,31 @@ def recorded(wrappers: Iterable[nn.Module]) -> Iterator[set[nn.Module]]:
             handle = wrapper.register_forward_pre_hook(lambda module, _: found.add(module))
             stack.callback(handle.remove)
         yield found
+
+
+@contextmanager
+def refusing_unknown(wrappers: Collection[nn.Module]) -> Iterator[None]:
+    """Raises where another wrapper runs in the block: it would exchange gradients of every chunk.
+
+    Without processes it does nothing: hooks of all modules make torch.compile compile anew.
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        yield
+        return
+
+    def check(module: nn.Module, _: object) -> None:
+        if (_is_ddp(module) or _is_sharded(module)) and module not in wrappers:
+            raise RuntimeError(
+                f"tower runs a {type(module).__name__} that gradient caching did not find in it, "
+                f"and which would exchange gradients after every chunk: let the tower be a module, "
+                f"a method of one, or a function whose variables are the modules"
+            )
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _is_ddp(module: nn.Module) -> TypeGuard[DistributedDataParallel]:
