@@ -8,6 +8,7 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.distributed``: rows that several processes hold.
 - ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
 - ``mmcore.backend``: choose the implementation for a block of code.
+- ``mmcore.cached``, ``mmcore.caching``: batches that do not fit into the memory of the encoders.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
@@ -15,6 +16,7 @@ from mmcore import distributed, functional, metrics, nn, ops
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 from mmcore.functional.local_batch import LocalBatchWarning
+from mmcore.gradient_caching import cached, caching
 
 __version__ = "0.1.0"
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "LocalBatchWarning",
     "__version__",
     "backend",
+    "cached",
+    "caching",
     "distributed",
     "functional",
     "metrics",

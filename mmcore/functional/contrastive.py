@@ -9,7 +9,7 @@ from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss, mean_products, weighted_mean
-from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import clip as clip_op
 
