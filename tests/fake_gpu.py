@@ -22,6 +22,7 @@ from triton.runtime.jit import JITFunction
 from mmcore.backends.triton import hopper, inputs, launch
 from mmcore.backends.triton.hopper import launch as hopper_launch
 from mmcore.backends.triton.launch_plan import PlannedKernel
+from mmcore.backends.triton.softmax_similarity import matrix
 
 HOPPER, PROCESSORS = (9, 0), 132
 
@@ -94,6 +95,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
             patch.setattr(module, "is_interpreted", lambda: False)
         for module in (launch, hopper_launch):
             patch.setattr(module, "processors", lambda _: PROCESSORS)
+        patch.setattr(matrix, "_recipes", {})
         patch.setattr(inputs, "is_aligned", lambda _: True)
         patch.setattr(torch.cuda, "get_device_capability", lambda _: HOPPER)
         patch.setattr(torch.cuda, "device_of", lambda _: nullcontext())
