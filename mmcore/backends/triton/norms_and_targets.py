@@ -23,9 +23,10 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.launch_plan import planned
 
-MOST_PARTS = tl.constexpr(512)
+MOST_PARTS = Constant(512)
 
 
 @triton.jit
