@@ -32,8 +32,8 @@ sigmoid_similarity                  3        3           12           2        4
 sigmoid_similarity, labels          3        8           13           5       12           11
 info_nce                            3        4           11           3        8           14
 info_nce, queue                     6       11           20           6       25           29
-nt_xent                             3       16            9           3       15           14
-sup_con                             3       67            9           3       26           14
+nt_xent                             3       12            9           3       11           14
+sup_con                             3       53            9           3       18           14
 project                             1        1            6           1        2            4
 project, layer norm                 2        1           10           4        2            9
 l2_normalize                        1        0            3           1        0            1
