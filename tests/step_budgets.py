@@ -18,10 +18,10 @@ from step_counts import Counts, Step, counts_of_all
 TABLE = """
                              forward                          backward
 step                         launches  kernels  allocations    launches  kernels  allocations
-clip                                3        0            8           2        3            6
+clip                                3        0            8           2        3            5
 clip, no gradient                   3        0            8           0        0            0
 clip, float16                       3        0            8           4        3            7
-clip, float32                       3        0            8           2        3            5
+clip, float32                       3        0            8           2        3            4
 clip, label smoothing               3       29           11           3       43            9
 siglip                              3        2           11           1        1            5
 siglip, no gradient                 3        0           10           0        0            0
@@ -32,8 +32,8 @@ sigmoid_similarity                  3        3           12           2        4
 sigmoid_similarity, labels          3        8           13           5       12           11
 info_nce                            3        4           11           3        8           14
 info_nce, queue                     6       11           20           6       25           29
-nt_xent                             3       16            9           3       15           14
-sup_con                             3       67            9           3       26           14
+nt_xent                             3       12            9           3       11           14
+sup_con                             3       53            9           3       18           14
 project                             1        1            6           1        2            4
 project, layer norm                 2        1           10           4        2            9
 l2_normalize                        1        0            3           1        0            1
@@ -43,7 +43,7 @@ distill_clip                        0      558            9           0      657
 symile                              9       14           28          15       50           24
 gram_loss                           0      109            5           0      225            1
 gram                                0        5            2           0        9            7
-clip, workspace 0                   3        0            8          14       22            7
+clip, workspace 0                   3        0            8          14       22            6
 """
 HEADER = (
     f"{'':<29}{'forward':<33}backward\n"

@@ -97,7 +97,6 @@ OWN_TYPES: dict[str, Types] = {
     "store_gradient": {"sums": SUMS_OF_GRADIENT},
     "store_gradient_exact": {"sums": SUMS_OF_GRADIENT},
     "hardest_negatives": {"out": "*i64"},
-    "norms_and_targets": {"counter": "*fp64"},
     "log_sum_exps": {
         "matrix": MATRIX, "row_out": SIDE_STATISTICS, "col_out": SIDE_STATISTICS,
     },

@@ -19,12 +19,13 @@ def count_equal_ids(ids: Tensor, others: Tensor) -> Tensor:
 
 def ranks(row: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     """int32, equal where the ids are; −1 stays −1."""
-    ordered = torch.cat([row, col]).sort().values
+    ordered = (row if col is row else torch.cat([row, col])).sort().values
 
     def rank(ids: Tensor) -> Tensor:
-        return torch.where(ids == -1, -1, torch.searchsorted(ordered, ids)).int()
+        return torch.where(ids == -1, -1, torch.searchsorted(ordered, ids, out_int32=True))
 
-    return rank(row), rank(col)
+    of_rows = rank(row)
+    return of_rows, of_rows if col is row else rank(col)
 
 
 def count_positives(
@@ -34,12 +35,15 @@ def count_positives(
 
     Labels and groups are ranks, which fit 32 bits.
     """
-    count = count_equal_ids(label.long(), other_label.long())
+    own, others = (ids.long() for ids in (label, other_label))
+    count = count_equal_ids(own, others)
     if group is None or other_group is None:
         return count
-    return count - count_equal_ids(_both(label, group), _both(other_label, other_group))
+    is_one_side = other_label is label and other_group is group
+    both = _both(own, group)
+    return count - count_equal_ids(both, both if is_one_side else _both(others, other_group))
 
 
 def _both(label: Tensor, group: Tensor) -> Tensor:
-    """Equal where both are; −1 where either matches nothing."""
-    return torch.where((label == -1) | (group == -1), -1, (label.long() << 32) + group)
+    """Equal where both are; −1 where either matches nothing. The labels are int64."""
+    return torch.where((label == -1) | (group == -1), -1, (label << 32) + group)

@@ -62,6 +62,7 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
         self.input_types, self.result_types = fields(inputs), fields(results)
         self.upstream_types, self.wanted_types = fields(upstream), fields(wanted)
+        self.wanted_at = [list(self.input_types).index(name) for name in self.wanted_types]
         self.products = products
         self.reads = reads or (lambda inputs: self.result_types)
         self.keeps = "kept" in self.result_types
@@ -127,14 +128,13 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         inputs, results, upstream, wanted, rounds = self._parts(arguments)
         backward = self.serves(backend).backward
         gradients = backward(inputs, results, upstream, wanted, rounds)
-        likes, flags = [getattr(inputs, name) for name in self.wanted_types], list(wanted)
+        likes, flags = [inputs[i] for i in self.wanted_at], list(wanted)
         if self.list_at is not None:
             gradients, likes, flags = flat(gradients), flat(likes), flat(flags)
-        first = backends.first_tensor(inputs)
         rounded = [
-            first.new_empty(0)
-            if gradient is None or like is None or not is_wanted
-            else _as_input(gradient, like, rounds)
+            _as_input(gradient, like, rounds)
+            if is_wanted and gradient is not None and like is not None
+            else backends.first_tensor(inputs).new_empty(0)
             for gradient, like, is_wanted in zip(gradients, likes, flags, strict=True)
         ]
         if self.list_at is not None:

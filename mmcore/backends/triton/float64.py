@@ -9,10 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LOG2_E_HIGH = tl.constexpr(1.4426950216293335)
-LOG2_E_LOW = tl.constexpr(1.9259629911266175e-8)
-LN_2_HIGH = tl.constexpr(0.6931471824645996)
-LN_2_LOW = tl.constexpr(-1.904654299957768e-9)
+from mmcore.backends.triton.constants import Constant
+
+LOG2_E_HIGH = Constant(1.4426950216293335)
+LOG2_E_LOW = Constant(1.9259629911266175e-8)
+LN_2_HIGH = Constant(0.6931471824645996)
+LN_2_LOW = Constant(-1.904654299957768e-9)
 
 
 @triton.jit

@@ -198,8 +198,15 @@ def finished(
 ) -> Gradients:  # fmt: skip
     """The gradients that are wanted, in the shapes of their inputs and, if `rounds`, dtypes."""
     return tuple(
-        None
-        if value is None or like is None or not is_wanted
-        else value.to(like.dtype if rounds else value.dtype).reshape(like.shape)
+        rounded_as(value, like, rounds) if is_wanted else None
         for value, like, is_wanted in zip(values, likes, wanted, strict=True)
     )
+
+
+def rounded_as(value: Tensor | None, like: Tensor | None, rounds: bool) -> Tensor | None:
+    """In the shape of `like` and, if it `rounds`, in its dtype."""
+    if value is None or like is None:
+        return None
+    if rounds and value.dtype != like.dtype:
+        value = value.to(like.dtype)
+    return value if value.shape == like.shape else value.reshape(like.shape)

@@ -13,7 +13,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-BLOCK = tl.constexpr(1024)
+from mmcore.backends.triton.constants import Constant
+
+BLOCK = Constant(1024)
 
 
 @triton.jit

@@ -23,9 +23,10 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.launch_plan import planned
 
-MOST_PARTS = tl.constexpr(512)
+MOST_PARTS = Constant(512)
 
 
 @triton.jit
@@ -67,14 +68,16 @@ def bits_of(squares):
 @planned
 @triton.jit
 def norms_and_targets_kernel(
-    x, y, target, scale, biases, maxima, tally, logit, counter, zeros, size, depth, strides,
+    x, y, target, scale, biases, maxima, tally, zeros, size, depth, strides,
     PURPOSE: tl.constexpr, PAIRS: tl.constexpr, BIASES: tl.constexpr, ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Behind the largest norms of x and of y are the logits, and the counter behind these."""
     program, step = tl.program_id(0), tl.num_programs(0) * ROWS
+    logit = maxima + 2 * MOST_PARTS
     HAS_LOGITS: tl.constexpr = PAIRS.HAS_TARGET or PAIRS.IS_DIAGONAL
     if PURPOSE.HAS_COUNTER:
-        tl.store(counter, 0.0, mask=program == 0)
+        tl.store(logit + size.rows, 0.0, mask=program == 0)
     bits_x, bits_y = tl.zeros([ROWS], tl.int64), tl.zeros([ROWS], tl.int64)
     end = size.rows
     if PURPOSE.HAS_Y:

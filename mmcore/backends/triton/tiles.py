@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+from mmcore.backends.triton.constants import Constant
+
+LOG2_E = Constant(1.4426950408889634)
 
 
 class RowIds(NamedTuple):

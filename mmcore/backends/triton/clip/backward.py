@@ -29,8 +29,9 @@ def backward(
     rows_of_e, stored = exponentials_and_terms(kept, matrix)
     is_hopper = matrix.recipe.is_hopper
     needs = Needs(wanted.x, wanted.y, wanted.scale, False, rounds)
-    # The unit and its product with the scale, which float16 needs.
-    wide = inputs.x.new_empty(2, dtype=torch.float64)
+    wide = inputs.scale  # a dummy pointer
+    if matrix.recipe.dtype == torch.float16:  # the unit and its product with the scale
+        wide = inputs.x.new_empty(2, dtype=torch.float64)
     gradient = Gradient(
         matrix, (inputs.x.dtype, inputs.y.dtype), stored, stored[NUMBERS:], LOSS_TERMS,
         Given(upstream.loss, inputs.scale, wide), rows_of_e, True, is_hopper,

@@ -28,11 +28,10 @@ def loss_of(matrix: SimilarityMatrix, kept: Tensor) -> Tensor:
     tile, x = matrix.tile("statistics"), inputs.x
     programs = whole(rows, tile.BM) + whole(rows, tile.BN)
     scratch = x.new_empty(NORMS + rows + 1 + programs, dtype=torch.float64)
-    logits, counter = scratch[NORMS:], scratch[NORMS + rows :]
     has_terms = kept.numel() > 0
     rows_of_e, stored = exponentials_and_terms(kept, matrix) if has_terms else (kept.view(0, 1), x)
     zeros = stored[NUMBERS + HEADER + 2 * LOSS_TERMS * rows :] if has_terms else None
-    norms = find_norms(matrix, scratch, logits, counter=counter, zeros=zeros)
+    norms = find_norms(matrix, scratch, zeros=zeros, has_counter=True)
     by_rows, by_columns = sum_exponentials(matrix, norms, rows_of_e)
     loss = x.new_empty((), dtype=torch.float32)
     clip_loss_kernel[(programs,)](

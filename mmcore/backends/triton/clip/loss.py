@@ -20,6 +20,7 @@ import triton.language as tl
 
 from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.arguments import BothSides, Ids, SideBiases, Size, Strides
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.last_block import is_last, store_total, sum_in_order
 from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.norms_and_targets import MOST_PARTS
@@ -37,7 +38,7 @@ from mmcore.backends.triton.softmax_similarity.terms_memory import (
     terms_in,
 )
 
-NUMBERS = tl.constexpr(kept_size.NUMBERS)
+NUMBERS = Constant(kept_size.NUMBERS)
 
 
 @triton.jit

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmcore.backends.triton import hopper
-from mmcore.backends.triton.arguments import Chunk
+from mmcore.backends.triton.arguments import Chunk, Strides
+from mmcore.backends.triton.inputs import pointer
 from mmcore.backends.triton.launch import (
     chunk_of_gradient,
     chunk_rows,
@@ -45,14 +46,31 @@ class Found(NamedTuple):
     col_bias: Tensor | None
 
 
+class Launch(NamedTuple):
+    """A launch that forms G of a chunk, and stores parts of the scale's gradient."""
+
+    first_part: int
+    parts: int  # one of each program of the Triton kernel
+    form: Form | None  # None for Hopper's kernel
+    constants: dict[str, object]
+
+
 class Step(NamedTuple):
-    """A chunk of rows, and how many parts of the scale's gradient its launches leave."""
+    """A chunk of rows."""
 
     first: int
     rows: int
     is_kept: bool
-    # Of Hopper's launch, of Triton's, of the one for exact tiles, of the product; 0 without it.
-    parts: tuple[int, int, int, int]
+    launches: tuple[Launch, ...]
+    first_part: int  # of the product
+
+
+class Plan(NamedTuple):
+    """The chunks of a backward, in their order."""
+
+    steps: tuple[Step, ...]
+    rows: int  # of the largest
+    parts: int  # of all launches, of which the last one adds them up
 
 
 def gradients(gradient: Gradient, needs: Needs, kept_bytes: int, scale_like: Tensor) -> Found:
@@ -66,82 +84,87 @@ def gradients(gradient: Gradient, needs: Needs, kept_bytes: int, scale_like: Ten
 
 
 def _by_chunks(gradient: Gradient, needs: Needs, scale_like: Tensor, size: int) -> Found:
-    matrix, x = gradient.matrix, gradient.matrix.inputs.x
-    memory = chunk_of_gradient(
-        x, min(size, matrix.size.rows), matrix.size.columns, matrix.recipe.dtype
-    )
-    steps = _steps(gradient, needs, size)
-    totals = GradientTotals(gradient, needs, len(steps) == 1)
-    count = sum(sum(step.parts) for step in steps) if needs.scale else 0
-    of_scale = ScaleParts(gradient.given.wide, 0, count, gradient.given.wide)  # dummy pointers
-    total = None
-    if needs.scale:
-        total = torch.empty_like(scale_like)
-        of_scale = of_scale._replace(part=x.new_empty(count, dtype=torch.float64), total=total)
-    for step in steps:
-        g = memory if memory.shape[0] == step.rows else memory[: step.rows]
-        of_scale = _run(gradient, needs, totals, of_scale, step, g, step is steps[-1])
+    matrix, x, plan = gradient.matrix, gradient.matrix.inputs.x, plan_of(gradient, needs, size)
+    memory = chunk_of_gradient(x, plan.rows, matrix.size.columns, matrix.recipe.dtype)
+    totals = GradientTotals(gradient, needs, len(plan.steps) == 1)
+    # Hopper's kernel stores its parts whether they are wanted or not.
+    parts = x.new_empty(plan.parts, dtype=torch.float64)
+    total = scale_like.new_empty(scale_like.shape) if needs.scale else None
+    last = plan.steps[-1]
+    for step in plan.steps:
+        g = memory if step.rows == plan.rows else memory[: step.rows]
+        sums = totals.new_sums(g, step.is_kept)
+        for launch in step.launches:
+            of_scale = ScaleParts(parts, launch.first_part, plan.parts, pointer(total, parts))
+            _store_gradient(gradient, g, step.first, sums, of_scale, launch)
+        of_scale = ScaleParts(parts, step.first_part, plan.parts, pointer(total, parts))
+        totals.add(step.first, g, sums, of_scale, step.is_kept, step is last)
     return Found(*totals.products(), total, *totals.sums())
 
 
-def _steps(gradient: Gradient, needs: Needs, size: int) -> list[Step]:
-    """The chunks in their order."""
-    matrix, x = gradient.matrix, gradient.matrix.inputs.x
-    (rows, columns), found = matrix.size, []
-    kept_rows = min(rows, gradient.kept.shape[0])
-    for start, stop, is_kept in ((0, kept_rows, True), (kept_rows, rows, False)):
-        tile = gradient.tile_of(is_kept)
-        for first in range(start, stop, size):
-            count = min(size, stop - first)
-            tiles = whole(count, tile.BM) * whole(columns, tile.BN)
-            if is_kept:
-                by_product = whole(count, row_tile(x.shape[1]).ROWS) if needs.scale else 0
-                parts = (0, tiles, 0, by_product)
-            elif gradient.is_hopper:
-                by_hopper = hopper.launches().gradient_parts(count, columns, x.device)
-                parts = (by_hopper, 0, min(EXACT_PROGRAMS, tiles), 0)
-            else:
-                parts = (0, tiles, min(EXACT_PROGRAMS, tiles), 0)
-            found.append(Step(first, count, is_kept, parts))
+def plan_of(gradient: Gradient, needs: Needs, size: int) -> Plan:
+    """The plan of the gradient's recipe, which a training loop makes once."""
+    plans = gradient.matrix.recipe.plans
+    key = needs, size, gradient.kept.shape[0], gradient.is_loss
+    found = plans.get(key)
+    if found is None:
+        found = plans[key] = _new_plan(gradient, needs, size)
     return found
 
 
-def _run(
-    gradient: Gradient, needs: Needs, totals: GradientTotals, of_scale: ScaleParts, step: Step,
-    g: Tensor, is_last: bool,
-) -> ScaleParts:  # fmt: skip
-    """One chunk; returns where the next chunk's parts begin."""
-    by_hopper, by_trusted, by_exact, by_product = step.parts
-    if by_hopper:
-        hopper.launches().store_gradient(
-            gradient.matrix, gradient.numbers, gradient.terms, gradient.given, step.first, g,
-            of_scale.part, of_scale.first, is_loss=gradient.is_loss, count=gradient.terms_count,
-        )  # fmt: skip
-        of_scale = of_scale._replace(first=of_scale.first + by_hopper)
-    sums = totals.new_sums(g, step.is_kept)
-    for by_tiles, is_exact in ((by_trusted, False), (by_exact, True)):
-        form = Form(
-            step.is_kept, is_exact, needs.sums, needs.scale, is_last and is_exact,
-            gradient.is_loss, gradient.needs_factor, gradient.terms_count,
-        )  # fmt: skip
-        if by_tiles:
-            _store_gradient(gradient, g, step.first, by_tiles, sums, of_scale, form)
-            of_scale = of_scale._replace(first=of_scale.first + by_tiles)
-    totals.add(step.first, g, sums, of_scale, step.is_kept, is_last)
-    return of_scale._replace(first=of_scale.first + by_product)
+def _new_plan(gradient: Gradient, needs: Needs, size: int) -> Plan:
+    matrix, steps, parts = gradient.matrix, [], 0
+    rows, kept_rows = matrix.size.rows, min(matrix.size.rows, gradient.kept.shape[0])
+    for start, stop, is_kept in ((0, kept_rows, True), (kept_rows, rows, False)):
+        for first in range(start, stop, size):
+            count = min(size, stop - first)
+            is_last = first + count == rows
+            launches = _launches(gradient, needs, count, is_kept, is_last, parts)
+            parts = launches[-1].first_part + launches[-1].parts
+            steps.append(Step(first, count, is_kept, launches, parts))
+            if is_kept and needs.scale:
+                parts += whole(count, row_tile(matrix.inputs.x.shape[1]).ROWS)
+    return Plan(tuple(steps), min(size, rows), parts)
+
+
+def _launches(
+    gradient: Gradient, needs: Needs, count: int, is_kept: bool, is_last: bool, first_part: int
+) -> tuple[Launch, ...]:
+    """Those that form G of `count` rows: of exact tiles, which few matrices have, by one more."""
+    matrix, tile = gradient.matrix, gradient.tile_of(is_kept)
+    tiles = whole(count, tile.BM) * whole(matrix.size.columns, tile.BN)
+    form = Form(
+        is_kept, False, needs.sums, needs.scale, False, gradient.is_loss, gradient.needs_factor,
+        gradient.terms_count,
+    )  # fmt: skip
+    narrow = matrix.settings(tile._replace(BN=EXACT_COLUMNS, BK=EXACT_DEPTH))["TILE"]
+    constants = {"SIDES": matrix.recipe.sides, "NARROW": narrow, **matrix.settings(tile)}
+    first = Launch(first_part, tiles, form, {**constants, "FORM": form})
+    if is_kept:
+        return (first,)
+    if gradient.is_hopper:
+        parts = hopper.launches().gradient_parts(count, matrix.size.columns, matrix.inputs.x.device)
+        first = Launch(first_part, parts, None, {})
+    form = form._replace(IS_EXACT=True, IS_LAST=is_last)
+    exact = min(EXACT_PROGRAMS, tiles)
+    return first, Launch(first_part + first.parts, exact, form, {**constants, "FORM": form})
 
 
 def _store_gradient(
-    gradient: Gradient, g: Tensor, first: int, programs: int, sums: BiasSums, of_scale: ScaleParts,
-    form: Form,
-) -> None:  # fmt: skip
+    gradient: Gradient, g: Tensor, first: int, sums: BiasSums, of_scale: ScaleParts, launch: Launch
+) -> None:
     """G of the rows from `first` on, and its partial sums."""
-    matrix, tile = gradient.matrix, gradient.tile_of(form.HAS_KEPT)
-    kept, settings = gradient.kept if form.HAS_KEPT else g, matrix.settings(tile)
-    narrow = matrix.settings(tile._replace(BN=EXACT_COLUMNS, BK=EXACT_DEPTH))["TILE"]
-    store_gradient_kernel[(programs,)](
-        *matrix.operands(tile), gradient.numbers, gradient.terms, matrix.ids, kept, g, sums,
-        of_scale, gradient.given, Chunk(first, g.shape[0]), matrix.size,
-        matrix.recipe.strides._replace(out=g.stride(0), kept=gradient.kept.shape[1]),
-        SIDES=matrix.recipe.sides, FORM=form, NARROW=narrow, **settings,
+    matrix, form = gradient.matrix, launch.form
+    if form is None:
+        hopper.launches().store_gradient(
+            matrix, gradient.numbers, gradient.terms, gradient.given, first, g, of_scale.part,
+            of_scale.first, is_loss=gradient.is_loss, count=gradient.terms_count,
+        )  # fmt: skip
+        return
+    of_x, of_y, _, _ = matrix.recipe.strides
+    store_gradient_kernel[(launch.parts,)](
+        *matrix.operands(gradient.tile_of(form.HAS_KEPT)), gradient.numbers, gradient.terms,
+        matrix.ids, gradient.kept if form.HAS_KEPT else g, g, sums, of_scale, gradient.given,
+        Chunk(first, g.shape[0]), matrix.size,
+        Strides(of_x, of_y, g.stride(0), gradient.kept.shape[1]), **launch.constants,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.float64 import unit_of
 from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.log_sum_exps import own_biases
@@ -39,13 +40,13 @@ from mmcore.backends.triton.softmax_similarity.terms_memory import (
     terms_in,
 )
 
-BLOCK = tl.constexpr(128)
+BLOCK = Constant(128)
 # More rows or columns than these have a launch of their own that finds the largest gradient: at
 # most LARGEST_PROGRAMS programs, in blocks of LARGEST_BLOCK.
 MOST_WITHOUT_A_LAUNCH = 16384
-LARGEST_PROGRAMS, LARGEST_BLOCK = tl.constexpr(64), tl.constexpr(1024)
+LARGEST_PROGRAMS, LARGEST_BLOCK = Constant(64), Constant(1024)
 # Behind the unit and its product with the scale.
-LARGEST_BEGINS = tl.constexpr(2)
+LARGEST_BEGINS = Constant(2)
 
 
 class Upstream(NamedTuple):

@@ -104,15 +104,17 @@ class GradientTotals:
         is_last: bool,
     ) -> None:  # fmt: skip
         """Adds one chunk, from row `first` on."""
-        x = self.gradient.matrix.inputs.x
         rows = slice(first, first + g.shape[0])
         self._add_rows(rows, g, of_scale, is_kept, is_last)
         if self.needs.y:
-            others = x if self.is_one_chunk else x[rows]
-            self._add_columns(g.T, others, first == 0)
+            self._add_columns(g.T, self._among(self.gradient.matrix.inputs.x, rows), first == 0)
         if self.needs.sums:
             self.row_sums.append(sums.row.sum(0))
             self.col_sums.append(sums.col.sum(0))
+
+    def _among(self, vectors: Tensor, rows: slice) -> Tensor:
+        """Those of a chunk."""
+        return vectors if self.is_one_chunk else vectors[rows]
 
     def _add_rows(
         self, rows: slice, g: Tensor, of_scale: ScaleParts, is_kept: bool, is_last: bool
@@ -128,7 +130,7 @@ class GradientTotals:
             else:
                 self.grad_x[rows] = found
             return
-        found, out = product(g, y), None if self.grad_x is None else self.grad_x[rows]
+        found, out = product(g, y), None if self.grad_x is None else self._among(self.grad_x, rows)
         if sums_by_product:
             self._sum_with_rows(found, rows, out, of_scale, is_last)
         elif out is not None:
@@ -137,8 +139,7 @@ class GradientTotals:
     def _sum_with_rows(
         self, found: Tensor, rows: slice, out: Tensor | None, of_scale: ScaleParts, is_last: bool
     ) -> None:
-        inputs, tile = self.gradient.matrix.inputs, row_tile(found.shape[1])
-        x = inputs.x[rows]
+        x, tile = self._among(self.gradient.matrix.inputs.x, rows), row_tile(found.shape[1])
         target = found if out is None else out
         sum_with_rows_kernel[(whole(found.shape[0], tile.ROWS),)](
             found, x, self.gradient.given, target, of_scale, self.gradient.terms, *found.shape,

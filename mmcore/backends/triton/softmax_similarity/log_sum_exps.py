@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.float64 import in_nats, log_add_exp
 from mmcore.backends.triton.launch_plan import planned
 from mmcore.backends.triton.softmax_similarity.running_log_sum_exps import running_log_sum_exps
@@ -31,7 +32,7 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
     with_biases,
 )
 
-PARTS, TARGETS = tl.constexpr(32), tl.constexpr(64)
+PARTS, TARGETS = Constant(32), Constant(64)
 
 
 class SideSums(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ class Recipe:
         self.is_hopper = hopper.serves(inputs)
         self.tiles: dict[str, ProductTile] = {}
         self.settings: dict[ProductTile, dict[str, object]] = {}
+        self.plans: dict[tuple[object, ...], Any] = {}  # of backwards (chunks.py)
 
 
 class SimilarityMatrix(NamedTuple):

@@ -41,16 +41,18 @@ def norms_and_targets(matrix: SimilarityMatrix, *, tallies: bool) -> NormsAndTar
     maxima = x.new_empty(NORMS + (rows if has_target else 0), dtype=torch.float64)
     tallies = tallies and matrix.recipe.pairs.HAS_TARGET
     tally = x.new_zeros(matrix.size.columns, dtype=torch.int64) if tallies else x
-    logits = maxima[NORMS:]
-    norms = find_norms(matrix, maxima, logits, tally if tallies else None)
-    return NormsAndTargets(norms, tally, logits)
+    norms = find_norms(matrix, maxima, tally if tallies else None)
+    return NormsAndTargets(norms, tally, maxima[NORMS:])
 
 
 def find_norms(
-    matrix: SimilarityMatrix, maxima: Tensor, logits: Tensor, tally: Tensor | None = None,
-    counter: Tensor | None = None, zeros: Tensor | None = None,
+    matrix: SimilarityMatrix, maxima: Tensor, tally: Tensor | None = None,
+    zeros: Tensor | None = None, *, has_counter: bool = False,
 ) -> Norms:  # fmt: skip
-    """Fills the vectors, the counter and N numbers with zeros; what is not wanted is None."""
+    """Fills the maxima, and behind them the logits of targets; if there is one, the counter.
+
+    Also fills N numbers with zeros, if they are given.
+    """
     inputs, recipe = matrix.inputs, matrix.recipe
     x, y, size = inputs.x, inputs.keys, matrix.size
     has_y, tile = inputs.y is not None, row_tile(x.shape[1])
@@ -58,9 +60,8 @@ def find_norms(
     biases = Biases(matrix.bias, pointer(inputs.row_bias, x), pointer(inputs.col_bias, x))
     norms_and_targets_kernel[(programs,)](
         x, y, matrix.ids.target, inputs.scale, biases, maxima, x if tally is None else tally,
-        logits, maxima if counter is None else counter, maxima if zeros is None else zeros, size,
-        x.shape[1], recipe.strides,
-        PURPOSE=Purpose(has_y, tally is not None, counter is not None, zeros is not None),
+        maxima if zeros is None else zeros, size, x.shape[1], recipe.strides,
+        PURPOSE=Purpose(has_y, tally is not None, has_counter, zeros is not None),
         PAIRS=recipe.pairs, BIASES=recipe.which_biases, ROWS=tile.ROWS, COLUMNS=tile.COLUMNS,
     )  # fmt: skip
     return Norms(maxima, programs)

@@ -23,21 +23,22 @@ import triton.language as tl
 from torch import Tensor
 
 from mmcore.backends.triton.arguments import SideBiases
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.float64 import in_bits, split
 from mmcore.backends.triton.norms_and_targets import MOST_PARTS
 from mmcore.backends.triton.tiles import LOG2_E
 
 # Beyond this bound on |s|·log2(e) most rows of real data lie too far below it for a shared shift.
-LARGEST_SHARED_BOUND = tl.constexpr(200.0)
+LARGEST_SHARED_BOUND = Constant(200.0)
 # The largest possible E is 2 to this: sums, and their reciprocals, stay within float32.
-LARGEST_EXPONENT = tl.constexpr(80.0)
+LARGEST_EXPONENT = Constant(80.0)
 # An E below this is flushed to 0. It is at most 2⁻⁴⁰ of a sum of 2⁻⁸⁶, and contributes at most
 # 2⁻⁴⁰ to a gradient whose factor is 2⁸⁶.
-SMALLEST_NORMAL = tl.constexpr(2.0**-126)
-SMALLEST_TRUSTED_SUM = tl.constexpr(2.0**-86)
-LARGEST_TRUSTED_EXPONENT = tl.constexpr(86.0)
+SMALLEST_NORMAL = Constant(2.0**-126)
+SMALLEST_TRUSTED_SUM = Constant(2.0**-86)
+LARGEST_TRUSTED_EXPONENT = Constant(86.0)
 # Rounding to bfloat16 lengthens a row by at most one part in 256, and so the larger of two sides.
-LARGEST_ROUNDING = tl.constexpr(1.00390625)
+LARGEST_ROUNDING = Constant(1.00390625)
 
 
 class Numbers(NamedTuple):

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from mmcore.backends.triton import kept_size
+from mmcore.backends.triton.constants import Constant
 from mmcore.backends.triton.float64 import in_bits, split
 from mmcore.backends.triton.softmax_similarity.shared_shift import (
     LARGEST_TRUSTED_EXPONENT,
@@ -24,19 +25,19 @@ from mmcore.backends.triton.softmax_similarity.shared_shift import (
 # Float32 numbers of a row or column, each of (N,) or (M,): R or C; lse in two parts; whether R or C
 # is trusted. Those of a loss end here. Of statistics also the upstream gradients of positives and
 # of lse; 2^(bias − largest); bias.
-FACTOR = tl.constexpr(0)
-LSE_HIGH = tl.constexpr(1)
-LSE_LOW = tl.constexpr(2)
-IS_TRUSTED = tl.constexpr(3)
-POSITIVE = tl.constexpr(4)
-WEIGHT = tl.constexpr(5)
-BIAS_FACTOR = tl.constexpr(6)
-BIAS = tl.constexpr(7)
+FACTOR = Constant(0)
+LSE_HIGH = Constant(1)
+LSE_LOW = Constant(2)
+IS_TRUSTED = Constant(3)
+POSITIVE = Constant(4)
+WEIGHT = Constant(5)
+BIAS_FACTOR = Constant(6)
+BIAS = Constant(7)
 TERMS = 8
 # Rows, or columns, that share a flag. The sides of every tile are multiples of it.
-FLAGGED = tl.constexpr(kept_size.FLAGGED)
+FLAGGED = Constant(kept_size.FLAGGED)
 # The counter of last_block.py, and what aligns the numbers behind it.
-HEADER = tl.constexpr(kept_size.HEADER)
+HEADER = Constant(kept_size.HEADER)
 
 
 class GradientTerms(NamedTuple):
