@@ -67,7 +67,7 @@ def agree(
     bytes_ = workspace.current(like.device.type)
     numbers = [lowest, highest, *sizes, bytes_, int(is_ring)]
     found = _exchange(group, numbers, text, False, like.device)
-    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)]
+    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)].contiguous()
     if not bool((agreed[:, : len(sizes)].sum(0) > 0).all()):
         raise ValueError(
             f"one of the ranks of process group {name!r} must have at least 1 row, got none on all"
