@@ -275,7 +275,7 @@ def test_results_are_dense_as_compiled_code_expects() -> None:
     x, y = torch.randn(4, WIDTH), torch.randn(4, WIDTH)
 
     def run(rank: int) -> list[Tensor]:
-        agreed = header.call(x, None, [4, 4], 1, "", False, False, dist.group.WORLD.group_name)
+        agreed = header.call(x, None, [4, 4], 1, "", False, False, dist.group.WORLD.group_name, 3)
         found = [agreed, *hardest_negatives(x, y, process_group="world")]
         found += softmax_similarity(x, y, process_group="world")
         labels = {"row_label": torch.arange(4), "columns": False}
