@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from ranks import on_ranks
 from torch import Tensor
 
 import mmcore
 from mmcore import functional
 from mmcore.functional import hardest_negatives, sigmoid_similarity, softmax_similarity
+from mmcore.ops.sharded import header
 
 pytestmark = pytest.mark.usefixtures("small_slabs")
 
@@ -266,3 +268,17 @@ def test_slabs_fit_the_workspace(size: int, monkeypatch: pytest.MonkeyPatch) -> 
         on_ranks(size, lambda rank: softmax_similarity(x, x.clone(), process_group="world"))
     assert len(largest) > size
     assert max(largest) <= workspace
+
+
+def test_results_are_dense_as_compiled_code_expects() -> None:
+    """Catches a result that is a view of a larger tensor, which the fake does not say."""
+    x, y = torch.randn(4, WIDTH), torch.randn(4, WIDTH)
+
+    def run(rank: int) -> list[Tensor]:
+        agreed = header.call(x, None, [4, 4], 1, "", False, False, dist.group.WORLD.group_name, 3)
+        found = [agreed, *hardest_negatives(x, y, process_group="world")]
+        found += softmax_similarity(x, y, process_group="world")
+        labels = {"row_label": torch.arange(4), "columns": False}
+        return found + list(softmax_similarity(x, x, **labels, process_group="world"))
+
+    assert all(z.is_contiguous() for found in on_ranks(3, run) for z in found)

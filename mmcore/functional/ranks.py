@@ -80,7 +80,7 @@ class Ranks(NamedTuple):
         text = "\n".join(lines)
         counts = list(sizes.values())
         return header.call(
-            like, target, counts, place, text, has_diagonal, self.is_ring, self.group
+            like, target, counts, place, text, has_diagonal, self.is_ring, self.group, self.size
         )
 
     def rows(self, function: str, **sides: Tensor) -> tuple[Rows, ...]:

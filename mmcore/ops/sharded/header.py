@@ -67,7 +67,7 @@ def agree(
     bytes_ = workspace.current(like.device.type)
     numbers = [lowest, highest, *sizes, bytes_, int(is_ring)]
     found = _exchange(group, numbers, text, False, like.device)
-    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)]
+    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)].contiguous()
     if not bool((agreed[:, : len(sizes)].sum(0) > 0).all()):
         raise ValueError(
             f"one of the ranks of process group {name!r} must have at least 1 row, got none on all"
@@ -138,36 +138,30 @@ def _check_target(found: Tensor, columns: int, group: Group) -> None:
 
 def _fake(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
-    has_diagonal: bool, is_ring: bool, name: str, backend: str,
+    has_diagonal: bool, is_ring: bool, name: str, ranks: int, backend: str,
 ) -> Tensor:  # fmt: skip
-    shape = (group_of(name).size, len(sizes) + 2)
-    return like.new_empty(shape, dtype=torch.int64, device="cpu")
+    # The shape follows from the arguments alone: torch finds compiled code again by these, in runs
+    # of other numbers of ranks too.
+    return like.new_empty((ranks, len(sizes) + 2), dtype=torch.int64, device="cpu")
 
 
 define(
     "agree_on_shards",
     "(Tensor like, Tensor? target, SymInt[] sizes, SymInt columns, str text, "
-    "bool has_diagonal, bool is_ring, str group, str backend) -> Tensor",
+    "bool has_diagonal, bool is_ring, str group, int ranks, str backend) -> Tensor",
     fake=_fake,
-    run=lambda backend, *arguments: agree(*arguments),
+    run=lambda backend, *arguments: agree(*arguments[:-1]),
     flops=no_flops,
 )
 
 
 def call(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
-    has_diagonal: bool, is_ring: bool, group: str,
+    has_diagonal: bool, is_ring: bool, group: str, ranks: int,
 ) -> Tensor:  # fmt: skip
-    """`agree`, as an op that torch.compile keeps in its graph."""
+    """`agree`, as an op that torch.compile keeps in its graph; of so many ranks."""
     found: Tensor = torch.ops.mmcore.agree_on_shards(
-        like.detach(),
-        target,
-        list(sizes),
-        columns,
-        text,
-        has_diagonal,
-        is_ring,
-        group,
+        like.detach(), target, list(sizes), columns, text, has_diagonal, is_ring, group, ranks,
         "reference",
-    )
+    )  # fmt: skip
     return found
