@@ -12,6 +12,7 @@ import mmcore
 from mmcore import functional as F
 from mmcore.backends.reference.hardest_negatives import NegativesInputs
 from mmcore.backends.triton.hardest_negatives import search
+from mmcore.backends.triton.softmax_similarity.gradient_terms import MOST_WITHOUT_A_LAUNCH
 
 ROWS, COLUMNS, WIDTH = 256, 384, 64
 Step = Callable[[], object]
@@ -100,6 +101,24 @@ def one_side(dtype: torch.dtype) -> None:
     statistics(dtype, has_columns=False, target=torch.arange(ROWS) // 2)
 
 
+def cached_sigmoid() -> None:
+    """Gradients from products that the forward has cached, for targets that rows share."""
+    target = torch.arange(ROWS) // 2
+    found = F.sigmoid_similarity(
+        features(), features(), scale, bias, target=target, backend="triton"
+    )
+    (found.total - found.positive).backward()
+
+
+def many_rows() -> None:
+    """More than one program looks through in search of the largest upstream gradient."""
+    x, target = features(MOST_WITHOUT_A_LAUNCH + 1), torch.zeros(MOST_WITHOUT_A_LAUNCH + 1).long()
+    found = F.softmax_similarity(
+        x, features(8), scale, target=target, columns=False, backend="triton"
+    )
+    found.row_lse.sum().backward()
+
+
 def without_kept_exponentials(step: Callable[[torch.dtype], None]) -> Step:
     """In chunks of the least size."""
 
@@ -126,6 +145,8 @@ STEPS: dict[str, list[Step]] = {
     "shared targets": [
         lambda: statistics(torch.bfloat16, has_columns=True, target=torch.arange(ROWS) // 2)
     ],
+    "many rows": [many_rows],
+    "cached sigmoid": [cached_sigmoid],
     "siglip": 2 * [lambda: siglip(features(), features())],
     "siglip of rows that are not aligned": [lambda: siglip(shifted(), shifted())],
     "l2_normalize": [lambda: normalize(features()), lambda: normalize(shifted())],

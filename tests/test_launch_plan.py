@@ -33,6 +33,8 @@ STEPS = {
     "clip in float16": "hopper_store_gradient_kernel",
     "labels and biases": "store_gradient_kernel",
     "one side": "hopper_sum_exponentials_kernel",
+    "many rows": "largest_gradients_kernel",
+    "cached sigmoid": "from_cached_kernel",
     "siglip": "hopper_sigmoid_tile_kernel",
     "siglip of rows that are not aligned": "sigmoid_tile_kernel",
     "l2_normalize": "l2_normalize_backward_kernel",
