@@ -88,14 +88,14 @@ def steps() -> list[Step]:
             for op in ("clip", "siglip")
             for scale in SCALES
         ),
-        *(time("clip", rows, 512) for rows in (1024, 4096, 16384, 2048, 8192)),
-        *(time("siglip", rows, 512) for rows in (4096, 16384)),
+        *(time("clip", rows, 512) for rows in (1024, 4096, 256, 16384, 2048, 512, 8192)),
+        *(time("siglip", rows, 512) for rows in (1024, 4096, 256, 16384, 2048, 512, 8192)),
         exact("highest"),
         exact("high"),
         time("project", 32768, 768),
         time("l2_normalize", 65536, 768),
         Step("kernels", case_of("l2_normalize", 65536, 768)),
-        time("nt_xent", 16384, 512),
+        *(time("nt_xent", rows, 512) for rows in (16384, 1024, 4096)),
         time("sup_con", 16384, 512),
     ]
 

@@ -5,15 +5,18 @@ learn from it, without ever storing the N×M similarity matrix.
 
 - ``mmcore.functional``: the operations, as in ``torch.nn.functional``.
 - ``mmcore.nn``: the same as modules.
+- ``mmcore.distributed``: rows that several processes hold.
 - ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
 - ``mmcore.backend``: choose the implementation for a block of code.
+- ``mmcore.cached``, ``mmcore.caching``: batches that do not fit into the memory of the encoders.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
-from mmcore import functional, metrics, nn, ops
+from mmcore import distributed, functional, metrics, nn, ops
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 from mmcore.functional.local_batch import LocalBatchWarning
+from mmcore.gradient_caching import cached, caching
 
 __version__ = "0.1.0"
 __all__ = [
@@ -21,6 +24,9 @@ __all__ = [
     "LocalBatchWarning",
     "__version__",
     "backend",
+    "cached",
+    "caching",
+    "distributed",
     "functional",
     "metrics",
     "nn",

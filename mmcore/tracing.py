@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -18,6 +20,23 @@ def constant_when_compiled(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def not_compiled(function: Function) -> Function:
+    """As `torch.compiler.disable`, without importing torch._dynamo (`constant_when_compiled`).
+
+    torch.compile breaks its graph at the call. What the function calls is not compiled either,
+    unless it was compiled before, as a tower may be.
+    """
+
+    @wraps(function)
+    def wrapper(*arguments: Any, **by_name: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:  # then nothing compiles
+            return function(*arguments, **by_name)
+        return torch.compiler.disable(function)(*arguments, **by_name)
+
+    wrapper._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return wrapper  # type: ignore[return-value]
 
 
 def refuse_script(*module: object) -> NoReturn:

@@ -35,6 +35,7 @@ OBJECTIVES = {
     "softmax_similarity": ("clip_loss", "sup_con_loss, four of each class"),
     "sigmoid_similarity": ("siglip_loss", "siglip_loss, labels"),
     "siglip": ("siglip_loss",),
+    "clip": ("clip_loss",),
     "hardest_negatives": ("vse_loss",),
     "prefix_similarity": ("matryoshka_loss, four prefixes",),
     "product_similarity": ("symile_loss, 3 modalities",),

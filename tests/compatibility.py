@@ -52,7 +52,8 @@ def of(file: str) -> str:
 HERE, EXPORT, TRANSFORMS = of("compatibility"), of("export"), of("transforms")
 WRAPPERS = of("wrappers")
 TRACING, AUTOCAST, NUMBERS = of("tracing"), of("autocast"), of("numbers")
-PROCESSES, IN_PLACE = of("several_processes"), of("in_place")
+PROCESSES, GROUP = of("several_processes"), of("process_group")
+IN_PLACE = of("in_place")
 
 AUTOGRAD = [
     Row("`torch.no_grad()`, `torch.inference_mode()`", *[yes(f"{HERE}calls_without_a_graph")] * 3),
@@ -236,21 +237,22 @@ NUMBERS_AND_LAYOUTS = [
     ),
 ]
 
+OF_ALL = "rows of this process; of all with `process_group`"
+METRICS_OF_ALL = yes(
+    f"{WRAPPERS}metrics_of_this_process", f"{GROUP}metrics_over_ranks", says=OF_ALL
+)
 DISTRIBUTED = [
     Row(
         "`DistributedDataParallel`",
-        yes(
-            f"{WRAPPERS}data_parallel_wrappers",
-            f"{PROCESSES}two_processes_equal_one",
-            says="rows of this process; of all by two calls",
-        ),
+        yes(f"{PROCESSES}two_processes_equal_one", f"{GROUP}ranks_equal_one_process", says=OF_ALL),
         yes(f"{WRAPPERS}data_parallel_wrappers"),
-        yes(f"{WRAPPERS}metrics_of_this_process", says="rows of this process"),
+        METRICS_OF_ALL,
     ),
     Row(
         "FSDP1, FSDP2",
-        *[yes(f"{WRAPPERS}data_parallel_wrappers", f"{PROCESSES}fsdp_equals_one_process")] * 2,
-        yes(f"{WRAPPERS}metrics_of_this_process", says="rows of this process"),
+        yes(f"{PROCESSES}gradients_of_clip_in_other_ways", says=OF_ALL),
+        yes(f"{WRAPPERS}data_parallel_wrappers", f"{PROCESSES}fsdp_equals_one_process"),
+        METRICS_OF_ALL,
     ),
     Row(
         "`DTensor` arguments",

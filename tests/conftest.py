@@ -160,6 +160,12 @@ def several_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def small_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Columns of several ranks as few at a time as the workspace says."""
+    monkeypatch.setattr("mmcore.ops.sharded.slabs.LEAST_COLUMNS", 1)
+
+
+@pytest.fixture
 def threads() -> Iterator[None]:
     """Puts torch's thread count back after a test that changes it."""
     before = torch.get_num_threads()

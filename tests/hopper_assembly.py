@@ -14,6 +14,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton_assembly import resources
 
+from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.arguments import BothSides
 from mmcore.backends.triton.hopper import exponential_sums, gradient, launch, sigmoid_tile
 from mmcore.backends.triton.softmax_similarity.gain import Given
@@ -28,8 +29,8 @@ KERNELS = {
     "store_gradient": (gradient.hopper_store_gradient_kernel, launch.GRADIENT),
     "sigmoid_tile": (sigmoid_tile.hopper_sigmoid_tile_kernel, launch.SIGMOID),
 }
-CALLS: dict[str, dict[str, bool]] = {
-    "clip": {"IS_DIAGONAL": True, "IS_LOSS": True},
+CALLS: dict[str, dict[str, bool | int]] = {
+    "clip": {"IS_DIAGONAL": True, "IS_LOSS": True, "COUNT": kept_size.LOSS_TERMS},
     "siglip": {"IS_DIAGONAL": True},
     "targets": {},
     "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "HAS_TARGET": False},
@@ -52,7 +53,7 @@ def boxes(rows: int, columns: int) -> str:
     return f"tensordesc<bf16[{rows}, {columns}],{layout!r}>"
 
 
-def build(name: str, depth: int, settings: dict[str, bool]) -> Any:
+def build(name: str, depth: int, settings: dict[str, bool | int]) -> Any:
     """The kernel as its launch asks for it."""
     kernel, layout = KERNELS[name]
     constants: dict[str, Any] = {"HAS_TARGET": True, "HAS_COLUMNS": True, "HAS_GRADIENTS": True}

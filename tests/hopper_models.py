@@ -50,7 +50,7 @@ class Inert:
 NOTHING = Inert()
 for _name in (
     "add", "radd", "sub", "rsub", "mul", "rmul", "neg", "and", "rand", "or", "ror", "lt", "le",
-    "gt", "ge", "eq", "ne",
+    "gt", "ge", "eq", "ne", "floordiv", "rfloordiv",
 ):  # fmt: skip
     setattr(Inert, f"__{_name}__", Inert.__call__)
 
@@ -166,8 +166,8 @@ class Language:
     def to_tensor(self, number: int) -> int:
         return number
 
-    def cdiv(self, a: int, b: int) -> int:
-        return -(-a // b)
+    def cdiv(self, a: Any, b: Any) -> Any:
+        return NOTHING(a, b) if are_inert(a, b) else -(-a // b)
 
     def minimum(self, a: Any, b: Any) -> Any:
         return NOTHING(a, b) if are_inert(a, b) else min(a, b)

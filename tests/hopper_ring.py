@@ -122,6 +122,7 @@ class Cta:
             triton: SimpleNamespace(gluon=jit),
             f"{triton}.gluon": SimpleNamespace(language=language),
             f"{triton}.gluon.language.nvidia.hopper": self.device.modules(),
+            "mmcore.backends.triton.launch_plan": SimpleNamespace(planned=lambda it: it),
         }
 
     def run(self) -> list[tuple[int, int]]:
@@ -151,7 +152,7 @@ class Cta:
             return self.module(name.removeprefix(PACKAGE))
         if name in ("__future__", "typing"):
             return __import__(name)
-        return self.models[name] if name.startswith("triton") else NOTHING
+        return self.models.get(name, NOTHING)
 
     def start(self, parts: list[tuple[Callable[..., Steps], tuple[Any, ...]]], *sizes: Any) -> None:
         """In place of warp_specialize."""

@@ -70,12 +70,62 @@ def clip_in_chunks() -> None:
         clip(features(), features())
 
 
+def statistics(dtype: torch.dtype, *, has_columns: bool, **vectors: Tensor) -> None:
+    """Of softmax_similarity, with gradients of all that has any."""
+    sides = features(dtype=dtype), features(COLUMNS, dtype)
+    found = F.softmax_similarity(
+        *sides, scale, columns=has_columns, backend="triton", **vectors
+    )  # fmt: skip
+    parts = (found.row_lse, found.row_pos, found.col_lse, found.col_pos)
+    torch.stack(
+        [each.sum() for each in parts if each is not None and each.numel()]
+    ).sum().backward()
+
+
+def by_label(dtype: torch.dtype) -> None:
+    """Labels, groups, and every bias."""
+    row, col = torch.arange(ROWS) // 4, torch.arange(COLUMNS) // 4
+    biases = {
+        "bias": bias, "row_bias": torch.randn(ROWS, requires_grad=True),
+        "col_bias": torch.randn(COLUMNS, requires_grad=True),
+    }  # fmt: skip
+    statistics(
+        dtype, has_columns=True, row_label=row, col_label=col, row_group=row % 9,
+        col_group=col % 9, **biases,
+    )  # fmt: skip
+
+
+def one_side(dtype: torch.dtype) -> None:
+    """Targets that several rows share, and no statistics of columns."""
+    statistics(dtype, has_columns=False, target=torch.arange(ROWS) // 2)
+
+
+def without_kept_exponentials(step: Callable[[torch.dtype], None]) -> Step:
+    """In chunks of the least size."""
+
+    def run() -> None:
+        with mmcore.workspace(0):
+            step(torch.bfloat16)
+
+    return run
+
+
 # Some twice, because addresses change.
 STEPS: dict[str, list[Step]] = {
     "clip": 2 * [lambda: clip(features(), features())],
     "clip in chunks": 2 * [clip_in_chunks],
     "clip of rows that are not aligned": [lambda: clip(shifted(), shifted())],
     "clip in float32": [lambda: clip(features(dtype=torch.float32), features(dtype=torch.float32))],
+    "clip in float16": [lambda: clip(features(dtype=torch.float16), features(dtype=torch.float16))],
+    "labels and biases": [lambda: by_label(torch.bfloat16)],
+    "labels and biases in float16": [lambda: by_label(torch.float16)],
+    "labels and biases in chunks": [without_kept_exponentials(by_label)],
+    "one side": [lambda: one_side(torch.bfloat16)],
+    "one side in float16": [lambda: one_side(torch.float16)],
+    "one side in float32": [lambda: one_side(torch.float32)],
+    "shared targets": [
+        lambda: statistics(torch.bfloat16, has_columns=True, target=torch.arange(ROWS) // 2)
+    ],
     "siglip": 2 * [lambda: siglip(features(), features())],
     "siglip of rows that are not aligned": [lambda: siglip(shifted(), shifted())],
     "l2_normalize": [lambda: normalize(features()), lambda: normalize(shifted())],

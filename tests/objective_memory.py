@@ -13,6 +13,7 @@ import ctypes
 import gc
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -36,14 +37,23 @@ def step(case: Case, columns: int) -> int:
         leaf.requires_grad_() for leaf in case.leaves(arguments, case.variant.frozen).values()
     ]
     function = case.function(WIDTH)
+
+    def call() -> None:
+        losses = function(**arguments)
+        (losses if isinstance(losses, torch.Tensor) else sum(losses)).backward()
+
+    gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    return max(measured_peak(call) - gradients, 0)
+
+
+def measured_peak(call: Callable[[], None]) -> int:
+    """The most bytes that a call takes beyond what is in memory already."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = status_bytes("VmRSS")
-    losses = function(**arguments)
-    (losses if isinstance(losses, torch.Tensor) else sum(losses)).backward()
-    gradients = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    return max(status_bytes("VmHWM") - before - gradients, 0)
+    call()
+    return status_bytes("VmHWM") - before
 
 
 def status_bytes(field: str) -> int:

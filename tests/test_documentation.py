@@ -17,6 +17,8 @@ from mmcore import functional, metrics, nn
 def public() -> Iterator[tuple[str, Any]]:
     yield "mmcore.backend", mmcore.backend
     yield "mmcore.workspace", mmcore.workspace
+    yield "mmcore.cached", mmcore.cached
+    yield "mmcore.caching", mmcore.caching
     yield "mmcore.FallbackWarning", mmcore.FallbackWarning
     for module in (functional, metrics, nn):
         for name in module.__all__:

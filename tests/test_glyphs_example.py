@@ -86,12 +86,31 @@ def test_unicl_by_labels_and_look_alikes(glyphs: Glyphs) -> None:
         torch.testing.assert_close(loss, (one_side(logits) + one_side(logits.T)) / 2)
 
 
-def test_a_small_run_of_unicl(tmp_path: Path) -> None:
-    options = ["--objective", "unicl", "--steps", "2", "--batch-size", "32"]
+@pytest.mark.parametrize("more", [[], pytest.param(["--cache-rows", "10"], marks=pytest.mark.full)])
+def test_a_small_run_of_unicl(tmp_path: Path, more: list[str]) -> None:
+    options = ["--objective", "unicl", "--steps", "2", "--batch-size", "32", *more]
     command = [sys.executable, HERE / "train.py", *options, "--out", tmp_path / "run"]
     subprocess.run(command, check=True, capture_output=True)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["settings"]["objective"] == "unicl"
+    assert metrics["settings"]["cache_rows"] == (10 if more else None)
+
+
+def test_encoding_in_chunks(glyphs: Glyphs) -> None:
+    """Catches a normalisation over the rows of a chunk, and gradients that miss a chunk: the step
+    is that of the whole batch at once.
+    """
+    batches = Batches(glyphs, 32, seed=0, objective="clip")
+    model = Training(Settings(batch_size=32, cache_rows=10), batches).model
+    model.encoders["name"].eval()  # no random numbers
+    gradients = []
+    for model.cache_rows in (10, None):
+        model.zero_grad()
+        batch = batches.training(0)
+        model.losses(model(batch.inputs), batch).mean().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_resumed_run_keeps_its_objective() -> None:

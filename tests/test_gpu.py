@@ -32,6 +32,10 @@ def siglip(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     return ((sums.total - sums.positive) / x.shape[0]).float()
 
 
+def siglip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+    return functional.siglip_loss(x, y, scale, -10.0)
+
+
 def sup_con(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     itself = torch.arange(len(x), device=x.device)
     label = itself // 4
@@ -45,7 +49,7 @@ def projected(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
 
 
 # Every tensor above names its device: compiled code need not follow the tests' default device.
-LOSSES = [clip, siglip, sup_con, projected]
+LOSSES = [clip, siglip, siglip_loss, sup_con, projected]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
 
@@ -59,6 +63,13 @@ def step(loss: Loss, inputs: list[Tensor]) -> list[Tensor]:
     """The value, and the gradients."""
     value = loss(*inputs)
     return [value.detach(), *torch.autograd.grad(value, inputs)]
+
+
+def replace(old: list[Tensor], new: list[Tensor]) -> None:
+    """Other values in the same memory."""
+    with torch.no_grad():
+        for one, other in zip(old, new, strict=True):
+            one.copy_(other)
 
 
 @contextmanager
@@ -98,11 +109,35 @@ def test_a_graph_replays_what_it_captured(loss: Loss) -> None:
     with torch.cuda.graph(graph):
         captured = step(loss, inputs)
     fresh = features(512)
-    with torch.no_grad():
-        for old, new in zip(inputs, fresh, strict=True):
-            old.copy_(new)
+    replace(inputs, fresh)
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(captured, step(loss, fresh), strict=True))
+
+
+@every_loss
+@pytest.mark.parametrize("size", [0, 2**30])
+def test_graphed_callables(loss: Loss, size: int) -> None:
+    """Catches a backward that takes what the forward of another replay has left."""
+    with mmcore.workspace(size):
+        graphed = torch.cuda.make_graphed_callables(loss, tuple(features(512)))
+        for _ in range(3):
+            inputs = features(512)
+            found, expected = step(graphed, inputs), step(loss, inputs)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@every_loss
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_compiled_with_reduced_overhead(loss: Loss) -> None:
+    """Catches an op that CUDA graphs of torch.compile cannot hold, or replay with old values."""
+    torch.compiler.reset()
+    compiled, inputs = torch.compile(loss, fullgraph=True, mode="reduce-overhead"), features(300)
+    for _ in range(4):  # warms up, records, replays
+        replace(inputs, features(300))
+        torch.compiler.cudagraph_mark_step_begin()
+        found = [each.clone() for each in step(compiled, inputs)]
+        for ours, theirs in zip(found, step(loss, inputs), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=2e-2, atol=1e-3)
 
 
 @every_loss
@@ -154,7 +189,7 @@ def test_tensor_float_32_is_near_and_highest_is_nearer() -> None:
 @pytest.mark.parametrize("size", [0, 2**26, 2**30])
 def test_memory_is_what_the_formula_says(size: int) -> None:
     """docs/gpu-tuning.md; the allocator rounds up, and the vendor's products want some as well."""
-    from test_triton_memory import MIB, Batch, softmax_backward_bytes, softmax_forward_bytes
+    from triton_memory import MIB, Batch, softmax_backward_bytes, softmax_forward_bytes
 
     batch = Batch(16384, 16384, 512, workspace=size)
     inputs = features(batch.rows, batch.width)

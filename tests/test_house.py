@@ -20,7 +20,8 @@ TOO_LONG = {
 # imports nothing of mmcore.
 LAYERS = {
     "bench": {"nn", "functional"},
-    "nn": {"functional"},
+    "nn": {"functional", "gradient_caching"},
+    "gradient_caching": {"functional", "backends"},
     "functional": {"ops"},
     "ops": {"backends"},
     "backends": {"_C", "_launch"},

@@ -12,7 +12,7 @@ from objective_cases import ROWS, unit_rows
 from torch import Tensor
 
 from mmcore import functional
-from mmcore.functional import contrastive
+from mmcore.functional import info_nce
 
 pytestmark = pytest.mark.objective
 
@@ -38,13 +38,13 @@ def test_a_queue_alone_needs_no_product_with_the_keys(
 ) -> None:
     """Catches an (N, M) matrix that is computed for its diagonal."""
     seen: list[int] = []
-    plain = contrastive.softmax_similarity
+    plain = info_nce.softmax_similarity
 
     def counted(x: Tensor, y: Tensor, *rest: Any, **options: Any) -> Any:
         seen.append(len(y))
         return plain(x, y, *rest, **options)
 
-    monkeypatch.setattr(contrastive, "softmax_similarity", counted)
+    monkeypatch.setattr(info_nce, "softmax_similarity", counted)
     queue = unit_rows(30)
     functional.info_nce_loss(unit_rows(), unit_rows(), 9.0, queue=queue, negatives="queue")
     assert seen == [30]

@@ -1,4 +1,4 @@
-"""Two processes: the warning, docs/several-processes.md beside one process, and FSDP."""
+"""Two processes: the warning, objectives beside one process, DDP and FSDP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch.multiprocessing
 import two_processes
 from objective_cases import Call, every_case
 from torch import Tensor
-from two_processes import PROCESSES, SECONDS, Towers, batch, head, trained
+from two_processes import LOSSES, PROCESSES, SECONDS, Towers, batch, head, trained
 
 import mmcore
 from mmcore import functional
@@ -44,31 +44,55 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
-WHOLE: dict[str, Callable[..., Tensor]] = {
-    "clip": functional.clip_loss,
-    "siglip": lambda x, y, s: functional.siglip_loss(x, y, s, -2.0),
-    "nt_xent": functional.nt_xent_loss,
-    "barlow_twins": lambda x, y, s: s * functional.barlow_twins_loss(x, y),
-}
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", LOSSES)
 def test_two_processes_equal_one(ranks: list[dict[str, Any]], name: str) -> None:
-    """Catches a recipe that misses keys or gradients of keys, or whose factor is another."""
+    """Catches keys or gradients of keys that are missed, and a factor that DDP does not cancel."""
     model = Towers(torch.float64)
     x, y, scale = model(*batch(torch.float64))
-    loss = WHOLE[name](x, y, scale)
+    loss = LOSSES[name](x, y, scale)
     features = torch.autograd.grad(loss, (x, y), retain_graph=True)
     loss.backward()
-    exact = {"rtol": 1e-12, "atol": 1e-12}
-    mean = torch.stack([rank[name]["value"] for rank in ranks]).mean()
-    torch.testing.assert_close(mean, loss.detach(), **exact)
     for i, gradient in enumerate(features):
         joined = torch.cat([rank[name]["features"][i] for rank in ranks])
-        torch.testing.assert_close(joined, PROCESSES * gradient, **exact)
+        torch.testing.assert_close(joined, PROCESSES * gradient, **EXACT)
     for rank in ranks:
+        torch.testing.assert_close(rank[name]["value"], loss.detach(), **EXACT)
         gradients = [parameter.grad for parameter in model.parameters()]
-        torch.testing.assert_close(rank[name]["gradients"], gradients, **exact)
+        torch.testing.assert_close(rank[name]["gradients"], gradients, **EXACT)
+
+
+@pytest.mark.parametrize("kind", ["summed", "fsdp2"])
+def test_gradients_of_clip_in_other_ways(ranks: list[dict[str, Any]], kind: str) -> None:
+    """Catches a convention of sums that divides, and a scale that FSDP averages to another."""
+    model = Towers(torch.float64)
+    functional.clip_loss(*model(*batch(torch.float64))).backward()
+    for rank in ranks:
+        for found, parameter in zip(rank[kind], model.parameters(), strict=True):
+            torch.testing.assert_close(found.reshape(parameter.shape), parameter.grad, **EXACT)
+
+
+def test_a_ring_equals_one_process_and_itself(ranks: list[dict[str, Any]]) -> None:
+    """Catches rows that go round in another order, and sums in the order in which they come."""
+    x, y = (functional.l2_normalize(z).requires_grad_() for z in batch(torch.float32))
+    loss = functional.clip_loss(x, y, 5.0)
+    gradients = torch.autograd.grad(loss, (x, y))
+    for rank in ranks:
+        first, second = rank["ring"]
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+        torch.testing.assert_close(first[0], loss.detach())
+    for i, gradient in enumerate(gradients, start=1):
+        joined = torch.cat([rank["ring"][0][i] for rank in ranks])
+        torch.testing.assert_close(joined, PROCESSES * gradient)
+
+
+def test_compiled_code_has_the_same_bits(ranks: list[dict[str, Any]]) -> None:
+    """Catches a graph break at a collective, and collectives that a compiler drops or moves."""
+    for rank in ranks:
+        eager, compiled = rank["compiled"]
+        assert all(torch.equal(*pair) for pair in zip(eager, compiled, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["fully_shard", "FullyShardedDataParallel"])
@@ -83,8 +107,8 @@ def test_fsdp_equals_one_process(ranks: list[dict[str, Any]], kind: str) -> None
             torch.testing.assert_close(rank[kind][name], value, rtol=1e-5, atol=1e-6)
 
 
-def test_the_recipe_does_not_warn_and_local_rows_warn_once(ranks: list[dict[str, Any]]) -> None:
-    """Catches a warning that comes with every step, or from those who followed it."""
+def test_a_group_does_not_warn_and_local_rows_warn_once(ranks: list[dict[str, Any]]) -> None:
+    """Catches a warning that comes with every step, or from those who named a group."""
     assert [rank["warnings"] for rank in ranks] == [[0, 1]] * PROCESSES
 
 

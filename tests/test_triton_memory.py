@@ -1,12 +1,12 @@
 """Launches of the Triton backend on a GPU that is not there: they never wait, and what they take.
 
-Sizes are those of real batches; no kernel runs. docs/gpu-tuning.md has the formulas in words.
+Sizes are those of real batches; no kernel runs. triton_memory.py has the formulas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 import mmcore
 
 pytest.importorskip("triton")
-from fake_gpu import PROCESSORS, Launches, Memory, fake_gpu
+from fake_gpu import Launches, Memory, fake_gpu
+from triton_memory import GB, MIB, Batch, softmax_backward_bytes, softmax_forward_bytes
 
 from mmcore.backends.inputs import (
     SigmoidUpstream,
@@ -48,78 +49,11 @@ from mmcore.backends.triton.sigmoid_similarity import forward as sigmoid_forward
 from mmcore.backends.triton.softmax_similarity import backward as softmax_backward
 from mmcore.backends.triton.softmax_similarity import forward as softmax_forward
 
-MIB, GB = 2**20, 10**9
-# float64 statistics, float32 terms, and what is between them, for a row or a column.
-BYTES_OF_A_ROW = 400
-TILE_ROWS, LEAST_BLOCKS, PROGRAMS = 128, 64, 2048
-
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
     with fake_gpu(monkeypatch) as launches:
         yield launches
-
-
-class Batch(NamedTuple):
-    """One similarity matrix, and the workspace."""
-
-    rows: int
-    columns: int
-    width: int
-    dtype: torch.dtype = torch.bfloat16
-    workspace: int = 2**30
-    is_own_transpose: bool = False
-
-    @property
-    def itemsize(self) -> int:
-        return self.dtype.itemsize
-
-    def inputs(self) -> tuple[Tensor, Tensor | None, Tensor]:
-        """x, y, scale."""
-        x = torch.empty(self.rows, self.width, dtype=self.dtype)
-        y = None if self.is_own_transpose else torch.empty(self.columns, self.width, dtype=x.dtype)
-        return x, y, torch.empty(())
-
-    def target(self) -> Tensor:
-        return torch.empty(self.rows, dtype=torch.int64)
-
-    def kept_bytes(self) -> int:
-        """E of whole blocks of rows in half the workspace, where products are of bfloat16."""
-        if self.dtype != torch.bfloat16 or self.is_own_transpose:
-            return 0
-        return 4 * kept_size.rows_of_exponentials(self.workspace, self.rows, self.columns)
-
-    def chunk_bytes(self, others: int = 0, block: int = TILE_ROWS) -> int:
-        """G of as many rows as the workspace holds beside `others`, one wave of tiles at least."""
-        row = self.columns * self.itemsize
-        held = (self.workspace - others) // row // block
-        least = -(-PROCESSORS // -(-self.columns // TILE_ROWS))
-        return block * min(max(held, least), -(-self.rows // block)) * row
-
-    def vectors_bytes(self) -> int:
-        return BYTES_OF_A_ROW * (self.rows + self.columns)
-
-    def float32_bytes(self, rows: int) -> int:
-        return 4 * rows * self.width
-
-
-def softmax_forward_bytes(batch: Batch) -> int:
-    """What is kept, and sums of columns of a slab of rows."""
-    blocks = -(-batch.rows // TILE_ROWS)
-    slab = min(blocks, max(LEAST_BLOCKS, batch.workspace // (4 * batch.columns)))
-    return batch.kept_bytes() + 4 * slab * batch.columns + batch.vectors_bytes()
-
-
-def softmax_backward_bytes(batch: Batch) -> int:
-    """What was kept, a chunk of G, sums of y's gradient, and x's; or at the end both gradients."""
-    of_x = batch.itemsize * batch.rows * batch.width
-    sums = 0 if batch.is_own_transpose else batch.float32_bytes(batch.columns)
-    chunk = batch.chunk_bytes(batch.kept_bytes())
-    product = batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
-    at_the_end = 0 if batch.is_own_transpose else batch.itemsize * batch.columns * batch.width
-    return (
-        batch.kept_bytes() + sums + of_x + max(chunk + product, at_the_end) + batch.vectors_bytes()
-    )
 
 
 def softmax_peaks(batch: Batch, positives: str = "sum", **pairs: Tensor) -> tuple[int, int]:
@@ -202,7 +136,7 @@ def sigmoid_peaks(batch: Batch, keeps: bool, has_backward: bool = True) -> tuple
 def sigmoid_pass_bytes(batch: Batch, keeps: bool) -> int:
     """Both products in float32, and a chunk of G; with a product, unless both are kept."""
     sides = batch.rows + (0 if batch.is_own_transpose else batch.columns)
-    chunk = batch.chunk_bytes(block=TILE_ROWS // 2 if batch.is_own_transpose else TILE_ROWS)
+    chunk = batch.chunk_bytes(block=64 if batch.is_own_transpose else 128)
     product = 0 if keeps else batch.float32_bytes(chunk // (batch.columns * batch.itemsize))
     return batch.float32_bytes(sides) + chunk + product
 

@@ -6,7 +6,6 @@ Small tiles, so that a matrix of a hundred rows has many.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -21,12 +20,12 @@ from mmcore.backends.inputs import SimilarityInputs
 
 pytest.importorskip("triton")
 from mmcore.backends.triton import hopper, inputs, kept_size, launch
-from mmcore.backends.triton.softmax_similarity.kept_exponentials import as_rows
+from mmcore.backends.triton.softmax_similarity import chunks, matrix
+from mmcore.backends.triton.softmax_similarity.kept_exponentials import rows_and_numbers
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
 pytestmark = pytest.mark.op
-# The package exports a function of the same name.
-softmax_backward = import_module("mmcore.backends.triton.softmax_similarity.backward")
+
 
 TILES = {
     "wide": ProductTile(16, 64, 16, 4, 1),
@@ -40,6 +39,7 @@ LEAN, ROOMY = 0, 2**24
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every test once per tile; a lean forward takes three blocks at a time."""
     monkeypatch.setattr(inputs, "product_tile", lambda *_: TILES[request.param])
+    monkeypatch.setattr(matrix, "_recipes", {})  # those of other tiles
     monkeypatch.setattr(launch, "FEWEST_BLOCKS", 3)
     monkeypatch.setattr(hopper, "serves", lambda _: False)
     with mmcore.backend("triton"):
@@ -144,31 +144,34 @@ def test_kept_exponentials_give_the_gradients_of_computed_ones(pairs: Any) -> No
     assert not torch.equal(all_[4], lean[4])
 
 
-def test_nothing_is_kept_without_a_backward_of_bfloat16() -> None:
+def test_no_exponentials_are_kept_without_a_backward_of_bfloat16() -> None:
     x, y, scale = torch.empty(300, 24), torch.empty(150, 24), torch.empty(())
     matrix = SimilarityInputs(x, y, scale, *[None] * 8)
     half = matrix._replace(x=x.bfloat16(), y=None, has_columns=False)
     rounded = matrix._replace(precision="medium")
-    assert kept_size.softmax_similarity(ROOMY, matrix) == 0
-    assert kept_size.softmax_similarity(ROOMY, half) == 0
-    assert kept_size.softmax_similarity(LEAN, rounded) == 0
+    numbers = kept_size.NUMBERS
+    assert kept_size.softmax_similarity(ROOMY, matrix) == numbers
+    assert kept_size.softmax_similarity(ROOMY, half) == numbers
+    assert kept_size.softmax_similarity(LEAN, rounded) == numbers
     whole = kept_size.softmax_similarity(ROOMY, rounded)
-    assert as_rows(torch.empty(whole), 150).shape == (384, 256)
+    rows_of_e, stored = rows_and_numbers(torch.empty(whole), 150)
+    assert rows_of_e.shape == (384, 256)
+    assert len(stored) == numbers
 
 
 def test_memory_that_is_short_makes_chunks_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def products_with(gradient: Any, needs: Any, size: int) -> Any:
+    def by_chunks(gradient: Any, needs: Any, scale: Any, size: int) -> Any:
         tried.append(size)
         if size > 64:
             raise torch.OutOfMemoryError
-        return found(gradient, needs, size)
+        return found(gradient, needs, scale, size)
 
     x, y = unit_rows(300), unit_rows(150)
     expected = softmax("triton", x, y, LEAN, {"target": torch.arange(300) % 150})
-    found = softmax_backward._products_with
-    monkeypatch.setattr(softmax_backward, "_products_with", products_with)
+    found = chunks._by_chunks
+    monkeypatch.setattr(chunks, "_by_chunks", by_chunks)
     ours = softmax("triton", x, y, ROOMY, {"target": torch.arange(300) % 150})
     assert tried[0] >= 300
     assert tried[-1] <= 64
@@ -177,9 +180,9 @@ def test_memory_that_is_short_makes_chunks_smaller(monkeypatch: pytest.MonkeyPat
 
 
 def test_memory_for_not_even_a_block_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def products_with(*_: Any) -> Any:
+    def by_chunks(*_: Any) -> Any:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(softmax_backward, "_products_with", products_with)
+    monkeypatch.setattr(chunks, "_by_chunks", by_chunks)
     with pytest.raises(torch.OutOfMemoryError):
         softmax("triton", unit_rows(70), unit_rows(70), ROOMY, {})

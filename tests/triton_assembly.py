@@ -17,8 +17,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton_signatures import (
     CONSTANT_GROUPS,
+    OBJECTIVES,
     OWN_TYPES,
     TYPES,
+    VARIANTS,
     Types,
     cached_gradients,
     clip_loss,
@@ -116,7 +118,7 @@ CONSTANTS = {
     "TERMS": terms_memory.TERMS, "COUNT": terms_memory.TERMS, "HAS_TERMS": True,
     "HAS_NUMBERS": True, "HAS_LARGEST": False, "IS_DIAGONAL": False, "CLEARS": True,
     "HAS_COUNTER": True,
-    "IS_PRECISE": False,
+    "IS_PRECISE": False, "BY_COLUMNS": False,
     "IS_SYMMETRIC": False, "KEEPS": True, "HAS_KEPT": False,
     "DENOMINATOR": "all",
     "DEPTH": DEPTH, "ROUNDS": False, "WIDENS": False, "PRECISION": "ieee", "IS_LAYER": True,
@@ -197,41 +199,6 @@ def resources(kernel: Any) -> dict[str, int]:
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
     return {"registers": found["REG"], "spills": found["STACK"] + found["LOCAL"]}
-
-
-# What decides which tile is taken, beside CLIP: NT-Xent, SupCon and CLIP with labels for targets.
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "nt_xent": {"IS_SYMMETRIC": True, "HAS_GROUPS": True, "KEEPS": False},
-    "sup_con": {
-        "IS_SYMMETRIC": True, "HAS_GROUPS": True, "HAS_LABELS": True, "HAS_TARGET": False,
-        "KEEPS": False,
-    },
-    "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
-    "siglip": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "HAS_UPSTREAM": False},
-}  # fmt: skip
-# Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
-# CLIP in bfloat16 does not switch on; float32 numbers.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "sizes of 1": {"has_ones": True},
-    "labels": {
-        "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
-        "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True,
-        "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
-        "TARGET": "none",
-    },
-    "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
-    "float32": {
-        "ROUNDS": True, "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False,
-        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
-    },
-    "pointers": {"USES_DESCRIPTORS": False},
-    "kept": {"HAS_KEPT": True},
-    "loss": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "IS_FLOAT16": True},
-    "tensor float 32": {
-        "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
-        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
-    },
-}  # fmt: skip
 
 
 def descriptors(name: str, tile: ProductTile, constants: dict[str, Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from mmcore.backends.inputs import SigmoidUpstream
+from mmcore.backends.triton import kept_size
 from mmcore.backends.triton.arguments import (
     Biases,
     BothSides,
@@ -27,13 +28,13 @@ hardest_negatives, l2_normalize, norms_and_targets, product_rows = (
     for name in ("hardest_negatives", "l2_normalize", "norms_and_targets", "product_rows")
 )
 (
-    exponential_sums, gain, gradient, gradient_terms, log_sum_exps, norms, product_sums,
-    terms_memory,
+    exponential_sums, gain, gradient, gradient_terms, gradient_tile, log_sum_exps, norms,
+    product_sums, terms_memory,
 ) = (
     import_module(f"{BACKEND}.softmax_similarity.{name}")
     for name in (
-        "exponential_sums", "gain", "gradient", "gradient_terms", "log_sum_exps", "norms",
-        "product_sums", "terms_memory",
+        "exponential_sums", "gain", "gradient", "gradient_terms", "gradient_tile", "log_sum_exps",
+        "norms", "product_sums", "terms_memory",
     )
 )  # fmt: skip
 clip_loss = import_module(f"{BACKEND}.clip.loss")
@@ -48,8 +49,8 @@ input_norm, parameter_sums = (
 
 
 CONSTANT_GROUPS: dict[str, Any] = {
-    "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "FORM": gradient.Form,
-    "PURPOSE": norms_and_targets.Purpose, "NARROW": Tile, "STEPS": parameter_sums.Steps,
+    "PAIRS": WhichPairs, "BIASES": WhichBiases, "SIDES": Sides, "TILE": Tile, "NARROW": Tile,
+    "FORM": gradient_tile.Form, "PURPOSE": norms_and_targets.Purpose, "STEPS": parameter_sums.Steps,
     "ROUNDING": parameter_sums.Rounding, "MODE": prepare.Mode, "FOUND": totals.Found,
     "STORED": siglip_gradients.Stored,
 }  # fmt: skip
@@ -124,5 +125,41 @@ OWN_TYPES: dict[str, Types] = {
     },
     "project_parameters": {
         "grad_weight": "*bf16", "out": parameter_sums.Vectors(*["*bf16"] * 3),
+    },
+}  # fmt: skip
+# What decides which tile is taken, beside CLIP: NT-Xent, SupCon and CLIP with labels for targets.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "nt_xent": {"IS_SYMMETRIC": True, "HAS_GROUPS": True, "KEEPS": False},
+    "sup_con": {
+        "IS_SYMMETRIC": True, "HAS_GROUPS": True, "HAS_LABELS": True, "HAS_TARGET": False,
+        "KEEPS": False,
+    },
+    "labels": {"HAS_LABELS": True, "HAS_TARGET": False},
+    "siglip": {"TARGET": "diagonal", "IS_DIAGONAL": True, "IS_LOSS": True, "HAS_UPSTREAM": False},
+}  # fmt: skip
+LOSS = {"HAS_TARGET": False, "IS_DIAGONAL": True, "IS_LOSS": True, "TERMS": kept_size.LOSS_TERMS}
+# Calls of other kinds, compiled only: sizes of 1, which Triton takes for constants; everything that
+# CLIP in bfloat16 does not switch on; float32 numbers.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "sizes of 1": {"has_ones": True},
+    "labels": {
+        "HAS_TARGET": False, "HAS_LABELS": True, "HAS_GROUPS": True, "HAS_ROW_BIAS": True,
+        "HAS_COL_BIAS": True, "HAS_BIAS": True, "NEEDS_SUMS": True,
+        "DENOMINATOR": "negatives", "IS_LAYER": False, "HAS_WEIGHT": False, "DEPTH": 500,
+        "TARGET": "none",
+    },
+    "one side": {"HAS_COLUMNS": False, "HAS_GRADIENTS": False, "DENOMINATOR": "positives"},
+    "float32": {
+        "ROUNDS": True, "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False,
+        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
+    },
+    "pointers": {"USES_DESCRIPTORS": False},
+    "kept": {"HAS_KEPT": True},
+    "loss": LOSS | {"TARGET": "diagonal", "IS_FLOAT16": True},
+    "kept loss": LOSS | {"HAS_KEPT": True},
+    "loss without a gradient": LOSS | {"HAS_TERMS": False, "HAS_GRADIENTS": False},
+    "tensor float 32": {
+        "IS_PRECISE": True, "USES_DESCRIPTORS": False, "KEEPS": False, "PRECISION": "tf32",
+        "types": dict.fromkeys(("x", "y", "out"), "*fp32"),
     },
 }  # fmt: skip

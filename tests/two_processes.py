@@ -1,14 +1,11 @@
-"""What two processes of test_several_processes.py compute; each saves its results.
-
-The recipe is read from docs/several-processes.md, so that what is shown is what is tested.
-"""
+"""What two processes of test_several_processes.py compute; each saves its results."""
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +18,9 @@ import mmcore
 from mmcore import functional
 from mmcore.nn import ProjectionHead
 
-PAGE = Path(__file__).parents[1] / "docs" / "several-processes.md"
 PROCESSES, ROWS, WIDTH = 2, 6, 8
 SECONDS = 60
 Results = dict[str, Any]
-
-
-def recipe() -> dict[str, Any]:
-    """The functions of the page's first block of code."""
-    (code,) = re.findall(r"```python\n(.*?clip_loss_of_all.*?)```", PAGE.read_text(), re.S)
-    found: dict[str, Any] = {}
-    exec(code, found)
-    return found
 
 
 class Towers(nn.Module):
@@ -85,16 +73,19 @@ def run(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=PROCESSES,
         timeout=timedelta(seconds=SECONDS),
     )  # fmt: skip
-    results = {**warned(), **compared(rank), **sharded(rank)}
+    results = {
+        **warned(), **compared(rank), **sharded(rank), **summed(rank), **ringed(rank),
+        **in_fsdp2(rank), **compiled(rank),
+    }  # fmt: skip
     torch.save(results, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def warned() -> Results:
-    """How often the recipe warns, then two calls that compare the rows of a process alone."""
+    """How often a call with a group warns, then calls that compare the rows of a process alone."""
     x, y = (functional.l2_normalize(z[:ROWS]) for z in batch(torch.float32))
     counts = []
-    for calls in (lambda: recipe()["clip_loss_of_all"](x, y, 5.0), lambda: local(x, y)):
+    for calls in (lambda: LOSSES["clip"](x, y, 5.0, process_group="world"), lambda: local(x, y)):
         with warnings.catch_warnings(record=True) as found:
             warnings.simplefilter("always")
             calls()
@@ -107,21 +98,14 @@ def local(x: Tensor, y: Tensor) -> None:
     functional.nt_xent_loss(x, y, 5.0)
 
 
-def losses() -> dict[str, Callable[..., Tensor]]:
-    """Each way of the page to compare the rows of all processes."""
-    found = recipe()
-    gathered = found["of_all_processes"]
-
-    def siglip(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        target = dist.get_rank() * len(x) + torch.arange(len(x))
-        return functional.siglip_loss(x, gathered(y), scale, -2.0, target=target)
-
-    return {
-        "clip": found["clip_loss_of_all"],
-        "siglip": siglip,
-        "nt_xent": lambda x, y, s: functional.nt_xent_loss(gathered(x), gathered(y), s),
-        "barlow_twins": lambda x, y, s: s * functional.barlow_twins_loss(gathered(x), gathered(y)),
-    }
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "clip": functional.clip_loss,
+    "smoothed clip": partial(functional.clip_loss, label_smoothing=0.1),
+    "siglip": lambda x, y, s, **group: functional.siglip_loss(x, y, s, -2.0, **group),
+    "nt_xent": functional.nt_xent_loss,
+    "barlow_twins": lambda x, y, s, **group: s * functional.barlow_twins_loss(x, y, **group),
+    "vse": lambda x, y, s, **group: functional.vse_loss(x, y, **group) + 0 * s,
+}
 
 
 def compared(rank: int) -> Results:
@@ -129,11 +113,11 @@ def compared(rank: int) -> Results:
     own = slice(rank * ROWS, (rank + 1) * ROWS)
     image, text = (z[own] for z in batch(torch.float64))
     results: Results = {}
-    for name, loss in losses().items():
+    for name, loss in LOSSES.items():
         model = Towers(torch.float64)
         wrapped = DistributedDataParallel(model)
         x, y, scale = wrapped(image, text)
-        value = loss(x, y, scale)
+        value = loss(x, y, scale, process_group="world")
         features = torch.autograd.grad(value, (x, y), retain_graph=True)
         value.backward()
         gradients = [parameter.grad for parameter in model.parameters()]
@@ -164,3 +148,53 @@ def sharded(rank: int) -> Results:
             for name, value in first.named_parameters()
         }
     return {"fully_shard": weights, "FullyShardedDataParallel": flat}
+
+
+def summed(rank: int) -> Results:
+    """Gradients of the weights where ranks add them up, of unequal shares of the batch."""
+    own = slice(0, 1) if rank == 0 else slice(1, None)
+    image, text = (z[own] for z in batch(torch.float64))
+    model = Towers(torch.float64)
+    loss = functional.clip_loss(*model(image, text), process_group="world", gradients="sum")
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    for gradient in gradients:
+        dist.all_reduce(gradient)
+    return {"summed": gradients}
+
+
+def ringed(rank: int) -> Results:
+    """The loss and the gradients of features in a ring, twice; float32."""
+    own = slice(rank * ROWS, (rank + 1) * ROWS)
+    found = []
+    for _ in range(2):
+        x, y = (functional.l2_normalize(z[own]).requires_grad_() for z in batch(torch.float32))
+        loss = functional.clip_loss(x, y, 5.0, process_group=dist.group.WORLD, exchange="ring")
+        found.append((loss.detach(), *torch.autograd.grad(loss, (x, y))))
+    return {"ring": found}
+
+
+def in_fsdp2(rank: int) -> Results:
+    """Gradients of the weights and of the scale under fully_shard; the group is its mesh."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = dist.init_device_mesh("cpu", (PROCESSES,))
+    own = slice(rank * ROWS, (rank + 1) * ROWS)
+    image, text = (z[own] for z in batch(torch.float64))
+    model = Towers(torch.float64)
+    model.log_scale = nn.Parameter(model.log_scale.detach()[None])  # FSDP shards dimension 0
+    fully_shard(model, mesh=mesh)
+    functional.clip_loss(*model(image, text), process_group=mesh).backward()
+    return {"fsdp2": [parameter.grad.full_tensor() for parameter in model.parameters()]}
+
+
+def compiled(rank: int) -> Results:
+    """Loss and gradients of features, eager and from one graph."""
+    own = slice(rank * ROWS, (rank + 1) * ROWS)
+    loss = partial(functional.clip_loss, label_smoothing=0.1, process_group="world")
+    found = []
+    for function in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        x, y = (z[own].clone().requires_grad_() for z in batch(torch.float32))
+        value = function(x, y, 0.5)
+        found.append((value.detach(), *torch.autograd.grad(value, (x, y))))
+    return {"compiled": found}

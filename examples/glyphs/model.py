@@ -139,15 +139,28 @@ class NameEncoder(nn.Module):
         return encoded[order.argsort()]
 
 
-class GlyphModel(nn.Module):
-    """An encoder and a projection head for each modality; a scale for each pair of modalities."""
+def normalise_by_row(encoders: nn.Module) -> None:
+    """Puts group normalisation, which no other row has a part in, in place of that by batch."""
+    for module in list(encoders.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(module, name, nn.GroupNorm(8, child.num_features))
 
-    def __init__(self, vocabulary: int, objective: str) -> None:
+
+class GlyphModel(nn.Module):
+    """An encoder and a projection head for each modality; a scale for each pair of modalities.
+
+    In training `cache_rows` rows are encoded at a time, or the whole batch where it is None.
+    """
+
+    def __init__(self, vocabulary: int, objective: str, cache_rows: int | None = None) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.cache_rows = objective, cache_rows
         self.encoders = nn.ModuleDict(
             {"image": ImageEncoder(), "name": NameEncoder(vocabulary), "outline": OutlineEncoder()}
         )
+        if cache_rows is not None:
+            normalise_by_row(self.encoders)
         self.heads = nn.ModuleDict(
             {
                 modality: mmcore.nn.ProjectionHead(encoder.output_width, EMBEDDING_WIDTH)
@@ -160,14 +173,20 @@ class GlyphModel(nn.Module):
 
     def encode(self, inputs: Modalities) -> Modalities:
         """The encoders' outputs, each of its own width."""
-        return Modalities(*(self.encoders[m](x) for m, x in inputs._asdict().items()))
+        return Modalities(*(self.run(self.encoders[m], x) for m, x in inputs._asdict().items()))
 
     def project(self, encodings: Modalities) -> Modalities:
         """The embeddings: (N, EMBEDDING_WIDTH) with rows of unit length, for each modality."""
         return Modalities(*(self.heads[m](x) for m, x in encodings._asdict().items()))
 
     def forward(self, inputs: Modalities) -> Modalities:
-        return self.project(self.encode(inputs))
+        towers = {m: nn.Sequential(self.encoders[m], self.heads[m]) for m in self.encoders}
+        return Modalities(*(self.run(towers[m], x) for m, x in inputs._asdict().items()))
+
+    def run(self, tower: nn.Module, x: Tensor) -> Tensor:
+        """The tower's output, by chunks if that was asked for."""
+        rows = self.cache_rows
+        return tower(x) if rows is None else mmcore.cached(tower, x, rows=rows)
 
     def scales(self) -> Tensor:
         """The scale of every pair in PAIRS."""

@@ -4,6 +4,7 @@ python examples/glyphs/train.py             the whole run: about five minutes on
 python examples/glyphs/train.py --quick     all of it in a minute, with too few steps to learn much
 python examples/glyphs/train.py --resume    continue the newest run that was interrupted
 python examples/glyphs/train.py --objective unicl    with two faces of a character in a batch
+python examples/glyphs/train.py --cache-rows 256     with the memory of 256 rows for the encoders
 
 The files in reading order: data (the glyphs), names (their tokens), batches, model, training (one
 step), train (this one: the command), evaluate, step_time, pictures, run_folder; compare trains with
@@ -135,6 +136,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--batch-size", type=at_least(1), metavar="N", help=f"default {default.batch_size}")
     objectives = f"default {default.objective}; unicl: two faces of a character in a batch"
     add("--objective", choices=tuple(ROWS_PER_CHARACTER), help=objectives)
+    cache = "encodes so many rows at a time, for batches beyond the memory (default: all at once)"
+    add("--cache-rows", type=at_least(1), metavar="N", help=cache)
     add("--seed", type=at_least(0), metavar="N", help=f"default {default.seed}")
     add("--backend", choices=("auto", "reference", "cpu"), help="of mmcore (default auto)")
     add("--quick", action="store_true", default=None, help=f"unless said: {quick}")

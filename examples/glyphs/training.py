@@ -28,6 +28,7 @@ class Settings:
     seed: int = 0
     backend: str = "auto"
     quick: bool = False
+    cache_rows: int | None = None
 
 
 class Training:
@@ -36,7 +37,7 @@ class Training:
     def __init__(self, settings: Settings, batches: Batches) -> None:
         torch.manual_seed(settings.seed)
         self.settings, self.batches = settings, batches
-        self.model = GlyphModel(len(batches.tokenizer), batches.objective)
+        self.model = GlyphModel(len(batches.tokenizer), batches.objective, settings.cache_rows)
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]

@@ -4,17 +4,14 @@ import torch.fx
 
 from mmcore.functional.captioning import coca_loss, linear_cross_entropy_loss
 from mmcore.functional.consistency import cyclip_loss
-from mmcore.functional.contrastive import clip_loss, info_nce_loss
+from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.correlation import cca_loss, cka_loss, coral_loss
 from mmcore.functional.distillation import DistillClipLosses, distill_clip_loss
 from mmcore.functional.geometry import alignment_loss, mmd_loss, uniformity_loss
 from mmcore.functional.gram import gram
-from mmcore.functional.hard_negatives import (
-    HardestNegatives,
-    hard_negative_loss,
-    hardest_negatives,
-    vse_loss,
-)
+from mmcore.functional.hard_negatives import hard_negative_loss, vse_loss
+from mmcore.functional.hardest_negatives import HardestNegatives, hardest_negatives
+from mmcore.functional.info_nce import info_nce_loss
 from mmcore.functional.matryoshka import matryoshka_loss
 from mmcore.functional.multimodal import multimodal_loss
 from mmcore.functional.projection import l2_normalize, project

@@ -121,22 +121,29 @@ def check_same_rows(name: str, value: Tensor, x: Tensor, x_name: str = "x") -> N
         )
 
 
-def check_features(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> None:
-    """Two matrices whose rows can be compared: same columns, dtype and device, none empty."""
+def check_features(
+    x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y", may_be_empty: bool = False
+) -> None:
+    """Two matrices whose rows can be compared: same columns, dtype and device, none empty.
+
+    Where other processes have rows, this one's `may_be_empty`.
+    """
     for name, value in ((x_name, x), (y_name, y)):
         check_matrix(name, value)
-        check_rows(name, value)
+        if not may_be_empty:
+            check_rows(name, value)
     check_columns(y_name, y, x.shape[1], x_name)
     check_matches(y_name, y, x, x_name)
 
 
-def check_pairs(x: Tensor, y: Tensor, x_name: str = "x", y_name: str = "y") -> None:
+def check_pairs(x: Tensor, y: Tensor, may_be_empty: bool = False) -> None:
     """Two matrices whose rows belong together: same rows, dtype and device, widths of their own."""
-    for name, value in ((x_name, x), (y_name, y)):
+    for name, value in (("x", x), ("y", y)):
         check_matrix(name, value)
-        check_rows(name, value)
-    check_matches(y_name, y, x, x_name)
-    check_same_rows(y_name, y, x, x_name)
+        if not may_be_empty:
+            check_rows(name, value)
+    check_matches("y", y, x)
+    check_same_rows("y", y, x)
 
 
 def check_several_rows(name: str, value: Tensor) -> None:
@@ -194,8 +201,10 @@ def check_parameter(name: str, value: Tensor | None, size: int, x: Tensor) -> Te
     return value
 
 
-def check_weight(name: str, weight: Tensor | None, x: Tensor) -> Tensor | None:
-    """One number for each row of `x`, none below 0 and not all 0.
+def check_weight(
+    name: str, weight: Tensor | None, x: Tensor, may_be_zero: bool = False
+) -> Tensor | None:
+    """One number for each row of `x`, none below 0 and, unless that `may_be_zero`, not all 0.
 
     Where the host does not see the numbers, weights that are all 0 give NaN.
     """
@@ -204,7 +213,7 @@ def check_weight(name: str, weight: Tensor | None, x: Tensor) -> Tensor | None:
         return weight
     if not bool((weight >= 0).all()):
         raise ValueError(f"{name} must be at least 0, got {weight.min().item()}")
-    if not bool((weight > 0).any()):
+    if not may_be_zero and not bool((weight > 0).any()):
         raise ValueError(f"{name} must be above 0 for at least one row, got 0 for all")
     return weight
 

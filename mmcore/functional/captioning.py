@@ -9,11 +9,13 @@ from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss, mean_of, mean_products
 from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 
 
+@tells_ranks
 def linear_cross_entropy_loss(
     x: Tensor,
     weight: Tensor,
@@ -22,6 +24,9 @@ def linear_cross_entropy_loss(
     *,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """Cross-entropy of a linear layer's outputs, such as next words over a vocabulary.
@@ -45,6 +50,10 @@ def linear_cross_entropy_loss(
             own, may be named as well.
         label_smoothing: in [0, 1), as in ``F.cross_entropy``: how much of each target is spread
             evenly over all classes.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -72,13 +81,15 @@ def linear_cross_entropy_loss(
         >>> torch.allclose(loss, torch.nn.functional.cross_entropy(logits.mT, target))
         True
     """
-    x, weight, target, bias = _checked_layer("x", x, weight, target, bias)
+    ranks = as_ranks(process_group, gradients, exchange)
+    x, weight, target, bias = _checked_layer("x", x, weight, target, bias, ranks)
     label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
     ignore_index = check.as_integer("ignore_index", ignore_index)
-    return _cross_entropy(x, weight, target, bias, ignore_index, label_smoothing, backend)
+    return _cross_entropy(x, weight, target, bias, ignore_index, label_smoothing, ranks, backend)
 
 
 @scale_not_temperature
+@tells_ranks
 def coca_loss(
     x: Tensor,
     y: Tensor,
@@ -91,6 +102,9 @@ def coca_loss(
     contrastive_weight: float = 1.0,
     caption_weight: float = 2.0,
     pad_id: int = 0,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """CoCa: CLIP of images and texts, and the captions' words by a decoder that sees the images.
@@ -110,6 +124,10 @@ def coca_loss(
         bias: (V,) or None, that layer's bias, in the dtype of `hidden` or float32.
         contrastive_weight, caption_weight: at least 0; as in the paper by default.
         pad_id: the word that fills captions up: it takes no part as a target.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -135,26 +153,31 @@ def coca_loss(
         >>> mmcore.functional.coca_loss(x, y, 14.0, hidden, vocabulary, words).shape
         torch.Size([])
     """
-    warn_of_local_batch("coca_loss")
-    hidden, weight, target, bias = _checked_layer("hidden", hidden, weight, target, bias)
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("coca_loss", process_group)
+    hidden, weight, target, bias = _checked_layer("hidden", hidden, weight, target, bias, ranks)
     contrastive_weight = check.check_not_negative("contrastive_weight", contrastive_weight)
     caption_weight = check.check_not_negative("caption_weight", caption_weight)
     pad_id = check.as_integer("pad_id", pad_id)
     _check_classes(target, target != pad_id, weight.shape[0], pad_id)
-    contrastive = clip_loss(x, y, scale, backend=backend)
-    caption = _cross_entropy(hidden, weight, target, bias, pad_id, 0.0, backend)
+    contrastive = clip_loss(x, y, scale, process_group=ranks, backend=backend)
+    caption = _cross_entropy(hidden, weight, target, bias, pad_id, 0.0, ranks, backend)
     return contrastive_weight * contrastive + caption_weight * caption
 
 
 def _cross_entropy(
     x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, ignore_index: int,
-    label_smoothing: float, backend: str | None,
+    label_smoothing: float, ranks: Ranks | None, backend: str | None,
 ) -> Tensor:  # fmt: skip
     rows, target = x.reshape(-1, x.shape[-1]), target.reshape(-1)
     is_there = target != ignore_index
     _check_classes(target, is_there, weight.shape[0], ignore_index)
     # −1 would be no class at all to the op: what is below 0 without being ignored is out of range.
     known = torch.where(target < 0, weight.shape[0], target)
+    if ranks is not None:
+        ranks.rows("linear_cross_entropy_loss", x=rows, weight=weight)
+    if rows.shape[0] == 0:
+        return as_loss(mean_of(_no_rows(x, weight, bias), is_there, ranks), x)
     statistics = softmax_similarity(
         rows, weight, col_bias=bias, target=torch.where(is_there, known, -1), columns=False,
         backend=backend,
@@ -163,7 +186,13 @@ def _cross_entropy(
     if label_smoothing:
         mean = _mean_logits(rows, weight, bias)
         positive = (1 - label_smoothing) * positive + label_smoothing * mean
-    return as_loss(mean_of(statistics.row_lse - positive, is_there), x)
+    return as_loss(mean_of(statistics.row_lse - positive, is_there, ranks), x)
+
+
+def _no_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """No losses, with gradients of 0: the others wait for this process's."""
+    nothing = x.sum() + weight[:0].sum() + (0 if bias is None else bias[:0].sum())
+    return nothing.double().expand(1)[:0]
 
 
 def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -172,12 +201,12 @@ def _mean_logits(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _checked_layer(
-    name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None
+    name: str, x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None, ranks: Ranks | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """The last four, of dtypes that go together."""
     x, weight = operands.multiplied(x, weight)
     check.check_tensor(name, x)
-    if x.ndim == 0 or x.numel() == 0:
+    if x.ndim == 0 or x.shape[-1] == 0 or (x.numel() == 0 and ranks is None):
         raise ValueError(
             f"{name} must have at least 1 row and 1 column, got shape {tuple(x.shape)}"
         )

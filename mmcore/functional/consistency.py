@@ -9,15 +9,20 @@ from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.gram import sums_of
 from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.ranks import ProcessGroup, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss
 
 
+@tells_ranks
 def cyclip_loss(
     x: Tensor,
     y: Tensor,
     *,
     cross_modal_weight: float = 0.25,
     in_modal_weight: float = 0.25,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """CyCLIP's two regularisers, without the contrastive loss: add `clip_loss`.
@@ -35,6 +40,10 @@ def cyclip_loss(
         x, y: (N, D), any floating-point dtype; rows of unit length; row i of both belong together.
         cross_modal_weight: at least 0: ⟨x_i, y_j⟩ is to be ⟨x_j, y_i⟩.
         in_modal_weight: at least 0: ⟨x_i, x_j⟩ is to be ⟨y_i, y_j⟩.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -60,19 +69,25 @@ def cyclip_loss(
         >>> loss.shape
         torch.Size([])
     """
-    warn_of_local_batch("cyclip_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("cyclip_loss", process_group)
     x, y = operands.promoted(x, y)
-    check.check_features(x, y)
+    check.check_features(x, y, may_be_empty=ranks is not None)
     check.check_same_rows("y", y, x)
     cross_modal_weight = check.check_not_negative("cross_modal_weight", cross_modal_weight)
     in_modal_weight = check.check_not_negative("in_modal_weight", in_modal_weight)
+    rows: int | Tensor = x.shape[0]
+    if ranks is not None:
+        rows = ranks.rows("cyclip_loss", x=x, y=y)[0].total(x.device)
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     left, right = x.to(wide), y.to(wide)
     # With a = x − y and b = x + y: XXᵀ − YYᵀ = (ABᵀ + BAᵀ)/2 and YXᵀ − XYᵀ = (ABᵀ − BAᵀ)/2. Near
     # convergence a is small, and so is all that is subtracted.
-    sums = sums_of(left - right, left + right, False, backend, xx=True, xy=True, yy=True)
+    sums = sums_of(
+        left - right, left + right, False, backend, xx=True, xy=True, yy=True, ranks=ranks
+    )
     difference_gram, across, sum_gram = (matrix.double() for matrix in sums[:3])
     square = (difference_gram * sum_gram).sum()
     mixed = (across * across.T).sum()
     cross, within = (square - mixed) / 2, (square + mixed) / 2
-    return as_loss((cross_modal_weight * cross + in_modal_weight * within) / x.shape[0], x)
+    return as_loss((cross_modal_weight * cross + in_modal_weight * within) / rows, x)

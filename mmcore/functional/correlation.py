@@ -9,17 +9,22 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
-from mmcore.functional.gram import gram, sums_of
+from mmcore.functional.gram import count_of_rows, sums_of
 from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss
 
 
+@tells_ranks
 def cca_loss(
     x: Tensor,
     y: Tensor,
     *,
     components: int | None = None,
     regularization: float = 1e-4,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """Deep CCA: minus the sum of the largest canonical correlations of two sides.
@@ -38,6 +43,10 @@ def cca_loss(
         y: (N, E), in the dtype of `x`; row i of both belong together; E need not be D.
         components: how many correlations are summed, from 1 to min(D, E); None: all.
         regularization: above 0, added to the diagonals of both covariances.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -65,16 +74,17 @@ def cca_loss(
         >>> round(loss.item(), 2)
         -2.0
     """
-    warn_of_local_batch("cca_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("cca_loss", process_group)
     x, y = operands.promoted(x, y)
-    check.check_pairs(x, y)
-    check.check_several_rows("x", x)
+    check.check_pairs(x, y, may_be_empty=ranks is not None)
     regularization = check.check_positive("regularization", regularization)
     most = min(x.shape[1], y.shape[1])
     if components is not None:
         components = check.check_count("components", components, most)
-    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
-    covariances = [matrix.double() / (x.shape[0] - 1) for matrix in sums[:3]]
+    rows, _ = count_of_rows("cca_loss", ranks, x=x, y=y)
+    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True, ranks=ranks)
+    covariances = [matrix.double() / (rows - 1) for matrix in sums[:3]]
     (xx, xy, yy), nothing = _finite(covariances)
     left, right = (
         torch.linalg.cholesky(matrix + regularization * _identity(matrix)) for matrix in (xx, yy)
@@ -84,7 +94,16 @@ def cca_loss(
     return as_loss(nothing - torch.linalg.svdvals(whitened)[:components].sum(), x)
 
 
-def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+@tells_ranks
+def coral_loss(
+    x: Tensor,
+    y: Tensor,
+    *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
+    backend: str | None = None,
+) -> Tensor:
     """Deep CORAL: squared distance of the covariances of two sides, rows of which are no pairs.
 
     Equivalent to ``(x.T.cov() - y.T.cov()).square().sum() / (4 * D**2)``.
@@ -93,6 +112,10 @@ def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         x: (N, D), any floating-point dtype, such as the features of the source domain. N ≥ 2.
         y: (M, D), in the dtype of `x`, such as those of the target domain. M ≥ 2, and need not be
             N.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -114,17 +137,29 @@ def coral_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> mmcore.functional.coral_loss(x, y).shape
         torch.Size([])
     """
-    warn_of_local_batch("coral_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("coral_loss", process_group)
     x, y = operands.promoted(x, y)
-    check.check_features(x, y)
-    check.check_several_rows("x", x)
-    check.check_several_rows("y", y)
-    covariances = [gram(z, centred=True, backend=backend) / (z.shape[0] - 1) for z in (x, y)]
+    check.check_features(x, y, may_be_empty=ranks is not None)
+    counts = count_of_rows("coral_loss", ranks, x=x, y=y)
+    covariances = [
+        sums_of(z, None, True, backend, xx=True, ranks=ranks).xx / (rows - 1)
+        for z, rows in zip((x, y), counts, strict=True)
+    ]
     distance = (covariances[0] - covariances[1]).square().sum()
     return as_loss(distance / (4 * x.shape[1] ** 2), x)
 
 
-def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
+@tells_ranks
+def cka_loss(
+    x: Tensor,
+    y: Tensor,
+    *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
+    backend: str | None = None,
+) -> Tensor:
     """1 − CKA with a linear kernel: whether both sides place the same things alike.
 
     Equivalent to ::
@@ -138,6 +173,10 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
     Args:
         x: (N, D), any floating-point dtype.
         y: (N, E), in the dtype of `x`; row i of both is of the same thing; E need not be D.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -160,13 +199,16 @@ def cka_loss(x: Tensor, y: Tensor, *, backend: str | None = None) -> Tensor:
         >>> abs(mmcore.functional.cka_loss(x, 3 * x.flip(1)).item()) < 1e-6
         True
     """
-    warn_of_local_batch("cka_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("cka_loss", process_group)
     x, y = operands.promoted(x, y)
-    check.check_pairs(x, y)
-    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True)
+    check.check_pairs(x, y, may_be_empty=ranks is not None)
+    if ranks is not None:
+        ranks.rows("cka_loss", x=x, y=y)
+    sums = sums_of(x, y, True, backend, xx=True, xy=True, yy=True, ranks=ranks)
     squared_xx, squared_xy, squared_yy = (matrix.double().square().sum() for matrix in sums[:3])
     own = squared_xx * squared_yy
-    is_there = _varies(sums[0], x) & _varies(sums[2], y) & (own != 0)
+    is_there = _varies(sums[0], x, ranks) & _varies(sums[2], y, ranks) & (own != 0)
     alike = torch.where(is_there, squared_xy, 0.0) * torch.where(is_there, own, 1.0).rsqrt()
     return as_loss(1 - alike, x)
 
@@ -183,9 +225,11 @@ def _finite(matrices: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     return [matrix.masked_fill(~is_finite, 0) for matrix in matrices], nothing
 
 
-def _varies(centred: Tensor, x: Tensor) -> Tensor:
+def _varies(centred: Tensor, x: Tensor, ranks: Ranks | None) -> Tensor:
     """Whether rows differ by more than their mean in float64 was rounded; NaN differs."""
     squares = torch.linalg.vector_norm(x.detach(), dtype=torch.float64).square()
+    if ranks is not None:
+        squares = ranks.total(squares)
     rounding = (8 * torch.finfo(torch.float64).eps) ** 2 * squares
     is_constant: Tensor = centred.diagonal().sum() <= rounding
     return ~is_constant

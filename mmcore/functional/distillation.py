@@ -10,10 +10,14 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.reductions import as_loss
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
+from mmcore.functional.reductions import as_loss, mean_of_rows
+from mmcore.functional.similarity import softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import distillation as distillation_op
 from mmcore.ops.distillation import DistillationInputs
+from mmcore.ops.sharded import distillation as distillation_of_ranks
+from mmcore.ops.sharded.distillation import CrossInputs
 
 
 class DistillClipLosses(NamedTuple):
@@ -32,6 +36,7 @@ class DistillClipLosses(NamedTuple):
 
 
 @scale_not_temperature
+@tells_ranks
 def distill_clip_loss(
     x: Tensor,
     y: Tensor,
@@ -40,6 +45,9 @@ def distill_clip_loss(
     teacher_y: Tensor,
     teacher_scale: float | Tensor,
     *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> DistillClipLosses:
     """The loss of CLIP, and the cross-entropy against a teacher's softmaxes in both directions.
@@ -64,6 +72,10 @@ def distill_clip_loss(
             of `x` is. E need not be D.
         teacher_y: (N, E), in the dtype of `teacher_x`.
         teacher_scale: at least 0, the teacher's inverse temperature.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -92,12 +104,13 @@ def distill_clip_loss(
         >>> (losses.contrastive + losses.distillation).shape
         torch.Size([])
     """
-    warn_of_local_batch("distill_clip_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("distill_clip_loss", process_group)
     x, y = operands.multiplied(x, y)
     teacher_x, teacher_y = operands.multiplied(teacher_x, teacher_y)
-    check.check_features(x, y)
+    check.check_features(x, y, may_be_empty=ranks is not None)
     check.check_same_rows("y", y, x)
-    _check_teacher(x, teacher_x, teacher_y, teacher_scale)
+    _check_teacher(x, teacher_x, teacher_y, teacher_scale, ranks)
     check.check_scale("scale", scale)
     check.check_scale("teacher_scale", teacher_scale)
     scale = check.as_scalar("scale", scale, x)
@@ -106,6 +119,8 @@ def distill_clip_loss(
         x=x, y=y, scale=scale, teacher_x=teacher_x, teacher_y=teacher_y,
         teacher_scale=teacher_scale,
     )  # fmt: skip
+    if ranks is not None:
+        return _over_ranks(inputs, ranks, backend)
     found = distillation_op.call(inputs, backend=backend)
     both = (found.row_lse + found.col_lse) / 2
     contrastive = (both - found.positive).mean()
@@ -113,10 +128,41 @@ def distill_clip_loss(
     return DistillClipLosses(as_loss(contrastive, x), as_loss(distillation, x))
 
 
+def _over_ranks(inputs: DistillationInputs, ranks: Ranks, backend: str | None) -> DistillClipLosses:
+    """The teacher's statistics, then those of the student, then the cross-entropy."""
+    x, y, scale, teacher_x, teacher_y, teacher_scale, _ = inputs
+    with torch.no_grad():
+        teacher = softmax_similarity(
+            teacher_x, teacher_y, teacher_scale, process_group=ranks, backend=backend
+        )
+    # Gradients of two ops meet in float32, where their difference keeps its digits.
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    x, y = x.to(wide), y.to(wide)
+    student = softmax_similarity(x, y, scale, process_group=ranks, backend=backend)
+    agreed = ranks.agree(
+        "distill_clip_loss",
+        {"x": x, "y": y, "scale": scale, "teacher_x": teacher_x, "teacher_y": teacher_y},
+        sizes={"rows": x.shape[0], "columns": y.shape[0]},
+    )
+    cross = distillation_of_ranks.call(
+        CrossInputs(
+            x=x, y=y, scale=scale, teacher_x=teacher_x, teacher_y=teacher_y,
+            teacher_scale=teacher_scale, row_lse=teacher.row_lse, col_lse=teacher.col_lse,
+            agreed=agreed, group=ranks.group,
+        ),
+        backend=backend,
+    )  # fmt: skip
+    both = (student.row_lse + student.col_lse) / 2
+    contrastive = mean_of_rows(both - student.row_pos, ranks)
+    distillation = mean_of_rows(both - cross / 2, ranks)
+    return DistillClipLosses(as_loss(contrastive, x), as_loss(distillation, x))
+
+
 def _check_teacher(
-    x: Tensor, teacher_x: Tensor, teacher_y: Tensor, teacher_scale: float | Tensor
-) -> None:
-    check.check_features(teacher_x, teacher_y, "teacher_x", "teacher_y")
+    x: Tensor, teacher_x: Tensor, teacher_y: Tensor, teacher_scale: float | Tensor,
+    ranks: Ranks | None,
+) -> None:  # fmt: skip
+    check.check_features(teacher_x, teacher_y, "teacher_x", "teacher_y", ranks is not None)
     check.check_device("teacher_x", teacher_x, x)
     for name, value in (("teacher_x", teacher_x), ("teacher_y", teacher_y)):
         check.check_same_rows(name, value, x)

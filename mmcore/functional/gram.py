@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.ranks import Ranks
 from mmcore.ops import gram as gram_op
 
 
@@ -84,10 +85,41 @@ def sums_of(
     xy: bool = False,
     yy: bool = False,
     diagonals: bool = False,
+    ranks: Ranks | None = None,
 ) -> Sums:
-    """Those of checked sides, in one call, so that their gradients are rounded together."""
+    """Those of checked sides, in one call, so that their gradients are rounded together.
+
+    With ranks those over the rows of all of them, of which every rank computes the same.
+    """
     parts = (xx, xy, yy, diagonals)
-    return Sums(*gram_op.call(x=x, y=y, centred=centred, parts=parts, backend=backend))
+    means: tuple[Tensor | None, Tensor | None] = (None, None)
+    if centred:
+        means = _mean(x, ranks, backend), None if y is None else _mean(y, ranks, backend)
+    sums = Sums(*gram_op.call(x=x, y=y, means=means, parts=parts, backend=backend))
+    if ranks is None:
+        return sums
+    return Sums(*(ranks.total(part) if part.numel() else part for part in sums))
+
+
+def _mean(side: Tensor, ranks: Ranks | None, backend: str | None) -> Tensor:
+    """Of the columns, over the rows of all ranks; float64, without a gradient."""
+    if ranks is None:
+        return gram_op.column_mean(side, backend=backend)
+    total = side.new_zeros(side.shape[1], dtype=torch.float64)
+    if side.shape[0]:
+        total = gram_op.column_mean(side, backend=backend) * side.shape[0]
+    every = ranks.total(torch.cat([total, total.new_full((1,), side.shape[0])]))
+    return every[:-1] / every[-1]
+
+
+def count_of_rows(function: str, ranks: Ranks | None, **sides: Tensor) -> list[int | Tensor]:
+    """How many rows each side has, on all ranks; at least 2 on this process where it is alone."""
+    if ranks is not None:
+        found = ranks.rows(function, **sides)
+        return [rows.total(side.device) for rows, side in zip(found, sides.values(), strict=True)]
+    for name, side in sides.items():
+        check.check_several_rows(name, side)
+    return [side.shape[0] for side in sides.values()]
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:

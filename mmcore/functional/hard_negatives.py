@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,82 +10,16 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.hardest_negatives import hardest_negatives
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.reductions import as_loss, log_of_count
-from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
+from mmcore.functional.reductions import as_loss, log_of_count, mean_of_rows
+from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
-from mmcore.ops import hardest_negatives as negatives_op
-from mmcore.ops.hardest_negatives import NegativesInputs
-
-
-class HardestNegatives(NamedTuple):
-    """What `hardest_negatives` returns, (N,) each.
-
-    Example:
-        >>> import torch, mmcore
-        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
-        >>> found = mmcore.functional.hardest_negatives(x, y)
-        >>> torch.allclose(found.row_hardest.float(), (x * y[found.row_index]).sum(1))
-        True
-    """
-
-    positive: Tensor  # float64
-    row_hardest: Tensor  # float64
-    col_hardest: Tensor  # float64
-    row_index: Tensor  # int64
-    col_index: Tensor  # int64
-
-
-def hardest_negatives(
-    x: Tensor, y: Tensor, *, group: Tensor | None = None, backend: str | None = None
-) -> HardestNegatives:
-    """The hardest negative of every row and every column: the largest product, and where it is.
-
-    Equivalent, without ever storing the (N, N) products, to ::
-
-        products = x @ y.T
-        same_group = (group[:, None] == group) & (group[:, None] != -1)
-        negatives = products.masked_fill(torch.eye(N, dtype=bool) | same_group, -inf)
-        positive = products.diagonal()
-        row_hardest, row_index = negatives.max(1)
-        col_hardest, col_index = negatives.max(0)
-
-    Args:
-        x: (N, D), any floating-point dtype, normalised or not.
-        y: (N, D), in the dtype of `x`; row i belongs to row i of `x`.
-        group: (N,) integers. Pairs of equal groups are no negatives of each other; -1 is equal to
-            nothing.
-        backend: see `mmcore.backend`.
-
-    Returns:
-        `HardestNegatives`. The products are differentiable with respect to `x` and `y`, in O(N·D):
-        they depend on the rows that were found alone. Of several equal negatives it is one. NaN
-        among the negatives is the largest, as for `torch.max`. Where a row or column has no
-        negative the index is -1 and the product -inf, with gradient 0.
-
-    Raises:
-        TypeError, ValueError: as `softmax_similarity`, or `x` and `y` differ in their rows.
-
-    Memory:
-        O(N), slabs of 4,096 rows, and float32 sums of both gradients. One pass over the matrix, on
-        a GPU two, of a quarter of the others' operations: the backward has none.
-
-    Example:
-        >>> import torch, mmcore
-        >>> x, y = (mmcore.functional.l2_normalize(torch.randn(4, 8)) for _ in range(2))
-        >>> found = mmcore.functional.hardest_negatives(x, y)
-        >>> triplet = (0.2 + found.row_hardest - found.positive).relu().mean()
-    """
-    x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
-    check.check_same_rows("y", y, x)
-    if group is not None:
-        group = check.check_indices("group", group, x.shape[0], "x", x)
-    inputs = NegativesInputs(x=x, y=y, row_group=group, col_group=group)
-    return HardestNegatives(*negatives_op.call(inputs, backend=backend))
 
 
 @scale_not_temperature
+@tells_ranks
 def hard_negative_loss(
     x: Tensor,
     y: Tensor,
@@ -95,6 +28,9 @@ def hard_negative_loss(
     hardness: float = 1.0,
     positive_prior: float = 0.0,
     positive_weight: float = 1.0,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """CLIP whose hard negatives count more, and whose false negatives are allowed for.
@@ -119,6 +55,10 @@ def hard_negative_loss(
         hardness: β ≥ 0, by how much negatives are weighted; 0 weighs all alike.
         positive_prior: τ⁺ in [0, 1), the chance that a negative is of the row's own kind.
         positive_weight: α ≥ 0, of the positive in its own denominator; 0 decouples it as DCL does.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -143,37 +83,48 @@ def hard_negative_loss(
         >>> mmcore.functional.hard_negative_loss(x, y, scale=14.0, hardness=0.5).shape
         torch.Size([])
     """
-    warn_of_local_batch("hard_negative_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("hard_negative_loss", process_group)
     x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
-    check.check_same_rows("y", y, x)
-    if x.shape[0] < 2:
-        raise ValueError(
-            f"x must have at least 2 rows, of which one is a negative, got {x.shape[0]}"
-        )
     hardness = check.check_not_negative("hardness", hardness)
     positive_prior = check.check_fraction("positive_prior", positive_prior)
     positive_weight = check.check_not_negative("positive_weight", positive_weight)
     check.check_scale("scale", scale)
+    count = _count_of_negatives(x, y, ranks)
     # In float32 at least: a product of a 16-bit scale would be rounded to 16 bits.
     scale = check.as_scalar("scale", scale, x)
     scale = scale.to(torch.promote_types(scale.dtype, torch.float32))
 
-    harder = softmax_similarity(
-        x, y, (1 + hardness) * scale, denominator="negatives", backend=backend
-    )
-    weights = softmax_similarity(x, y, hardness * scale, denominator="negatives", backend=backend)
+    def negatives(scale: Tensor) -> SoftmaxStatistics:
+        return softmax_similarity(
+            x, y, scale, denominator="negatives", process_group=ranks, backend=backend
+        )
+
+    harder, weights = negatives((1 + hardness) * scale), negatives(hardness * scale)
     positive = harder.row_pos / (1 + hardness)
     rows, columns = (
-        _loss_of_side(total, positive, scale, x.shape[0] - 1, positive_prior, positive_weight)
+        _loss_of_side(total, positive, scale, count, positive_prior, positive_weight, ranks)
         for total in (harder.row_lse - weights.row_lse, harder.col_lse - weights.col_lse)
     )
     return as_loss((rows + columns) / 2, x)
 
 
+def _count_of_negatives(x: Tensor, y: Tensor, ranks: Ranks | None) -> int | Tensor:
+    """How many each row has, of all ranks; checks both sides."""
+    check.check_features(x, y, may_be_empty=ranks is not None)
+    check.check_same_rows("y", y, x)
+    if ranks is not None:
+        return ranks.rows("hard_negative_loss", x=x, y=y)[0].total(x.device) - 1
+    if x.shape[0] < 2:
+        raise ValueError(
+            f"x must have at least 2 rows, of which one is a negative, got {x.shape[0]}"
+        )
+    return x.shape[0] - 1
+
+
 def _loss_of_side(
-    weighted: Tensor, positive: Tensor, scale: Tensor, negatives: int, positive_prior: float,
-    positive_weight: float,
+    weighted: Tensor, positive: Tensor, scale: Tensor, negatives: int | Tensor,
+    positive_prior: float, positive_weight: float, ranks: Ranks | None,
 ) -> Tensor:  # fmt: skip
     """From log of the mean weighted negative, float64: logarithms, so that nothing overflows."""
     log_negatives = log_of_count(negatives, weighted)
@@ -188,18 +139,21 @@ def _loss_of_side(
         corrected = total + rest - math.log1p(-positive_prior)
         total = torch.where(is_below | (corrected <= floor), floor, corrected)
     if positive_weight == 0:
-        return (total - positive).mean()
-    return F.softplus(total - positive - math.log(positive_weight)).mean() + math.log(
-        positive_weight
-    )
+        return mean_of_rows(total - positive, ranks)
+    log_weight = math.log(positive_weight)
+    return mean_of_rows(F.softplus(total - positive - log_weight), ranks) + log_weight
 
 
+@tells_ranks
 def vse_loss(
     x: Tensor,
     y: Tensor,
     *,
     margin: float = 0.2,
     group: Tensor | None = None,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """VSE++: the hinge of the hardest negative alone, of each row and of each column.
@@ -221,6 +175,10 @@ def vse_loss(
         margin: at least 0, by how much the positive is to be nearer.
         group: (N,) integers. Pairs of equal groups are no negatives of each other; -1 is equal to
             nothing.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -244,8 +202,11 @@ def vse_loss(
         >>> mmcore.functional.vse_loss(x, y, margin=0.1).shape
         torch.Size([])
     """
-    warn_of_local_batch("vse_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("vse_loss", process_group)
     margin = check.check_not_negative("margin", margin)
-    positive, *hardest, _, _ = hardest_negatives(x, y, group=group, backend=backend)
+    positive, *hardest, _, _ = hardest_negatives(
+        x, y, group=group, process_group=ranks, backend=backend
+    )
     rows, columns = (F.relu(margin + negative - positive) for negative in hardest)
-    return as_loss((rows + columns).mean(), x)
+    return as_loss(mean_of_rows(rows + columns, ranks), x)

@@ -17,7 +17,7 @@ class LocalBatchWarning(UserWarning):
     """A loss compares the rows of this process with each other, and not with other processes'.
 
     It comes once in a process, from the first such loss, where torch.distributed has more than one
-    process. docs/several-processes.md shows how the rows of all processes are compared. Whoever
+    process; ``process_group="world"`` compares the rows of all (docs/several-processes.md). Whoever
     wants the loss of each process, or has gathered the rows already, filters the warning.
 
     Example:
@@ -30,9 +30,13 @@ _has_warned = False
 PACKAGES = tuple(f"{folder}{os.sep}" for folder in (Path(__file__).parents[1], *torch.__path__))
 
 
-@constant_when_compiled
-def warn_of_local_batch(objective: str) -> bool:
+def warn_of_local_batch(objective: str, process_group: object = None) -> bool:
     """Whether it warned. torch.compile calls it once, while it traces."""
+    return process_group is None and _warn(objective)
+
+
+@constant_when_compiled
+def _warn(objective: str) -> bool:
     global _has_warned
     if _has_warned or not dist.is_available() or not dist.is_initialized():
         return False
@@ -42,9 +46,8 @@ def warn_of_local_batch(objective: str) -> bool:
     _has_warned = True
     warnings.warn(
         f"{objective} compares the rows of this process with each other alone, but "
-        f"torch.distributed has {processes} processes. docs/several-processes.md shows how to "
-        "compare the rows of all: gather the keys, and give info_nce_loss or siglip_loss the "
-        "number of each row's own key as target. If the rows of this process are meant, or are "
+        f"torch.distributed has {processes} processes. Give process_group='world' to compare the "
+        "rows of all (docs/several-processes.md). If the rows of this process are meant, or are "
         "gathered already: warnings.filterwarnings('ignore', category=mmcore.LocalBatchWarning)",
         LocalBatchWarning,
         stacklevel=_level_of_caller(),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
+from mmcore.functional.contrastive import clip_loss
 from mmcore.functional.local_batch import warn_of_local_batch
 from mmcore.functional.projection import l2_normalize
+from mmcore.functional.ranks import ProcessGroup, as_ranks, handed_on, tells_ranks
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import prefix_similarity as prefix_op
@@ -22,6 +26,7 @@ EPS = 1e-12
 
 
 @scale_not_temperature
+@tells_ranks
 def matryoshka_loss(
     x: Tensor,
     y: Tensor,
@@ -31,6 +36,9 @@ def matryoshka_loss(
     weights: Sequence[float] | None = None,
     group: Tensor | None = None,
     objective: Objective | None = None,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """Matryoshka: the loss of CLIP, or another, of several prefixes of the features at once.
@@ -51,7 +59,12 @@ def matryoshka_loss(
         weights: of each prefix, at least 0 and not all 0; default 1.
         group: (N,) integers, as in `clip_loss`; without an `objective` only.
         objective: a function of (x, y, scale, backend=...) in place of the loss of CLIP. The
-            prefixes are then taken one after the other.
+            prefixes are then taken one after the other. Where a group is given it also gets
+            `process_group`, `gradients` and `exchange` by name.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -77,32 +90,37 @@ def matryoshka_loss(
         >>> mmcore.functional.matryoshka_loss(x, y, 20.0, dims=(4, 8, 16)).shape
         torch.Size([])
     """
+    ranks = as_ranks(process_group, gradients, exchange)
     if objective is None:
-        warn_of_local_batch("matryoshka_loss")
+        warn_of_local_batch("matryoshka_loss", process_group)
     x, y = operands.promoted(x, y)
-    check.check_features(x, y)
+    check.check_features(x, y, may_be_empty=ranks is not None)
     check.check_same_rows("y", y, x)
     check.check_scale("scale", scale)
     dims = _checked_dims(dims, x)
     weight_of = _checked_weights(dims, weights)
+    if objective is not None and group is not None:
+        raise ValueError("group must be None where an objective is given")
+    if objective is None and ranks is not None:
+        objective = partial(clip_loss, group=group)
     if objective is not None:
-        if group is not None:
-            raise ValueError("group must be None where an objective is given")
-        losses = [
-            objective(
-                l2_normalize(x[:, :end], backend=backend),
-                l2_normalize(y[:, :end], backend=backend),
-                scale,
-                backend=backend,
-            ).double()
-            for end in dims
-        ]
+        over = handed_on(process_group, gradients, exchange) | {"backend": backend}
+        losses = [_loss_of_prefix(objective, x, y, scale, end, over) for end in dims]
     else:
         losses = _clip_losses(x, y, scale, dims, group, backend)
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for weight, loss in zip(weight_of, losses, strict=True):
         total = total + weight * loss
     return as_loss(total, x)
+
+
+def _loss_of_prefix(
+    objective: Objective, x: Tensor, y: Tensor, scale: float | Tensor, end: int,
+    options: dict[str, Any],
+) -> Tensor:  # fmt: skip
+    """float64"""
+    x, y = (l2_normalize(z[:, :end], backend=options["backend"]) for z in (x, y))
+    return objective(x, y, scale, **options).double()
 
 
 def _clip_losses(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.contrastive import clip_loss
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, handed_on, tells_ranks
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.sigmoid import siglip_loss
 from mmcore.functional.temperature import scale_not_temperature
@@ -25,6 +26,7 @@ NO_IDS_IN_A_GRAPH = (
 
 
 @scale_not_temperature
+@tells_ranks
 def multimodal_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor | Mapping[Pair, float | Tensor],
@@ -34,6 +36,9 @@ def multimodal_loss(
     ids: Mapping[str, Tensor] | None = None,
     weights: Mapping[Pair, float] | None = None,
     objective: str | Objective = "clip",
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """One loss over several modalities: the weighted mean of an objective over pairs of them.
@@ -50,9 +55,15 @@ def multimodal_loss(
             list of pairs of names.
         ids: (N_m,) integers for each modality: rows of equal ids are of the same thing, and rows
             whose id the other side lacks take no part in that pair. No id, of any value, may occur
-            twice in a modality. Without them row i is of thing i in every modality.
+            twice in a modality, on all processes of the group. Without them row i is of thing i in
+            every modality.
         weights: at least 0 for each pair, not all 0; default 1.
-        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=...).
+        objective: ``"clip"``, ``"siglip"``, or a function of (x, y, scale, bias, backend=…). Where
+            a group is given it also gets `process_group`, `gradients` and `exchange` by name.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -84,22 +95,27 @@ def multimodal_loss(
         (torch.Size([]), torch.Size([]))
     """
     features = check.check_modalities(features)
-    for name, value in features.items():
+    ranks = as_ranks(process_group, gradients, exchange)
+    over = handed_on(process_group, gradients, exchange)
+    for name, value in features.items() if ranks is None else ():
         check.check_rows(f"features[{name!r}]", value)
     chosen = _pairs(features, pairs)
+    _check_rows_of_pairs(features, chosen, ids)
     for name, mapping in (("scale", scale), ("bias", bias)):
         if isinstance(mapping, Mapping):
             _check_pairs_of(name, mapping, chosen)
     weight_of = _weights(chosen, weights)
     function = _objective(objective)
     ordered = None if ids is None else _checked_ids(features, ids)
+    _check_ids_of_ranks(features, ordered, ranks)
     total = next(iter(features.values())).new_zeros((), dtype=torch.float64)
     for pair in chosen:
-        x, y = _shared_rows(features, ordered, pair)
+        x, y = _shared_rows(features, ordered, pair, ranks)
         settings = [_of_pair(scale, pair)]
         if bias is not None:
             settings.append(_of_pair(bias, pair))
-        total = total + weight_of[pair] * function(x, y, *settings, backend=backend).double()
+        loss = function(x, y, *settings, backend=backend, **over)
+        total = total + weight_of[pair] * loss.double()
     return as_loss(total / sum(weight_of.values()), x)
 
 
@@ -121,6 +137,18 @@ def _pairs(features: Mapping[str, Tensor], pairs: str | Sequence[Pair]) -> list[
     if repeated:
         raise ValueError(f"pairs must be of two modalities, each pair once, got {repeated[0]}")
     return chosen
+
+
+def _check_rows_of_pairs(
+    features: Mapping[str, Tensor], pairs: list[Pair], ids: Mapping[str, Tensor] | None
+) -> None:
+    for first, second in pairs if ids is None else ():
+        x, y = features[first], features[second]
+        if x.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"features[{second!r}] must have {x.shape[0]} rows to match {first!r} where no ids "
+                f"are given, got {y.shape[0]}"
+            )
 
 
 def _weights(pairs: list[Pair], weights: Mapping[Pair, float] | None) -> dict[Pair, float]:
@@ -167,25 +195,19 @@ def _checked_ids(features: Mapping[str, Tensor], ids: Mapping[str, Tensor]) -> d
         if check.is_symbolic(value) or torch._C._get_tracing_state():
             raise RuntimeError(NO_IDS_IN_A_GRAPH)
         checked[name] = value
-        ordered = value.sort().values
-        again = ordered[1:][ordered[1:] == ordered[:-1]]
-        if again.numel():
-            raise ValueError(f"ids[{name!r}] must not repeat, got {again[0].item()} more than once")
+        _check_unique(name, value)
     return checked
 
 
 def _shared_rows(
-    features: Mapping[str, Tensor], ids: dict[str, Tensor] | None, pair: Pair
+    features: Mapping[str, Tensor], ids: dict[str, Tensor] | None, pair: Pair, ranks: Ranks | None
 ) -> tuple[Tensor, Tensor]:
     """The rows of both modalities that are of the same things, in the same order."""
     x, y = (features[name] for name in pair)
     if ids is None:
-        if x.shape[0] != y.shape[0]:
-            raise ValueError(
-                f"features[{pair[1]!r}] must have {x.shape[0]} rows to match {pair[0]!r} where no "
-                f"ids are given, got {y.shape[0]}"
-            )
         return x, y
+    if ranks is not None:
+        return _rows_of_ranks(features, ids, pair, ranks)
     first, second = (ids[name] for name in pair)
     if torch.equal(first, second):
         return x, y
@@ -195,3 +217,39 @@ def _shared_rows(
     if not bool(is_shared.any()):
         raise ValueError(f"ids must have rows in common for the pair {pair}, got none")
     return x[is_shared], y[order[at][is_shared]]
+
+
+def _rows_of_ranks(
+    features: Mapping[str, Tensor], ids: dict[str, Tensor], pair: Pair, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
+    """This rank's rows of the first modality that the second has on any rank, and those rows.
+
+    The rows of the second come from where they are, and their gradients go back there.
+    """
+    x, y = (features[name] for name in pair)
+    first, second = (ids[name] for name in pair)
+    _, columns = ranks.rows(f"multimodal_loss, {pair}", x=x, y=y)
+    every = columns.gathered(second)
+    order = every.argsort()
+    at = torch.searchsorted(every[order], first).clamp(max=len(every) - 1)
+    is_shared = every[order[at]] == first
+    return x[is_shared], columns.at(y, order[at][is_shared])
+
+
+def _check_ids_of_ranks(
+    features: Mapping[str, Tensor], ids: dict[str, Tensor] | None, ranks: Ranks | None
+) -> None:
+    """No id occurs twice in a modality, on all ranks."""
+    if ids is None or ranks is None:
+        return
+    for rows, (name, own) in zip(
+        ranks.rows("multimodal_loss", **features), ids.items(), strict=True
+    ):
+        _check_unique(name, rows.gathered(own))
+
+
+def _check_unique(name: str, ids: Tensor) -> None:
+    ordered = ids.sort().values
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if again.numel():
+        raise ValueError(f"ids[{name!r}] must not repeat, got {again[0].item()} more than once")

@@ -17,8 +17,11 @@ def as_pairs(
     col_label: Tensor | None,
     row_group: Tensor | None,
     col_group: Tensor | None,
+    has_diagonal: bool = True,
 ) -> Pairs:
     """The checked vectors; the diagonal where neither a target nor labels are given.
+
+    Without `has_diagonal` that is left to the caller: the target is None then.
 
     Where y is x the vectors of the columns may be left out, and are those of the rows.
     """
@@ -29,7 +32,7 @@ def as_pairs(
             raise ValueError("target must be None where row_label and col_label are given")
     elif target is not None:
         target = check.check_indices("target", target, x.shape[0], "x", x)
-    else:
+    elif has_diagonal:
         target = _diagonal(x, y)
     return Pairs(target, row_label, col_label, row_group, col_group)
 

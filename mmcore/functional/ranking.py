@@ -11,8 +11,9 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.reductions import as_loss
-from mmcore.functional.similarity import softmax_similarity
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
+from mmcore.functional.reductions import as_loss, mean_of_rows
+from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops.define import without_autocast
 
@@ -24,6 +25,7 @@ HARDNESS = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
 @scale_not_temperature
+@tells_ranks
 def multiple_negatives_ranking_loss(
     query: Tensor,
     documents: Sequence[Tensor],
@@ -33,6 +35,9 @@ def multiple_negatives_ranking_loss(
     partition: str = "joint",
     hardness: str | None = None,
     hardness_strength: float = 0.0,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """InfoNCE of queries and documents, whose negatives may lie in four directions.
@@ -70,6 +75,10 @@ def multiple_negatives_ranking_loss(
             documents of other queries, hard negatives among them; ``"hard_negatives"``, those of
             the query itself; ``"all_negatives"``, both; or None.
         hardness_strength: α ≥ 0, by how much.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -101,50 +110,77 @@ def multiple_negatives_ranking_loss(
         ... ).shape
         torch.Size([])
     """
-    warn_of_local_batch("multiple_negatives_ranking_loss")
-    query, documents = _checked_sides(query, documents)
-    check.check_choice("partition", partition, PARTITIONS)
-    _check_directions(directions, partition)
-    strength = _checked_strength(hardness, hardness_strength)
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("multiple_negatives_ranking_loss", process_group)
+    query, documents = _checked_sides(query, documents, ranks)
+    strength = _checked_options(directions, partition, hardness, hardness_strength)
     check.check_scale("scale", scale)
     scale = check.as_scalar("scale", scale, query)
     every = _joined(documents)
+    matrix = _Matrices(query, every, ranks, backend)
     has_way_back = "doc_to_query" in directions
-    if strength:
-        assert hardness is not None
-        forth, positive = _weighted(query, documents, every, scale, hardness, strength, backend)
+    if hardness is not None and strength:
+        forth, positive = _weighted(query, documents, every, scale, hardness, strength, matrix)
         sums = [forth]
         if has_way_back:
-            sums.append(_row_lse(documents[0], query, scale, backend))
+            sums.append(matrix.row_lse(documents[0], query, scale))
     else:
-        plain = softmax_similarity(query, every, scale, columns=has_way_back, backend=backend)
+        plain = matrix.statistics(query, every, scale, columns=has_way_back, **matrix.target())
         sums, positive = [plain.row_lse], plain.row_pos
         if has_way_back:
             sums.append(plain.col_lse[: query.shape[0]])
     if "query_to_query" in directions:
-        sums.append(_row_lse(query, query, scale, backend, **_of_others(query, query)))
+        sums.append(matrix.row_lse_of_others(query, query, scale))
     if "doc_to_doc" in directions:
-        others = _of_others(documents[0], every)
-        sums.append(_row_lse(documents[0], every, scale, backend, **others))
+        sums.append(matrix.row_lse_of_others(documents[0], every, scale))
     stacked = torch.stack(sums)
     log_z = stacked.logsumexp(0) if partition == "joint" else stacked.mean(0)
-    return as_loss((log_z - positive).mean(), query)
+    return as_loss(mean_of_rows(log_z - positive, ranks), query)
 
 
-def _row_lse(x: Tensor, y: Tensor, scale: Tensor, backend: str | None, **pairs: Any) -> Tensor:
-    return softmax_similarity(x, y, scale, columns=False, backend=backend, **pairs).row_lse
+class _Matrices:
+    """Similarities of rows of the queries: which query each row is of, on which ranks."""
 
+    def __init__(
+        self, query: Tensor, every: Tensor, ranks: Ranks | None, backend: str | None
+    ) -> None:
+        self.itself = torch.arange(query.shape[0], device=query.device)
+        self.ranks, self.backend, self.positive = ranks, backend, None
+        if ranks is not None:
+            rows, documents = ranks.rows(
+                "multiple_negatives_ranking_loss", query=query, documents=every
+            )
+            self.positive = self.itself + documents.offset(query.device)
+            self.itself = self.itself + rows.offset(query.device)
 
-def _of_others(x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
-    """The pairs of different queries alone: rows of the query itself are no negatives."""
-    return {"target": torch.full(x.shape[:1], -1, device=x.device)} | _groups(x, y)
+    def statistics(self, x: Tensor, y: Tensor, scale: Tensor, **options: Any) -> SoftmaxStatistics:
+        return softmax_similarity(
+            x, y, scale, process_group=self.ranks, backend=self.backend, **options
+        )
 
+    def row_lse(self, x: Tensor, y: Tensor, scale: Tensor, **pairs: Any) -> Tensor:
+        return self.statistics(x, y, scale, columns=False, **pairs).row_lse
 
-def _groups(x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
-    """Which query a row is of; y holds rows of all of them, any number of times."""
-    itself = torch.arange(x.shape[0], device=x.device)
-    # One vector for both sides where y is x, which is how half of the matrix comes to be enough.
-    return {"row_group": itself, "col_group": itself if y is x else itself.repeat(len(y) // len(x))}
+    def target(self) -> dict[str, Tensor]:
+        """Of queries among all documents; the diagonal of this process needs none."""
+        return {} if self.positive is None else {"target": self.positive}
+
+    def row_lse_of_others(self, x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        """Of pairs of different queries alone: rows of the query itself are no negatives."""
+        none = torch.full(x.shape[:1], -1, device=x.device)
+        # Over ranks by labels: half of the matrix is enough then where y is x.
+        is_half = y is x and self.ranks is not None
+        pairs = {"row_label" if is_half else "target": none}
+        return self.row_lse(x, y, scale, **pairs, **self.groups(x, y))
+
+    def groups(self, x: Tensor, y: Tensor) -> dict[str, Tensor | None]:
+        """Which query a row is of; y holds rows of all of them, any number of times."""
+        # One vector for both sides where y is x: half of the matrix is enough then.
+        times = 1 if y is x else len(y) // max(1, len(x))
+        return {
+            "row_group": self.itself,
+            "col_group": self.itself if y is x else self.itself.repeat(times),
+        }
 
 
 def _weighted(
@@ -154,7 +190,7 @@ def _weighted(
     scale: Tensor,
     hardness: str,
     strength: float,
-    backend: str | None,
+    matrix: _Matrices,
 ) -> tuple[Tensor, Tensor]:
     """Log-sum-exp of query to document with raised negatives, and the logits of the positives."""
     # Negatives of the query itself that are not raised as those of others are.
@@ -166,9 +202,9 @@ def _weighted(
         at = scale.double() + strength
         share = (scale / at).detach()
         rows, columns = (_ScaledGradient.apply(side, share) for side in (query, every))
-    groups: dict[str, Any] = _groups(query, every) if apart else {}
-    negatives = softmax_similarity(
-        rows, columns, at, denominator="negatives", columns=False, backend=backend, **groups
+    groups: dict[str, Any] = matrix.groups(query, every) if apart else {}
+    negatives = matrix.statistics(
+        rows, columns, at, denominator="negatives", columns=False, **matrix.target(), **groups
     )
     positive = negatives.row_pos
     if raises_others:
@@ -203,14 +239,17 @@ def _joined(documents: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(documents))
 
 
-def _checked_sides(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
+def _checked_sides(
+    query: Tensor, documents: Sequence[Tensor], ranks: Ranks | None
+) -> tuple[Tensor, Sequence[Tensor]]:
     if isinstance(documents, Tensor):
         raise TypeError("documents must be a sequence of tensors, got one Tensor")
     if not documents:
         raise ValueError("documents must begin with the positives, got none")
     query, *documents = operands.multiplied(query, *documents)
     check.check_matrix("query", query)
-    check.check_rows("query", query)
+    if ranks is None:
+        check.check_rows("query", query)
     for i, value in enumerate(documents):
         name = f"documents[{i}]"
         check.check_matrix(name, value)
@@ -221,6 +260,15 @@ def _checked_sides(query: Tensor, documents: Sequence[Tensor]) -> tuple[Tensor, 
             )
         check.check_matches(name, value, query, "query")
     return query, documents
+
+
+def _checked_options(
+    directions: Sequence[str], partition: str, hardness: str | None, strength: float
+) -> float:
+    """The strength of the hardness."""
+    check.check_choice("partition", partition, PARTITIONS)
+    _check_directions(directions, partition)
+    return _checked_strength(hardness, strength)
 
 
 def _check_directions(directions: Sequence[str], partition: str) -> None:

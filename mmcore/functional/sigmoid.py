@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.reductions import as_loss
+from mmcore.functional.ranks import ProcessGroup, as_ranks, tells_ranks
+from mmcore.functional.reductions import as_loss, ratio
 from mmcore.functional.similarity import as_scalars, sigmoid_similarity
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import siglip as siglip_op
@@ -15,6 +17,7 @@ from mmcore.ops.siglip import SiglipInputs
 
 
 @scale_not_temperature
+@tells_ranks
 def siglip_loss(
     x: Tensor,
     y: Tensor,
@@ -26,6 +29,9 @@ def siglip_loss(
     col_label: Tensor | None = None,
     row_group: Tensor | None = None,
     col_group: Tensor | None = None,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """Sigmoid loss of SigLIP: every pair by itself is told positive or negative.
@@ -45,6 +51,10 @@ def siglip_loss(
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         bias: a number, a one-element tensor or None, added to every logit.
         target, row_label, col_label, row_group, col_group: as in `sigmoid_similarity`.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -67,18 +77,22 @@ def siglip_loss(
         >>> mmcore.functional.siglip_loss(x, y, scale=10.0, bias=-10.0).dtype
         torch.float32
     """
+    ranks = as_ranks(process_group, gradients, exchange)
     if target is None:
-        warn_of_local_batch("siglip_loss")
+        warn_of_local_batch("siglip_loss", process_group)
     check.check_scale("scale", scale)
     x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
-    vectors = (target, row_label, col_label, row_group, col_group)
-    is_diagonal = x.shape == y.shape and all(each is None for each in vectors)
-    if is_diagonal and siglip_op.serves(x, y, backend):
+    check.check_features(x, y, may_be_empty=ranks is not None)
+    options = (target, row_label, col_label, row_group, col_group, ranks)
+    is_plain = x.shape == y.shape and all(each is None for each in options)
+    if is_plain and siglip_op.serves(x, y, backend):
         scale, bias = as_scalars(x, scale, bias)
         return siglip_op.call(SiglipInputs(x, y, scale, bias), backend=backend)
     sums = sigmoid_similarity(
         x, y, scale, bias, target=target, row_label=row_label, col_label=col_label,
-        row_group=row_group, col_group=col_group, backend=backend,
+        row_group=row_group, col_group=col_group, process_group=ranks, backend=backend,
     )  # fmt: skip
+    if ranks is not None:
+        rows = torch.full((), x.shape[0], dtype=torch.float64, device=x.device)
+        return as_loss(ratio(sums.total - sums.positive, rows, ranks), x)
     return as_loss((sums.total - sums.positive) / x.shape[0], x)

@@ -9,10 +9,14 @@ from torch import Tensor
 from mmcore.functional import arguments as check
 from mmcore.functional import operands
 from mmcore.functional.pairs import as_pairs, mirrored
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
+from mmcore.functional.shared_matrix import shared_matrix
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import sigmoid_similarity as sigmoid_op
 from mmcore.ops import softmax_similarity as softmax_op
 from mmcore.ops.pairs import DENOMINATORS, POSITIVES, Pairs
+from mmcore.ops.sharded import sigmoid_similarity as sharded_sigmoid_op
+from mmcore.ops.sharded import softmax_similarity as sharded_softmax_op
 from mmcore.ops.softmax_similarity import SimilarityInputs
 
 
@@ -50,6 +54,7 @@ class SigmoidSums(NamedTuple):
 
 
 @scale_not_temperature
+@tells_ranks
 def softmax_similarity(
     x: Tensor,
     y: Tensor,
@@ -66,6 +71,8 @@ def softmax_similarity(
     denominator: str = "all",
     positives: str = "sum",
     columns: bool = True,
+    process_group: ProcessGroup = None,
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> SoftmaxStatistics:
     """Log-sum-exp of every row and column of the similarity matrix, and the logits of positives.
@@ -114,6 +121,11 @@ def softmax_similarity(
             labels, ``"log_sum_exp"``: on a CPU in the same pass, but for logits so far apart that
             maxima are tracked, on a GPU in one of its own.
         columns: False where the columns' statistics are not needed: they come back empty.
+        process_group: None, or whose processes hold the other rows and columns: "world", a process
+            group of torch.distributed or a DeviceMesh of one dimension. Each gets the statistics of
+            its own rows and columns. `target` numbers the columns of all processes then, labels and
+            groups compare by value across processes. See docs/several-processes.md.
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -154,17 +166,15 @@ def softmax_similarity(
         True
     """
     x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
+    ranks = as_ranks(process_group, exchange=exchange)
+    check.check_features(x, y, may_be_empty=ranks is not None)
     scale, bias = as_scalars(x, scale, bias)
     is_symmetric = y is x and col_bias is row_bias
     row_bias = check.check_parameter("row_bias", row_bias, x.shape[0], x)
     col_bias = check.check_parameter("col_bias", col_bias, y.shape[0], x)
-    check.check_choice("denominator", denominator, DENOMINATORS)
-    check.check_choice("positives", positives, POSITIVES)
     columns = check.check_flag("columns", columns)
-    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
-    if positives != "sum" and pairs.row_label is None:
-        raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
+    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group, ranks is None)
+    _check_sums(denominator, positives, pairs)
     keys, pairs = _mirror(y, pairs, is_symmetric)
     inputs = SimilarityInputs(
         x=x, y=keys, scale=scale, bias=bias, row_bias=row_bias,
@@ -173,11 +183,27 @@ def softmax_similarity(
         col_group=pairs.col_group, denominator=denominator, has_columns=columns,
         positives=positives,
     )  # fmt: skip
-    row_lse, col_lse, row_pos, col_pos, _ = softmax_op.call(inputs, backend=backend)
-    return SoftmaxStatistics(row_lse, col_lse, row_pos, col_pos)
+    return _softmax_statistics(inputs, ranks, backend)
+
+
+def _softmax_statistics(
+    inputs: SimilarityInputs, ranks: Ranks | None, backend: str | None
+) -> SoftmaxStatistics:
+    if ranks is None:
+        return SoftmaxStatistics(*softmax_op.call(inputs, backend=backend)[:4])
+    inputs, agreed = shared_matrix("softmax_similarity", inputs, ranks)
+    return SoftmaxStatistics(*sharded_softmax_op.call(inputs, agreed, ranks.group, backend=backend))
+
+
+def _check_sums(denominator: str, positives: str, pairs: Pairs) -> None:
+    check.check_choice("denominator", denominator, DENOMINATORS)
+    check.check_choice("positives", positives, POSITIVES)
+    if positives != "sum" and pairs.row_label is None:
+        raise ValueError(f"positives must be 'sum' where there are no labels, got {positives!r}")
 
 
 @scale_not_temperature
+@tells_ranks
 def sigmoid_similarity(
     x: Tensor,
     y: Tensor,
@@ -189,6 +215,8 @@ def sigmoid_similarity(
     col_label: Tensor | None = None,
     row_group: Tensor | None = None,
     col_group: Tensor | None = None,
+    process_group: ProcessGroup = None,
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> SigmoidSums:
     """Sum of softplus over the similarity matrix, and sum of the logits of positives.
@@ -208,6 +236,8 @@ def sigmoid_similarity(
         scale: a number or a one-element tensor: the inverse temperature.
         bias: a number, a one-element tensor or None, added to every logit.
         target, row_label, col_label, row_group, col_group: as in `softmax_similarity`.
+        process_group, exchange: as in `softmax_similarity`; each process gets the sums over its own
+            rows and all columns.
         backend: see `mmcore.backend`.
 
     Returns:
@@ -237,13 +267,18 @@ def sigmoid_similarity(
         True
     """
     x, y = operands.multiplied(x, y)
-    check.check_features(x, y)
+    ranks = as_ranks(process_group, exchange=exchange)
+    check.check_features(x, y, may_be_empty=ranks is not None)
     scale, bias = as_scalars(x, scale, bias)
-    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group)
+    pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group, ranks is None)
     keys, pairs = _mirror(y, pairs, y is x)
     inputs = SimilarityInputs(
         x=x, y=keys, scale=scale, bias=bias, row_bias=None, col_bias=None, **pairs._asdict()
     )
+    if ranks is not None:
+        inputs, agreed = shared_matrix("sigmoid_similarity", inputs, ranks)
+        shares = sharded_sigmoid_op.call(inputs, agreed, ranks.group, backend=backend)
+        return SigmoidSums(*shares)
     total, positive, _, _ = sigmoid_op.call(inputs, backend=backend)
     return SigmoidSums(total, positive)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.ranks import ProcessGroup, Ranks, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss, mean_of
 from mmcore.functional.similarity import SoftmaxStatistics, softmax_similarity
 from mmcore.functional.temperature import scale_not_temperature
@@ -14,8 +15,16 @@ from mmcore.ops.pairs import count_equal_ids
 
 
 @scale_not_temperature
+@tells_ranks
 def sup_con_loss(
-    x: Tensor, label: Tensor, scale: float | Tensor, *, backend: str | None = None
+    x: Tensor,
+    label: Tensor,
+    scale: float | Tensor,
+    *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
+    backend: str | None = None,
 ) -> Tensor:
     """Supervised contrastive loss: rows of a class are positives of each other, but not of itself.
 
@@ -32,6 +41,10 @@ def sup_con_loss(
             the other.
         label: (N,) integers, the class of each row; -1 is no class.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -54,19 +67,25 @@ def sup_con_loss(
         >>> mmcore.functional.sup_con_loss(x, label, scale=10.0).shape
         torch.Size([])
     """
-    warn_of_local_batch("sup_con_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("sup_con_loss", process_group)
     check.check_scale("scale", scale)
     check.check_matrix("x", x)
     label = check.check_indices("label", label, x.shape[0], "x", x)
-    itself = torch.arange(x.shape[0], device=x.device)
+    itself, labels = torch.arange(x.shape[0], device=x.device), label
+    if ranks is not None:
+        (rows,) = ranks.rows("sup_con_loss", x=x)
+        itself, labels = rows.numbers(x), rows.gathered(label)
     statistics = softmax_similarity(
-        x, x, scale, row_label=label, row_group=itself, columns=False, backend=backend
-    )
-    count = count_equal_ids(label, label) - (label != -1).long()
-    return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count), x)
+        x, x, scale, row_label=label, row_group=itself, columns=False, process_group=ranks,
+        backend=backend,
+    )  # fmt: skip
+    count = count_equal_ids(label, labels) - (label != -1).long()
+    return as_loss(_mean_over_positives(statistics.row_lse, statistics.row_pos, count, ranks), x)
 
 
 @scale_not_temperature
+@tells_ranks
 def unicl_loss(
     x: Tensor,
     y: Tensor,
@@ -76,6 +95,9 @@ def unicl_loss(
     *,
     row_group: Tensor | None = None,
     col_group: Tensor | None = None,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """CLIP with classes (UniCL): pairs of equal labels are positives, in both directions.
@@ -100,6 +122,10 @@ def unicl_loss(
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
         row_group, col_group: (N,) and (M,) integers. Pairs of equal groups are no negatives of each
             other, such as two names of one drawing; -1 is equal to nothing. Positives stay.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -122,25 +148,26 @@ def unicl_loss(
         >>> mmcore.functional.unicl_loss(x, y, label, label, scale=14.0).shape
         torch.Size([])
     """
-    warn_of_local_batch("unicl_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("unicl_loss", process_group)
     check.check_scale("scale", scale)
     row_label = check.as_integers("row_label", row_label)
     col_label = check.as_integers("col_label", col_label)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, row_group=row_group,
         col_group=col_group, denominator="all" if row_group is None else "negatives",
-        backend=backend,
+        process_group=ranks, backend=backend,
     )  # fmt: skip
-    counts = count_equal_ids(row_label, col_label), count_equal_ids(col_label, row_label)
+    counts = _equal_ids(x, y, row_label, col_label, ranks)
     if row_group is not None:
         positives = softmax_similarity(
             x, y, scale, row_label=row_label, col_label=col_label, denominator="positives",
-            backend=backend,
+            process_group=ranks, backend=backend,
         )  # fmt: skip
         statistics = _with_all_positives(statistics, positives, counts)
     row_lse, col_lse, row_pos, col_pos = statistics
-    rows = _mean_over_positives(row_lse, row_pos, counts[0])
-    columns = _mean_over_positives(col_lse, col_pos, counts[1])
+    rows = _mean_over_positives(row_lse, row_pos, counts[0], ranks)
+    columns = _mean_over_positives(col_lse, col_pos, counts[1], ranks)
     return as_loss((rows + columns) / 2, x)
 
 
@@ -158,6 +185,7 @@ def _with_all_positives(
 
 
 @scale_not_temperature
+@tells_ranks
 def mil_nce_loss(
     x: Tensor,
     y: Tensor,
@@ -165,6 +193,9 @@ def mil_nce_loss(
     col_label: Tensor,
     scale: float | Tensor,
     *,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """MIL-NCE: of several candidates at least one belongs to the row, and which is not known.
@@ -182,6 +213,10 @@ def mil_nce_loss(
         row_label, col_label: (N,) and (M,) integers: candidates of a row have its label; -1 is
             none.
         scale: a number or a one-element tensor, at least 0: the inverse temperature.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`.
 
     Returns:
@@ -204,20 +239,34 @@ def mil_nce_loss(
         >>> mmcore.functional.mil_nce_loss(clips, captions, torch.arange(3), near, 14.0).shape
         torch.Size([])
     """
-    warn_of_local_batch("mil_nce_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("mil_nce_loss", process_group)
     check.check_scale("scale", scale)
     row_label = check.as_integers("row_label", row_label)
     col_label = check.as_integers("col_label", col_label)
     statistics = softmax_similarity(
         x, y, scale, row_label=row_label, col_label=col_label, positives="log_sum_exp",
-        columns=False, backend=backend,
+        columns=False, process_group=ranks, backend=backend,
     )  # fmt: skip
-    has_candidate = count_equal_ids(row_label, col_label) > 0
+    has_candidate = _equal_ids(x, y, row_label, col_label, ranks)[0] > 0
     # A row without candidates has −inf, whose gradient would be NaN.
     candidates = torch.where(has_candidate, statistics.row_pos, statistics.row_lse)
-    return as_loss(mean_of(statistics.row_lse - candidates, has_candidate), x)
+    return as_loss(mean_of(statistics.row_lse - candidates, has_candidate, ranks), x)
 
 
-def _mean_over_positives(lse: Tensor, positive: Tensor, count: Tensor) -> Tensor:
+def _mean_over_positives(
+    lse: Tensor, positive: Tensor, count: Tensor, ranks: Ranks | None
+) -> Tensor:
     """lse − Σ of positives / how many, over rows that have any."""
-    return mean_of(lse - positive / count.clamp(min=1), count > 0)
+    return mean_of(lse - positive / count.clamp(min=1), count > 0, ranks)
+
+
+def _equal_ids(
+    x: Tensor, y: Tensor, row_label: Tensor, col_label: Tensor, ranks: Ranks | None
+) -> tuple[Tensor, Tensor]:
+    """How many columns have the label of each row, and how many rows that of each column."""
+    row_labels, col_labels = row_label, col_label
+    if ranks is not None:
+        rows, columns = ranks.rows("labels", x=x, y=y)
+        row_labels, col_labels = rows.gathered(row_label), columns.gathered(col_label)
+    return count_equal_ids(row_label, col_labels), count_equal_ids(col_label, row_labels)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.local_batch import warn_of_local_batch
+from mmcore.functional.ranks import ProcessGroup, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import volume as volume_op
@@ -16,12 +17,16 @@ from mmcore.ops.volume import VolumeInputs
 
 
 @scale_not_temperature
+@tells_ranks
 def gram_loss(
     features: Mapping[str, Tensor],
     scale: float | Tensor,
     *,
     anchor: str,
     label_smoothing: float = 0.0,
+    process_group: ProcessGroup = None,
+    gradients: str = "mean",
+    exchange: str = "auto",
     backend: str | None = None,
 ) -> Tensor:
     """GRAM: rows that belong together span a small volume, rows that do not a large one.
@@ -42,6 +47,10 @@ def gram_loss(
         anchor: the modality of which each row is compared with all rows of the others, such as the
             text. The rows of the others stay together.
         label_smoothing: in [0, 1), as in ``F.cross_entropy``. The paper's code has 0.1.
+        process_group: None, or whose processes hold the other rows: "world", a process group of
+            torch.distributed or a DeviceMesh of one dimension. See docs/several-processes.md.
+        gradients: "mean" where they are averaged over processes later, as DDP does; or "sum".
+        exchange: how rows travel between processes: "auto", "gather" or "ring".
         backend: see `mmcore.backend`. It is the same plain torch on all of them.
 
     Returns:
@@ -69,14 +78,21 @@ def gram_loss(
         >>> mmcore.functional.gram_loss(features, scale=1 / 0.07, anchor="text").shape
         torch.Size([])
     """
-    warn_of_local_batch("gram_loss")
+    ranks = as_ranks(process_group, gradients, exchange)
+    warn_of_local_batch("gram_loss", process_group)
     features = check.check_modalities(features)
     check.check_modality("anchor", anchor, features)
     check.check_equal_rows(features)
     label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
-    first = features[anchor]
-    check.check_rows(f"features[{anchor!r}]", first)
     check.check_scale("scale", scale)
+    if ranks is not None:
+        sides = ranks.rows("gram_loss", **features)
+        features = {
+            name: rows.every(z) for rows, (name, z) in zip(sides, features.items(), strict=True)
+        }
+    first = features[anchor]
+    if ranks is None:
+        check.check_rows(f"features[{anchor!r}]", first)
     # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
@@ -86,4 +102,5 @@ def gram_loss(
     log_z = (torch.logaddexp(row_lse, positive) + torch.logaddexp(col_lse, positive)) / 2
     mean = (total + positive.sum()) / first.shape[0] ** 2
     target = (1 - label_smoothing) * positive.mean() + label_smoothing * mean
-    return as_loss(log_z.mean() - target, first)
+    loss = log_z.mean() - target
+    return as_loss(loss if ranks is None else ranks.computed_by_all(loss), first)

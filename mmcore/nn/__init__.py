@@ -1,5 +1,6 @@
 """Thin modules over `mmcore.functional`."""
 
+from mmcore.nn.cached import Cached
 from mmcore.nn.captioning import CoCaLoss, LinearCrossEntropyLoss
 from mmcore.nn.contrastive import (
     ClipLoss,
@@ -29,6 +30,7 @@ from mmcore.nn.views import DclLoss, NtXentLoss
 __all__ = [
     "AlignmentLoss",
     "BarlowTwinsLoss",
+    "Cached",
     "CcaLoss",
     "CkaLoss",
     "ClipLoss",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -23,10 +24,22 @@ class LinearCrossEntropyLoss(Objective):
     objective = staticmethod(functional.linear_cross_entropy_loss)
 
     def __init__(
-        self, *, ignore_index: int = -100, label_smoothing: float = 0.0, backend: str | None = None
+        self,
+        *,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
     ) -> None:
         super().__init__(
-            ignore_index=ignore_index, label_smoothing=label_smoothing, backend=backend
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
         )
 
 
@@ -53,11 +66,17 @@ class CoCaLoss(Objective):
         contrastive_weight: float = 1.0,
         caption_weight: float = 2.0,
         pad_id: int = 0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
         super().__init__(
             contrastive_weight=contrastive_weight,
             caption_weight=caption_weight,
             pad_id=pad_id,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
             backend=backend,
         )

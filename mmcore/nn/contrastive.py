@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.nn.objective import Objective, WithOptions
 
@@ -63,9 +64,23 @@ class ClipLoss(_LossOfPairs):
     objective = staticmethod(functional.clip_loss)
 
     def __init__(
-        self, *, label_smoothing: float = 0.0, direction: str = "both", backend: str | None = None
+        self,
+        *,
+        label_smoothing: float = 0.0,
+        direction: str = "both",
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(label_smoothing=label_smoothing, direction=direction, backend=backend)
+        super().__init__(
+            label_smoothing=label_smoothing,
+            direction=direction,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class SigLipLoss(_LossOfPairs):
@@ -86,8 +101,20 @@ class SigLipLoss(_LossOfPairs):
 
     objective = staticmethod(functional.siglip_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class InfoNceLoss(Objective):
@@ -106,9 +133,23 @@ class InfoNceLoss(Objective):
     objective = staticmethod(functional.info_nce_loss)
 
     def __init__(
-        self, *, margin: float = 0.0, negatives: str = "all", backend: str | None = None
+        self,
+        *,
+        margin: float = 0.0,
+        negatives: str = "all",
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(margin=margin, negatives=negatives, backend=backend)
+        super().__init__(
+            margin=margin,
+            negatives=negatives,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class HardNegativeLoss(Objective):
@@ -131,12 +172,18 @@ class HardNegativeLoss(Objective):
         hardness: float = 1.0,
         positive_prior: float = 0.0,
         positive_weight: float = 1.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
         super().__init__(
             hardness=hardness,
             positive_prior=positive_prior,
             positive_weight=positive_weight,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
             backend=backend,
         )
 
@@ -155,8 +202,22 @@ class VseLoss(Objective):
 
     objective = staticmethod(functional.vse_loss)
 
-    def __init__(self, *, margin: float = 0.2, backend: str | None = None) -> None:
-        super().__init__(margin=margin, backend=backend)
+    def __init__(
+        self,
+        *,
+        margin: float = 0.2,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            margin=margin,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class MultipleNegativesRankingLoss(Objective):
@@ -181,6 +242,9 @@ class MultipleNegativesRankingLoss(Objective):
         partition: str = "joint",
         hardness: str | None = None,
         hardness_strength: float = 0.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -188,6 +252,9 @@ class MultipleNegativesRankingLoss(Objective):
             partition=partition,
             hardness=hardness,
             hardness_strength=hardness_strength,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
             backend=backend,
         )
 
@@ -212,6 +279,17 @@ class MatryoshkaLoss(Objective):
         dims: Sequence[int],
         weights: Sequence[float] | None = None,
         objective: Callable[..., Tensor] | None = None,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(dims=dims, weights=weights, objective=objective, backend=backend)
+        super().__init__(
+            dims=dims,
+            weights=weights,
+            objective=objective,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.nn.objective import WithOptions
 
@@ -29,8 +30,20 @@ class DistillClipLoss(WithOptions):
 
     objective = staticmethod(functional.distill_clip_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
     @scale_not_temperature
     def forward(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -22,8 +23,18 @@ class AlignmentLoss(Objective):
 
     objective = staticmethod(functional.alignment_loss)
 
-    def __init__(self, *, power: float = 2.0) -> None:
-        super().__init__(power=power)
+    def __init__(
+        self,
+        *,
+        power: float = 2.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+    ) -> None:
+        super().__init__(
+            power=power,
+            process_group=process_group,
+            gradients=gradients,
+        )
 
 
 class UniformityLoss(Objective):
@@ -40,8 +51,22 @@ class UniformityLoss(Objective):
 
     objective = staticmethod(functional.uniformity_loss)
 
-    def __init__(self, *, temperature: float = 2.0, backend: str | None = None) -> None:
-        super().__init__(temperature=temperature, backend=backend)
+    def __init__(
+        self,
+        *,
+        temperature: float = 2.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            temperature=temperature,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class MmdLoss(Objective):
@@ -63,6 +88,16 @@ class MmdLoss(Objective):
         *,
         bandwidths: Sequence[float] = (0.5, 1.0, 2.0),
         unbiased: bool = False,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(bandwidths=bandwidths, unbiased=unbiased, backend=backend)
+        super().__init__(
+            bandwidths=bandwidths,
+            unbiased=unbiased,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )

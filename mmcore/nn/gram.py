@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -21,9 +22,23 @@ class BarlowTwinsLoss(Objective):
     objective = staticmethod(functional.barlow_twins_loss)
 
     def __init__(
-        self, *, off_diagonal_weight: float = 5e-3, eps: float = 1e-5, backend: str | None = None
+        self,
+        *,
+        off_diagonal_weight: float = 5e-3,
+        eps: float = 1e-5,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
     ) -> None:
-        super().__init__(off_diagonal_weight=off_diagonal_weight, eps=eps, backend=backend)
+        super().__init__(
+            off_diagonal_weight=off_diagonal_weight,
+            eps=eps,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class VicRegLoss(Objective):
@@ -47,6 +62,9 @@ class VicRegLoss(Objective):
         variance_weight: float = 25.0,
         covariance_weight: float = 1.0,
         eps: float = 1e-4,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
         super().__init__(
@@ -54,6 +72,9 @@ class VicRegLoss(Objective):
             variance_weight=variance_weight,
             covariance_weight=covariance_weight,
             eps=eps,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
             backend=backend,
         )
 
@@ -77,9 +98,19 @@ class SoftCcaLoss(Objective):
         *,
         decorrelation_weight: float,
         eps: float = 1e-5,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(decorrelation_weight=decorrelation_weight, eps=eps, backend=backend)
+        super().__init__(
+            decorrelation_weight=decorrelation_weight,
+            eps=eps,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class CcaLoss(Objective):
@@ -101,9 +132,19 @@ class CcaLoss(Objective):
         *,
         components: int | None = None,
         regularization: float = 1e-4,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(components=components, regularization=regularization, backend=backend)
+        super().__init__(
+            components=components,
+            regularization=regularization,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class CoralLoss(Objective):
@@ -120,8 +161,20 @@ class CoralLoss(Objective):
 
     objective = staticmethod(functional.coral_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class CkaLoss(Objective):
@@ -138,8 +191,20 @@ class CkaLoss(Objective):
 
     objective = staticmethod(functional.cka_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class CyClipLoss(Objective):
@@ -161,8 +226,16 @@ class CyClipLoss(Objective):
         *,
         cross_modal_weight: float = 0.25,
         in_modal_weight: float = 0.25,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
         super().__init__(
-            cross_modal_weight=cross_modal_weight, in_modal_weight=in_modal_weight, backend=backend
+            cross_modal_weight=cross_modal_weight,
+            in_modal_weight=in_modal_weight,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
         )

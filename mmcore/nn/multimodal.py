@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -31,9 +32,20 @@ class MultimodalLoss(Objective):
         pairs: str | Sequence[tuple[str, str]] = "all",
         weights: Mapping[tuple[str, str], float] | None = None,
         objective: str | Callable[..., Tensor] = "clip",
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(pairs=pairs, weights=weights, objective=objective, backend=backend)
+        super().__init__(
+            pairs=pairs,
+            weights=weights,
+            objective=objective,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class SymileLoss(Objective):
@@ -55,9 +67,19 @@ class SymileLoss(Objective):
         *,
         negatives: str = "tuples",
         generator: torch.Generator | None = None,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(negatives=negatives, generator=generator, backend=backend)
+        super().__init__(
+            negatives=negatives,
+            generator=generator,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class GramLoss(Objective):
@@ -79,6 +101,16 @@ class GramLoss(Objective):
         *,
         anchor: str,
         label_smoothing: float = 0.0,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
         backend: str | None = None,
     ) -> None:
-        super().__init__(anchor=anchor, label_smoothing=label_smoothing, backend=backend)
+        super().__init__(
+            anchor=anchor,
+            label_smoothing=label_smoothing,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -20,8 +21,20 @@ class SupConLoss(Objective):
 
     objective = staticmethod(functional.sup_con_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class UniClLoss(Objective):
@@ -39,8 +52,20 @@ class UniClLoss(Objective):
 
     objective = staticmethod(functional.unicl_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class MilNceLoss(Objective):
@@ -58,5 +83,17 @@ class MilNceLoss(Objective):
 
     objective = staticmethod(functional.mil_nce_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )

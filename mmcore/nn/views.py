@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmcore import functional
+from mmcore.functional.ranks import ProcessGroup
 from mmcore.nn.objective import Objective
 
 
@@ -20,8 +21,20 @@ class NtXentLoss(Objective):
 
     objective = staticmethod(functional.nt_xent_loss)
 
-    def __init__(self, *, backend: str | None = None) -> None:
-        super().__init__(backend=backend)
+    def __init__(
+        self,
+        *,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )
 
 
 class DclLoss(Objective):
@@ -38,5 +51,19 @@ class DclLoss(Objective):
 
     objective = staticmethod(functional.dcl_loss)
 
-    def __init__(self, *, sigma: float | None = None, backend: str | None = None) -> None:
-        super().__init__(sigma=sigma, backend=backend)
+    def __init__(
+        self,
+        *,
+        sigma: float | None = None,
+        process_group: ProcessGroup = None,
+        gradients: str = "mean",
+        exchange: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(
+            sigma=sigma,
+            process_group=process_group,
+            gradients=gradients,
+            exchange=exchange,
+            backend=backend,
+        )

@@ -23,31 +23,31 @@ def bias_gradient(
 ) -> Tensor:
     """In the dtype of the bias."""
     assert inputs.bias is not None
-    total = _softmaxes(statistics.row_lse, upstream.row_lse)
+    total = softmax_weights(statistics.row_lse, upstream.row_lse)
     if inputs.has_columns:
-        total = total + _softmaxes(statistics.col_lse, upstream.col_lse)
+        total = total + softmax_weights(statistics.col_lse, upstream.col_lse)
     if inputs.positives == "log_sum_exp":
-        total = total + _softmaxes(statistics.row_pos, upstream.row_pos)
+        total = total + softmax_weights(statistics.row_pos, upstream.row_pos)
         if inputs.has_columns:
-            total = total + _softmaxes(statistics.col_pos, upstream.col_pos)
+            total = total + softmax_weights(statistics.col_pos, upstream.col_pos)
     else:
-        total = total + _sums(inputs, upstream)
+        total = total + sums_of_positives(inputs, upstream)
     return total.to(inputs.bias.dtype)
 
 
-def _softmaxes(lse: Tensor, gradient: Tensor) -> Tensor:
+def softmax_weights(lse: Tensor, gradient: Tensor) -> Tensor:
     """The gradients of those that have an entry; NaN where a log-sum-exp is NaN or inf."""
     return torch.where(lse == -torch.inf, 0, gradient + 0 * lse).sum()
 
 
-def _sums(inputs: SimilarityInputs, upstream: SoftmaxUpstream) -> Tensor:
+def sums_of_positives(inputs: SimilarityInputs, upstream: SoftmaxUpstream) -> Tensor:
     """The gradient through sums of positives."""
     if inputs.target is not None:
         named = inputs.target >= 0
         total = torch.where(named, upstream.row_pos, 0).sum()
         if inputs.has_columns:
             # A GPU's host does not see a target out of range, which made its row NaN.
-            at = inputs.target.clamp(0, inputs.keys.shape[0] - 1)
+            at = inputs.target.clamp(0, upstream.col_pos.shape[0] - 1)
             total = total + torch.where(named, upstream.col_pos[at], 0).sum()
         return total
     inputs = inputs.spelled_out()

@@ -39,6 +39,8 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         products: the matrix products of the plain formula, with the gradients that are wanted; by
             default none.
         decomposes: whether exporters may put the reference's operators in place of the op.
+        serves: what has `forward` and `backward` on a backend, given its name; by default the
+            backend's file of the family.
         closed_forms: gradients of further inputs, which need no backend.
 
     A backend's file has `forward`, which takes the inputs (and ``kept_size``) and returns the
@@ -53,8 +55,9 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
         reads: Callable[[Inputs], Collection[str]] | None = None,
         products: Callable[[Inputs, Wanted], Iterable[Product]] = lambda inputs, wanted: (),
         closed_forms: Mapping[str, ClosedForm[Inputs, Results, Upstream]] | None = None,
-        decomposes: bool = False,
+        decomposes: bool = False, serves: Callable[[str], Any] | None = None,
     ) -> None:  # fmt: skip
+        self.serves = serves or (lambda backend: backends.implementation(backend, name))
         self.name, self.fake, self.closed_forms = name, fake, dict(closed_forms or {})
         self.inputs, self.results, self.upstream, self.wanted = inputs, results, upstream, wanted
         self.input_types, self.result_types = fields(inputs), fields(results)
@@ -117,13 +120,13 @@ class Family(Generic[Inputs, Results, Upstream, Wanted]):
 
     def _run_forward(self, backend: str, *arguments: Any) -> Any:
         count = len(self.input_types)
-        forward = backends.implementation(backend, self.name).forward
+        forward = self.serves(backend).forward
         found: tuple[Any, ...] = forward(self.inputs(*arguments[:count]), *arguments[count:])
         return _as_returned(found)
 
     def _run_backward(self, backend: str, *arguments: Any) -> Any:
         inputs, results, upstream, wanted, rounds = self._parts(arguments)
-        backward = backends.implementation(backend, self.name).backward
+        backward = self.serves(backend).backward
         gradients = backward(inputs, results, upstream, wanted, rounds)
         likes, flags = [inputs[i] for i in self.wanted_at], list(wanted)
         if self.list_at is not None:

@@ -85,18 +85,23 @@ define(
     flops=no_flops,
 )  # fmt: skip
 
-_mean = differentiable(
+_column_mean = differentiable(
     torch.ops.mmcore.column_mean.default, save=save_no_mean, backward=lambda *_: (None, None)
 )
 
 
+def column_mean(x: Tensor, *, backend: str | None) -> Tensor:
+    """(D,) float64, without a gradient."""
+    found: Tensor = _column_mean(x.detach(), selected(backend))
+    return found
+
+
 def call(
-    *, x: Tensor, y: Tensor | None, centred: bool, parts: Sequence[bool], backend: str | None
-) -> GramSums:
-    """The sums, differentiable; of sides less their means where `centred`."""
+    *, x: Tensor, y: Tensor | None, means: tuple[Tensor | None, Tensor | None],
+    parts: Sequence[bool], backend: str | None,
+) -> GramSums:  # fmt: skip
+    """The sums, differentiable; of sides less their means."""
     requested = selected(backend)
-    x_mean, y_mean = (
-        _mean(side.detach(), requested) if centred and side is not None else None for side in (x, y)
-    )
+    x_mean, y_mean = means
     inputs = GramInputs(x=x, y=y, x_mean=x_mean, y_mean=y_mean, parts=list(parts))
     return family(inputs, backend=requested)

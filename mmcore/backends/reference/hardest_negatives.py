@@ -27,14 +27,16 @@ class NegativesInputs(NamedTuple):
     row_group: Tensor | None  # (N,)
     col_group: Tensor | None  # (N,)
     precision: str = "highest"
+    target: Tensor | None = None  # (N,) the positive's column, for a search alone
 
     def matrix(self) -> SimilarityInputs:
         """The similarity matrix, its scale 1."""
         rows, device = self.x.shape[0], self.x.device
+        target = torch.arange(rows, device=device) if self.target is None else self.target
         return SimilarityInputs(
             x=self.x, y=self.y, scale=torch.ones((), dtype=torch.float64, device=device),
-            bias=None, row_bias=None, col_bias=None, target=torch.arange(rows, device=device),
-            row_label=None, col_label=None, row_group=self.row_group, col_group=self.col_group,
+            bias=None, row_bias=None, col_bias=None, target=target, row_label=None,
+            col_label=None, row_group=self.row_group, col_group=self.col_group,
             denominator="negatives", precision=self.precision,
         )  # fmt: skip
 

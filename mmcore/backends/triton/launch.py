@@ -35,6 +35,7 @@ NARROW = ProductTile(128, 64, 64, 8, 3)
 LOW = ProductTile(64, 128, 64, 8, 3)
 SMALL = ProductTile(64, 64, 64, 8, 3)
 STREAMED = ProductTile(64, 128, 64, 4, 3)
+STATISTICS = ProductTile(64, 64, 32, 8, 1)
 AMD = ProductTile(128, 128, 32, 8, 2)
 # Kinds of epilogues. "sums": exponentials and their sums. "gradient": G. "kept": G from kept
 # exponentials; it waits for memory, so small tiles are better, of which more programs run at once,
@@ -47,21 +48,22 @@ HEAVY |= {"running": "running", "statistics": "statistics", "kept": "heavy gradi
 
 def _tiles(
     sums: ProductTile, gradient: ProductTile, narrow: ProductTile, heavy_gradient: ProductTile,
-    small: ProductTile, *, kept: ProductTile = STREAMED, **changes: bool,
+    small: ProductTile, *, kept: ProductTile = STREAMED, statistics: ProductTile = STATISTICS,
+    **changes: bool,
 ) -> dict[str, ProductTile]:  # fmt: skip
     tiles = {
         "sums": sums, "gradient": gradient, "sigmoid": narrow, "running": narrow,
         "heavy sums": narrow, "heavy gradient": heavy_gradient, "heavy sigmoid": small,
     }  # fmt: skip
     described = {kind: tile._replace(**changes) for kind, tile in tiles.items()}
-    return described | {"kept": kept, "statistics": SMALL}
+    return described | {"kept": kept, "statistics": statistics}
 
 
 HALF_PRECISION_TILES = {
     "sm_80": _tiles(NARROW, NARROW, NARROW, NARROW, SMALL),
     "sm_90": _tiles(WIDE, SQUARE, NARROW, NARROW, SMALL, USES_DESCRIPTORS=True),
     "sm_100": _tiles(SQUARE, SQUARE, NARROW, LOW, SMALL, USES_DESCRIPTORS=True),
-    "hip": _tiles(*[AMD] * 5, kept=AMD),
+    "hip": _tiles(*[AMD] * 5, kept=AMD, statistics=STATISTICS._replace(num_warps=4, num_stages=2)),
 }
 MOST_COLUMNS_BY_POINTERS = 128
 # 16 bytes of 16-bit numbers.

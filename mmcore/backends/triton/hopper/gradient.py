@@ -58,8 +58,8 @@ class TileTerms(NamedTuple):
 def terms_in(memory, rows, columns, COUNT: gl.constexpr):
     """Where they are."""
     row = memory + HEADER
-    col = row + COUNT * rows.to(gl.int64)
-    target = col + COUNT * columns.to(gl.int64)
+    col = row + COUNT * gl.cast(rows, gl.int64)
+    target = col + COUNT * gl.cast(columns, gl.int64)
     row_flags = target + rows
     return TileTerms(row, col, row_flags, row_flags + gl.cdiv(rows, FLAGGED), target)
 

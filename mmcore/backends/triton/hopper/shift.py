@@ -52,7 +52,7 @@ def shift_of(norms, scale):
 def gain_of(given, rows, IS_LOSS: gl.constexpr, IS_FLOAT16: gl.constexpr):
     """What G is multiplied by before it is rounded."""
     if IS_LOSS:
-        weight = gl.load(given.upstream).to(gl.float64) / (2.0 * rows.to(gl.float64))
+        weight = gl.load(given.upstream).to(gl.float64) / (2.0 * gl.cast(rows, gl.float64))
         gain = weight * gl.load(given.scale).to(gl.float64)
         if IS_FLOAT16:
             exponent = gl.abs(weight).to(gl.int64, bitcast=True) >> 52

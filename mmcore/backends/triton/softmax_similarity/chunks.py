@@ -20,10 +20,10 @@ from mmcore.backends.triton.launch import (
 )
 from mmcore.backends.triton.softmax_similarity.gradient import (
     BiasSums,
-    Form,
     ScaleParts,
     store_gradient_kernel,
 )
+from mmcore.backends.triton.softmax_similarity.gradient_tile import Form
 from mmcore.backends.triton.softmax_similarity.gradient_totals import (
     Gradient,
     GradientTotals,
