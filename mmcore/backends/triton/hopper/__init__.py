@@ -22,6 +22,7 @@ HOPPER = 9  # compute capability, major
 EXACT_TILE = HALF_PRECISION_TILES["sm_90"]["gradient"]
 
 
+@cache
 def launches() -> ModuleType:
     """The module launch.py, which needs Gluon."""
     return import_module(f"{__name__}.launch")

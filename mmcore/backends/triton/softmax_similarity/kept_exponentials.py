@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from mmcore.backends.triton.inputs import Operand
+from mmcore.backends.triton.inputs import Operand, descriptor
 from mmcore.backends.triton.kept_size import BLOCK_COLUMNS, NUMBERS, PER_FLOAT32, whole_blocks
 from mmcore.backends.triton.tuned_tiles import ProductTile
 
@@ -31,4 +30,4 @@ def as_operand(rows_of_e: Tensor, tile: ProductTile) -> Operand:
     """E as the kernels take it: a pointer, or a tensor descriptor."""
     if rows_of_e.shape[0] == 0 or not tile.USES_DESCRIPTORS:
         return rows_of_e
-    return TensorDescriptor.from_tensor(rows_of_e, [tile.BM, tile.BN])
+    return descriptor(rows_of_e, [tile.BM, tile.BN])
