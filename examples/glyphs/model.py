@@ -176,8 +176,10 @@ class Scales(nn.Module):
 
 
 def exchanging(part: nn.Module) -> nn.Module:
-    """The part; its gradients become the mean over the processes. Buffers agree already."""
-    return DistributedDataParallel(part, broadcast_buffers=False)
+    """The part; its gradients become the mean over the processes."""
+    wrapped = DistributedDataParallel(part)
+    wrapped.broadcast_buffers = False  # they agree; the argument of this name has a new one now
+    return wrapped
 
 
 class GlyphModel(nn.Module):
@@ -222,7 +224,7 @@ class GlyphModel(nn.Module):
         """In training the rows that this process encodes, with words left out at random."""
         name_encoder, tokens = self.encoders["name"], inputs.name
         if name_encoder.training:
-            chunks = tokens.split(self.cache_rows or len(tokens))
+            chunks = tokens.tensor_split(math.ceil(len(tokens) / (self.cache_rows or len(tokens))))
             tokens = torch.cat([name_encoder.leave_out_words(chunk) for chunk in chunks])
         own = share(len(tokens)) if self.training else slice(None)
         return Modalities(inputs.image[own], tokens[own], inputs.outline[own])

@@ -115,11 +115,12 @@ class BatchNorm(nn.BatchNorm2d):
         mean, variance, count = moments_over_processes(x)
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.float(), self.momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
+            self.running_mean.lerp_(mean.to(x.dtype), self.momentum)
+            self.running_var.lerp_((variance * count / (count - 1)).to(x.dtype), self.momentum)
         factor = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * factor
-        return x * factor.float()[:, None, None] + shift.float()[:, None, None]
+        factor, shift = (each.to(x.dtype)[:, None, None] for each in (factor, shift))
+        return x * factor + shift
 
 
 def moments_over_processes(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
