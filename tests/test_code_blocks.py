@@ -89,6 +89,14 @@ def check_make(target: str, *variables: str) -> None:
     assert not [option for option in options if f'add("{option}"' not in script]
 
 
+def check_torchrun(*arguments: str) -> None:
+    """Nothing is trained: the script and its options exist."""
+    script = next(each for each in arguments if each.endswith(".py"))
+    text = (ROOT / script).read_text(encoding="utf-8")
+    options = arguments[arguments.index(script) + 1 :]
+    assert not [each for each in options if each[:2] == "--" and f'add("{each}"' not in text]
+
+
 def check_pip(*arguments: str) -> None:
     """Nothing is installed: the names of packages and of the index are held to what works."""
     allowed = [
@@ -106,4 +114,5 @@ def test_shell_commands_exist(page: Path) -> None:
             run = subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
             assert run.returncode == 0, run.stderr
         else:
-            {"make": check_make, "pip": check_pip}[program](*arguments)
+            checks = {"make": check_make, "pip": check_pip, "torchrun": check_torchrun}
+            checks[program](*arguments)

@@ -7,11 +7,13 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import mmcore.nn
 from batches import PAIRS, Batch, Modalities
 from data import IMAGE_SIZE, UNITS_PER_EM
 from names import NAME_LENGTH, PADDING
+from processes import BatchNorm, group, share
 
 EMBEDDING_WIDTH = 256
 INITIAL_SCALE = 1 / 0.07  # as CLIP starts
@@ -26,7 +28,7 @@ def convolution(
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False),
         # Faster than the default, so that a run of few steps forgets the initial statistics too.
-        nn.BatchNorm2d(outputs, momentum=0.2),
+        BatchNorm(outputs, momentum=0.2),
         nn.ReLU(),
     )
 
@@ -105,7 +107,10 @@ class Block(nn.Module):
 
 
 class NameEncoder(nn.Module):
-    """(N, 16) token numbers → (N, width): a transformer of two blocks, the mean over the tokens."""
+    """(N, 16) token numbers → (N, width): a transformer of two blocks, the mean over the tokens.
+
+    A word that is left out is the negative of its number: it has a place, but is not read.
+    """
 
     def __init__(self, vocabulary: int, width: int = 128, word_dropout: float = 0.1) -> None:
         super().__init__()
@@ -117,40 +122,71 @@ class NameEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in range(2))
         self.output_width = width
 
+    def leave_out_words(self, tokens: Tensor) -> Tensor:
+        """The tokens, some of them negated. Unseen names combine known words anew: no single word
+        may be relied on. Random numbers are drawn for the rows of all processes, so that each
+        draws the same.
+        """
+        order, kept = by_length(tokens), torch.ones_like(tokens, dtype=torch.bool)
+        for rows in order.chunk(4):
+            length = int((tokens[rows] != PADDING).sum(1).max())
+            kept[rows, :length] = torch.rand(len(rows), length) >= self.word_dropout
+        kept[:, 0] = True
+        return torch.where(kept, tokens, -tokens)
+
     def encode(self, tokens: Tensor) -> Tensor:
         """Names of similar length, padded to the longest of them only."""
         length = int((tokens != PADDING).sum(1).max())
         tokens = tokens[:, :length]
-        is_token = tokens != PADDING
-        if self.training:
-            # Unseen names combine known words anew: no single word may be relied on.
-            is_kept = torch.rand(tokens.shape) >= self.word_dropout
-            is_kept[:, 0] = True
-            is_token = is_token & is_kept
-        x = self.token(tokens) + self.position[:length]
+        is_token = tokens > PADDING
+        x = self.token(tokens.abs()) + self.position[:length]
         for block in self.blocks:
             x = block(x, is_token)
         return (x * is_token.unsqueeze(-1)).sum(1) / is_token.sum(1, keepdim=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
         # Most names are short: sorted by length, they need half the padding.
-        order = (tokens != PADDING).sum(1).argsort(stable=True)
+        order = by_length(tokens)
         encoded = torch.cat([self.encode(part) for part in tokens[order].chunk(4)])
         return encoded[order.argsort()]
+
+
+def by_length(tokens: Tensor) -> Tensor:
+    """The rows in the order of their numbers of tokens."""
+    return (tokens != PADDING).sum(1).argsort(stable=True)
 
 
 def normalise_by_row(encoders: nn.Module) -> None:
     """Puts group normalisation, which no other row has a part in, in place of that by batch."""
     for module in list(encoders.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d):
+            if isinstance(child, BatchNorm):
                 setattr(module, name, nn.GroupNorm(8, child.num_features))
+
+
+class Scales(nn.Module):
+    """The scale (inverse temperature) of every pair in PAIRS, learned as its logarithm."""
+
+    def __init__(self, log_scale: nn.Parameter) -> None:
+        super().__init__()
+        self.log_scale = log_scale
+
+    def forward(self) -> Tensor:
+        return self.log_scale.clamp(max=math.log(MAXIMUM_SCALE)).exp()
+
+
+def exchanging(part: nn.Module) -> nn.Module:
+    """The part; its gradients become the mean over the processes."""
+    wrapped = DistributedDataParallel(part)
+    wrapped.broadcast_buffers = False  # they agree; the argument of this name has a new one now
+    return wrapped
 
 
 class GlyphModel(nn.Module):
     """An encoder and a projection head for each modality; a scale for each pair of modalities.
 
-    In training `cache_rows` rows are encoded at a time, or the whole batch where it is None.
+    In training each process is given the whole batch and encodes its share of the rows,
+    `cache_rows` of them at a time, or all at once where it is None.
     """
 
     def __init__(self, vocabulary: int, objective: str, cache_rows: int | None = None) -> None:
@@ -167,21 +203,44 @@ class GlyphModel(nn.Module):
                 for modality, encoder in self.encoders.items()
             }
         )
-        # The scale (inverse temperature) is learned as its logarithm, as in CLIP.
         self.log_scale = nn.Parameter(torch.full((len(PAIRS),), math.log(INITIAL_SCALE)))
-        self.clip_loss = mmcore.nn.ClipLoss()
+        # In a dictionary they are no submodules, so that checkpoints do not depend on them.
+        self.exchanging: dict[str, nn.Module] = {}
+
+    def exchange_gradients(self, is_on: bool) -> None:
+        """Whether a backward ends with the mean of all processes' gradients."""
+        self.exchanging = (
+            {name: exchanging(part) for name, part in self.parts().items()} if is_on else {}
+        )
+
+    def parts(self) -> dict[str, nn.Module]:
+        """All that is trained: a tower for each modality, and the scales."""
+        if self.training and self.exchanging:
+            return self.exchanging
+        towers = {m: nn.Sequential(self.encoders[m], self.heads[m]) for m in self.encoders}
+        return {**towers, "scales": Scales(self.log_scale)}
+
+    def own_rows(self, inputs: Modalities) -> Modalities:
+        """In training the rows that this process encodes, with words left out at random."""
+        name_encoder, tokens = self.encoders["name"], inputs.name
+        if name_encoder.training:
+            chunks = tokens.tensor_split(math.ceil(len(tokens) / (self.cache_rows or len(tokens))))
+            tokens = torch.cat([name_encoder.leave_out_words(chunk) for chunk in chunks])
+        own = share(len(tokens)) if self.training else slice(None)
+        return Modalities(inputs.image[own], tokens[own], inputs.outline[own])
 
     def encode(self, inputs: Modalities) -> Modalities:
         """The encoders' outputs, each of its own width."""
-        return Modalities(*(self.run(self.encoders[m], x) for m, x in inputs._asdict().items()))
+        rows = self.own_rows(inputs)._asdict()
+        return Modalities(*(self.run(self.encoders[m], x) for m, x in rows.items()))
 
     def project(self, encodings: Modalities) -> Modalities:
         """The embeddings: (N, EMBEDDING_WIDTH) with rows of unit length, for each modality."""
         return Modalities(*(self.heads[m](x) for m, x in encodings._asdict().items()))
 
     def forward(self, inputs: Modalities) -> Modalities:
-        towers = {m: nn.Sequential(self.encoders[m], self.heads[m]) for m in self.encoders}
-        return Modalities(*(self.run(towers[m], x) for m, x in inputs._asdict().items()))
+        rows, parts = self.own_rows(inputs)._asdict(), self.parts()
+        return Modalities(*(self.run(parts[m], x) for m, x in rows.items()))
 
     def run(self, tower: nn.Module, x: Tensor) -> Tensor:
         """The tower's output, by chunks if that was asked for."""
@@ -190,22 +249,24 @@ class GlyphModel(nn.Module):
 
     def scales(self) -> Tensor:
         """The scale of every pair in PAIRS."""
-        return self.log_scale.clamp(max=math.log(MAXIMUM_SCALE)).exp()
+        return Scales(self.log_scale)()
 
     def losses(self, embeddings: Modalities, batch: Batch) -> Tensor:
-        """The contrastive loss of every pair in PAIRS."""
+        """The contrastive loss of every pair in PAIRS; its value is that of all processes."""
         rows = embeddings._asdict()
-        pairs = zip(PAIRS, self.scales(), strict=True)
+        pairs = zip(PAIRS, self.parts()["scales"](), strict=True)
         return torch.stack([self.loss(rows[x], rows[y], scale, batch) for (x, y), scale in pairs])
 
     def loss(self, x: Tensor, y: Tensor, scale: Tensor, batch: Batch) -> Tensor:
         """The objective for one pair of modalities."""
         if self.objective == "clip":
-            return self.clip_loss(x, y, scale)
+            return mmcore.functional.clip_loss(x, y, scale, process_group=group())
         # Every face of a character answers to its name. A look-alike answers to another name, so it
         # is no positive; but no encoder can tell it apart, so it is no negative either. The same
         # between images and outlines: look-alikes need not share the drawing of this very face.
-        character, look_alikes = batch.character, batch.look_alikes
+        own = share(len(batch.character))
+        character, look_alikes = batch.character[own], batch.look_alikes[own]
         return mmcore.functional.unicl_loss(
-            x, y, character, character, scale, row_group=look_alikes, col_group=look_alikes
-        )
+            x, y, character, character, scale,
+            row_group=look_alikes, col_group=look_alikes, process_group=group(),
+        )  # fmt: skip

@@ -5,10 +5,11 @@ python examples/glyphs/train.py --quick     all of it in a minute, with too few 
 python examples/glyphs/train.py --resume    continue the newest run that was interrupted
 python examples/glyphs/train.py --objective unicl    with two faces of a character in a batch
 python examples/glyphs/train.py --cache-rows 256     with the memory of 256 rows for the encoders
+torchrun --nproc-per-node 2 examples/glyphs/train.py    each step's batch shared by two processes
 
-The files in reading order: data (the glyphs), names (their tokens), batches, model, training (one
-step), train (this one: the command), evaluate, step_time, pictures, run_folder; compare trains with
-both objectives.
+The files in reading order: data (the glyphs), names (their tokens), batches, processes, model,
+training (one step), train (this one: the command), evaluate, step_time, pictures, run_folder;
+compare trains with both objectives.
 """
 
 from __future__ import annotations
@@ -19,22 +20,24 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 import mmcore
+import processes
 from batches import PAIRS, ROWS_PER_CHARACTER, Batches
 from data import FACES, load_glyphs
 from evaluate import embed_test_characters, retrieval, table
 from pictures import draw_learning_curves, draw_retrieval_sheet, draw_step_time
 from run_folder import RunFolder
 from step_time import measure_step_time, obstacle
-from training import Settings, Training
+from training import Settings, Training, require_same_glyphs
 
 HERE = Path(__file__).parent
 RUNS, CACHE = HERE / "runs", HERE / "cache"
@@ -67,25 +70,32 @@ class Interruption:
 def train(training: Training, folder: RunFolder) -> None:
     """Takes the remaining steps; logs each, saves checkpoints on the way and when interrupted."""
     steps = training.settings.steps
-    evaluation_interval = max(1, steps // EVALUATIONS)
-    progress = tqdm(total=steps, initial=training.step, desc="training", unit="step")
+    progress = tqdm(
+        total=steps, initial=training.step, desc="training", unit="step",
+        disable=not processes.is_first(),
+    )  # fmt: skip
     with mmcore.backend(training.settings.backend), Interruption() as interruption, progress:
-        while training.step < steps and not interruption.is_requested:
+        while training.step < steps and not processes.in_any(interruption.is_requested):
             record = training.take_step()
-            if training.step % evaluation_interval == 0 or training.step == steps:
-                metrics = retrieval(embed_test_characters(training.model, training.batches))
-                record["recall_at_1"] = {name: row["recall_at_1"] for name, row in metrics.items()}
-            folder.append_to_log(record)
+            processes.from_first(partial(keep, record, training, folder))
             loss = sum(record["loss"].values()) / len(PAIRS)
             progress.set_postfix(loss=f"{loss:.3f}", step=f"{record['step_ms']:.0f}ms")
             progress.update()
-            if training.step % CHECKPOINT_INTERVAL == 0:
-                folder.save_checkpoint(training.state())
-        folder.save_checkpoint(training.state())
+        processes.from_first(lambda: folder.save_checkpoint(training.state()))
     if training.step < steps:
-        raise SystemExit(
-            f"interrupted after step {training.step}: continue with --resume --out {folder.path}"
-        )
+        message = f"interrupted after step {training.step}: continue with --resume --out"
+        raise SystemExit(f"{message} {folder.path}" if processes.is_first() else 1)
+
+
+def keep(record: dict[str, Any], training: Training, folder: RunFolder) -> None:
+    """Logs a step; evaluates and saves a checkpoint now and then."""
+    steps = training.settings.steps
+    if training.step % max(1, steps // EVALUATIONS) == 0 or training.step == steps:
+        metrics = retrieval(embed_test_characters(training.model, training.batches))
+        record["recall_at_1"] = {name: row["recall_at_1"] for name, row in metrics.items()}
+    folder.append_to_log(record)
+    if training.step % CHECKPOINT_INTERVAL == 0:
+        folder.save_checkpoint(training.state())
 
 
 def finish(training: Training, folder: RunFolder, loading_seconds: float, start: float) -> None:
@@ -173,12 +183,24 @@ def choose_settings(arguments: argparse.Namespace, saved: dict[str, Any] | None)
     return kept
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """The whole run, from the glyphs to the pictures."""
-    start = time.perf_counter()
+class Prepared(NamedTuple):
+    """What a run begins with; `state` is that of the checkpoint of a resumed run."""
+
+    folder: RunFolder
+    state: dict[str, Any] | None
+    settings: Settings
+    batches: Batches
+
+
+def prepare() -> Prepared:
+    """Reads the command line, the run folder and the glyphs; ends where something is wrong."""
+    arguments = parse_arguments()
     folder = (RunFolder.existing if arguments.resume else RunFolder.create)(arguments.out, RUNS)
     state = folder.load_checkpoint() if arguments.resume else None
+    if state is not None:
+        require_same_glyphs(state)
     settings = choose_settings(arguments, state and state["settings"])
+    processes.require_rows(settings.batch_size)
     if reason := obstacle(settings.backend):
         raise SystemExit(reason)
     glyphs = load_glyphs(CACHE)
@@ -186,23 +208,35 @@ def run(arguments: argparse.Namespace) -> None:
         batches = Batches(glyphs, settings.batch_size, settings.seed, settings.objective)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    return Prepared(folder, state, settings, batches)
+
+
+def run() -> None:
+    """The whole run, from the glyphs to the pictures."""
+    start = time.perf_counter()
+    processes.join()
+    folder, state, settings, batches = processes.from_first(prepare)
     loading_seconds = time.perf_counter() - start
     training = Training(settings, batches)
     if state is None:
-        folder.save_checkpoint(training.state())
+        processes.from_first(lambda: folder.save_checkpoint(training.state()))
     else:
         training.restore(state)
-        folder.cut_log(training.step)
+        processes.from_first(lambda: folder.cut_log(training.step))
     train(training, folder)
-    finish(training, folder, loading_seconds, start)
+    training.model.exchange_gradients(False)
+    is_first = processes.is_first()
+    processes.leave()
+    if is_first:
+        finish(training, folder, loading_seconds, start)
 
 
 def main() -> None:
     """The command. Training sees to interruptions itself; elsewhere they end it in one line."""
     try:
-        run(parse_arguments())
+        run()
     except KeyboardInterrupt:
-        raise SystemExit("interrupted") from None
+        raise SystemExit("interrupted" if processes.is_first() else 1) from None
 
 
 if __name__ == "__main__":

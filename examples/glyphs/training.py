@@ -12,6 +12,7 @@ import torch
 from batches import PAIRS, Batches
 from data import cache_key
 from model import GlyphModel
+from processes import are_several
 
 LEARNING_RATE = 6e-3
 WEIGHT_DECAY = 0.05
@@ -38,6 +39,7 @@ class Training:
         torch.manual_seed(settings.seed)
         self.settings, self.batches = settings, batches
         self.model = GlyphModel(len(batches.tokenizer), batches.objective, settings.cache_rows)
+        self.model.exchange_gradients(are_several())
         matrices = [p for p in self.model.parameters() if p.ndim > 1]
         others = [p for p in self.model.parameters() if p.ndim <= 1]
         groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
@@ -86,12 +88,16 @@ class Training:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continues where `state` was taken."""
-        if state["glyphs"] != cache_key():
-            raise SystemExit(
-                "the run cannot be resumed: it was trained on glyphs of other versions, "
-                f"{state['glyphs']}, and these are {cache_key()}"
-            )
         self.step, self.seconds = state["step"], state["seconds"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+
+
+def require_same_glyphs(state: dict[str, Any]) -> None:
+    """Ends the program where a run cannot be resumed because its glyphs were others."""
+    if state["glyphs"] != cache_key():
+        raise SystemExit(
+            "the run cannot be resumed: it was trained on glyphs of other versions, "
+            f"{state['glyphs']}, and these are {cache_key()}"
+        )
