@@ -18,7 +18,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py properties_rows.py pair
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo launch-plan test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host report lint types format clean
+.PHONY: demo launch-plan test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host bench-distribution report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
@@ -86,6 +86,10 @@ bench-gpu:
 # The host's part of a GPU step, without a GPU; the venv of the tests has Triton.
 bench-host: $(VENV)/.test
 	$(BIN)/python benchmarks/host.py $(ARGS)
+
+# What a loss over several processes exchanges, and two processes on this CPU.
+bench-distribution: $(VENV)/.test
+	$(BIN)/python benchmarks/distribution.py $(ARGS)
 
 report: $(VENV)/.bench
 	$(BIN)/python benchmarks/report.py $(ARGS)

@@ -1,0 +1,48 @@
+"""The benchmark of several processes: what it counts, what it predicts, what its lines say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "benchmarks/distribution.py", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_counts_are_those_of_the_formulas() -> None:
+    """Catches a collective, or bytes, that an exchange has gained or lost; and a prediction that
+    does not say that it is one.
+    """
+    done = benchmark("--part", "counted", "predicted", "--ranks", "8")
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts, predictions = done.stdout.split("PREDICTED, not measured")
+    assert counts.count("\nclip, ") == counts.count("\nsiglip, ") == 2
+    assert counts.count("\nnt_xent, ") == 1
+    assert "by the formulas" not in counts
+    shares = [float(cell) for row in predictions.splitlines()[-10:] for cell in row.split()[-2:]]
+    assert len(shares) == 20
+    assert all(0 < share < 1 for share in shares)
+
+
+@pytest.mark.full
+def test_two_processes_are_measured(tmp_path: Path) -> None:
+    """Catches a provider that fails or is left out, and lines without ratios."""
+    results = tmp_path / "distribution.jsonl"
+    sizes = ("--rows", "32", "--rounds", "1", "--results", str(results))
+    done = benchmark("--part", "measured", *sizes)
+    assert done.returncode == 0, done.stderr
+    lines = list(map(json.loads, results.read_text().splitlines()))
+    assert {line["kind"] for line in lines} == {"distribution"}
+    assert [line["op"] for line in lines] == ["clip"] * 4 + ["cached"] * 2
+    assert all(line["shape"]["ranks"] == 2 and line["time_ms_p50"] > 0 for line in lines)
+    beside = [line for line in lines if "beside" in line]
+    assert len(beside) == 4
+    assert all(line["ratio_time"] > 0 and line["ratio_processor"] > 0 for line in beside)
