@@ -116,7 +116,8 @@ def store_kept_tile(
     The sum is found later, from G·y. A scale of 0 leaves none to find it from: then every tile is
     exact.
     """
-    part = tl.sum(tl.zeros([TILE.BM], tl.float64))
+    BM: tl.constexpr = TILE.BM
+    part = tl.sum(tl.zeros([BM], tl.float64))
     is_spoiled = FORM.NEEDS_SCALE & (numbers.scale == 0)
     if is_trusted(block, first_j, terms, chunk, size, TILE) & (not is_spoiled):
         part = store_tile(
@@ -144,7 +145,8 @@ def store_gradient_kernel(
     own, step = tl.program_id(0), tl.num_programs(0)
     terms, numbers = terms_in(memory, size, FORM.TERMS, SIDES.IS_SYMMETRIC), load_numbers(stored)
     gain, weight = gain_of(given, size.rows, FORM.IS_LOSS, FORM.IS_FLOAT16)
-    part = tl.sum(tl.zeros([TILE.BM], tl.float64))
+    BM: tl.constexpr = TILE.BM
+    part = tl.sum(tl.zeros([BM], tl.float64))
     if FORM.HAS_KEPT:
         block, first_j = place_of(own, chunk, TILE)
         part = store_kept_tile(
