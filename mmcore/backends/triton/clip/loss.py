@@ -57,7 +57,7 @@ def part_of(block, size, numbers, side, out, flags, target, HAS_TERMS: tl.conste
     """A block's part of 2·N times the loss; stores the terms of its rows, or columns."""
     own, lse, logit = block
     if HAS_TERMS:
-        factor, is_trusted = factor_and_trust(lse * 0.0 + 1.0, lse, 0.0, numbers, side, False)
+        factor, is_trusted = factor_and_trust(own, lse * 0.0 + 1.0, lse, 0.0, numbers, side, False)
         store_common(own, size, factor, lse, is_trusted, out, flags)
         # Two numbers are added to 0, in whatever order: the bits are the same.
         share = (tl.exp(logit - lse) - 1.0).to(tl.float32)

@@ -116,7 +116,7 @@ def store_side(
     # Without a weight a row contributes nothing, not even NaN.
     level = tl.where(is_counted & (weight != 0), given.lse, float("inf"))
     factor, is_trusted = factor_and_trust(
-        weight, level, given.bias, numbers, other_side, HAS_OTHER_BIAS
+        own, weight, level, given.bias, numbers, other_side, HAS_OTHER_BIAS
     )
     store_common(own, size, factor, level, is_trusted, out, flags)
     bias_factor = tl.full(own.shape, 1.0, tl.float32)

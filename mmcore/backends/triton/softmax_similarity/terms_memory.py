@@ -66,14 +66,14 @@ def terms_in(memory, size, COUNT: tl.constexpr, IS_HALF: tl.constexpr):
 
 
 @triton.jit
-def factor_and_trust(weight, level, bias, numbers, other_side, HAS_OTHER_BIAS: tl.constexpr):
+def factor_and_trust(own, weight, level, bias, numbers, other_side, HAS_OTHER_BIAS: tl.constexpr):
     """R or C of a block, float32, and whether the shared shift serves them."""
     exponent = numbers.shift.to(tl.float64) - in_bits(level - bias)
     if HAS_OTHER_BIAS:
         exponent += tl.load(other_side.largest)
     factor = tl.where(weight == 0, 0.0, weight * tl.exp2(exponent)).to(tl.float32)
     is_normal = (exponent <= LARGEST_TRUSTED_EXPONENT) & (tl.abs(factor) >= SMALLEST_NORMAL)
-    is_usable = level * 0 + numbers.is_usable.to(tl.float64) != 0
+    is_usable = own * 0 + numbers.is_usable != 0  # a level may be infinite
     return factor, ((weight == 0) | is_normal) & is_usable
 
 
