@@ -56,7 +56,7 @@ def test_objectives_with_kernels_of_their_own(backend: str, case: Case, kind: st
     check(case, kind, backend)
 
 
-@pytest.mark.objective
+@pytest.mark.objective(one_case=True)
 @every_case_and_kind("shared")
 def test_objectives_composed_of_ops(backend: str, case: Case, kind: str) -> None:
     """Catches a wrong value or gradient of any option, on every backend."""
@@ -100,7 +100,7 @@ def graphs() -> list[Case]:
     return [case for case in found.values() if case.id != NOT_COMPILED]
 
 
-@pytest.mark.objective
+@pytest.mark.objective(one_case=True)
 @every_case(graphs())
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_every_objective_compiles_to_one_graph(case: Case) -> None:

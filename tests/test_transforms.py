@@ -122,6 +122,9 @@ def test_a_second_derivative_is_an_error_not_a_zero(machine: str, name: str) -> 
 
 
 @every_loss
+@pytest.mark.parametrize(
+    "machine", [pytest.param("reference", marks=pytest.mark.full), "cpu"], indirect=True
+)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 def test_compiles_for_any_number_of_rows(machine: str, name: str) -> None:
     torch.compiler.reset()
