@@ -17,9 +17,11 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
+from mmcore.ops.sharded.nodes import Nodes
 from mmcore.ops.sharded.slabs import LEAST_COLUMNS
 
-OPS, EXCHANGES = ("clip", "siglip", "nt_xent"), ("gather", "ring")
+OPS, EXCHANGES = ("clip", "siglip", "nt_xent"), ("gather", "machines", "ring")
+GPUS = 4  # of a machine, where ranks are spread over machines
 HEADER, SUMS = 128, 16
 ELEMENT = 4  # bytes of float32
 FORMULAS = """
@@ -31,6 +33,8 @@ S slabs (W hops in a ring); nt_xent has m = 2·n rows a rank, W is even, h = W/2
            backward  (b + 4)·o·D + 128·(W - 1)              1 + 2·S, 2·W
   nt_xent  forward   h·b·m·D + (h - ½)·16·m + 16·(W - 1)·m + 272·(W - 1)       5 + 2·h
            backward  h·b·m·D + (h - ½)·4·m·D + 48·(W - 1)·m + 128·(W - 1)      4 + 2·h
+On machines of 4 ranks gradients of gathered columns take two exchanges, S more in a backward, of as
+many bytes: of these (W/4 - 1)·4·n·D come from other machines, and not (W - 4)·4·n·D.
 First features, and the float32 gradients that come back; then statistics and labels of columns;
 last the comparison of arguments, 128 bytes a rank, and the sums of the mean, 16."""
 
@@ -58,7 +62,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A loss over ranks that have `rows` rows each of x and of y; without a workspace."""
+    """A loss over ranks that have `rows` rows each of x and of y; without a workspace.
+
+    `exchange` is mmcore's, or "machines": "gather" where ranks are spread over machines.
+    """
 
     op: str
     exchange: str
@@ -116,14 +123,16 @@ def counted(case: Exchange) -> Step:
         for _ in range(2)
     )
     scale, bias = (torch.tensor(at, requires_grad=True) for at in (10.0, -10.0))
-    group = {"process_group": "world", "exchange": case.exchange}
+    group = {"process_group": "world", "exchange": "ring" if case.exchange == "ring" else "gather"}
     losses: dict[str, Callable[[], Tensor]] = {
         "clip": lambda: functional.clip_loss(x, y, scale, **group),
         "siglip": lambda: functional.siglip_loss(x, y, scale, bias, **group),
         "nt_xent": lambda: functional.nt_xent_loss(x, y, scale, **group),
     }
     step = Step(Traffic(), Traffic())
-    with fake_ranks(case.ranks), mmcore.workspace(0):
+    nodes = Nodes(case.ranks // GPUS, GPUS) if case.exchange == "machines" else Nodes(1, case.ranks)
+    by_machine = mock.patch.object(Nodes, "of", return_value=nodes)
+    with fake_ranks(case.ranks), mmcore.workspace(0), by_machine:
         with counting(step.forward):
             loss = losses[case.op]()
         with counting(step.backward):
@@ -143,6 +152,7 @@ def _of_columns(case: Exchange) -> Step:
     is_ring, of_columns = case.exchange == "ring", case.op == "clip"
     fetches = case.ranks - 1 if is_ring else case.slabs
     returns = case.ranks if is_ring else case.slabs
+    returns *= 2 if case.exchange == "machines" else 1
     once = case.ranks - 1
     forward = there + 16 * others * of_columns + (HEADER + SUMS) * once
     backward = there + back + 32 * others * of_columns + HEADER * once

@@ -66,7 +66,7 @@ class Ranks(NamedTuple):
         target: Tensor | None = None, columns: str | None = None, has_diagonal: bool = False,
         **options: object,
     ) -> Tensor:  # fmt: skip
-        """Compares what the ranks were given; (W, sizes + 2), the sizes of every rank.
+        """Compares what the ranks were given; (W, sizes + 3), the sizes of every rank first.
 
         `columns` names the size that counts what `target` numbers, or what has a diagonal.
         """

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmcore.backends.inputs import SimilarityInputs, arithmetic_dtype
 from mmcore.ops.flops import Product
+from mmcore.ops.sharded.returns import Returns, adding
 from mmcore.ops.sharded.slabs import Shards, Slab
 
 
@@ -29,7 +30,7 @@ class ShardedInputs(NamedTuple):
     has_columns: bool
     precision: str
     positives: str
-    agreed: Tensor  # (W, 4), by header.py: rows of x and of y, the workspace, the exchange
+    agreed: Tensor  # (W, 5), by header.py: rows of x and of y, workspace, exchange, machine
     group: str  # the process group's name
 
     def matrix(self) -> SimilarityInputs:
@@ -73,26 +74,32 @@ class Columns(NamedTuple):
 class FeatureGradients:
     """Gradients of this rank's rows of x and of y; those of y come from every rank."""
 
-    def __init__(self, x: Tensor, y: Tensor, has_x: bool, has_y: bool) -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, has_x: bool, has_y: bool, shards: Shards, what: str
+    ) -> None:
         self.has_x, self.has_y = has_x, has_y or (has_x and y is x)
         self.x, self.y = (
             side.new_zeros(side.shape if is_wanted else (0,), dtype=arithmetic_dtype(side.dtype))
             for side, is_wanted in ((x, self.has_x), (y, self.has_y))
         )
+        self.returns = Returns(adding(self.y), shards.group, what)
 
-    def add(
-        self, x: Tensor | None, y: Tensor | None, slab: Slab, shards: Shards, what: str
-    ) -> None:
+    @property
+    def width(self) -> int:
+        """Of the rows that go back; 0 where none do."""
+        return self.y.shape[1] if self.has_y else 0
+
+    def add(self, x: Tensor | None, y: Tensor | None, slab: Slab) -> None:
         """Those of a slab; None where this rank has no rows, or they are not wanted."""
         if self.has_x and x is not None:
             self.x += x
-        if not self.has_y:
-            return
-        sent = self.y.new_zeros(slab.rows.shape) if y is None else y.to(self.y.dtype)
-        self.y[slab.own] += slab.to_owners(sent, shards.group, what)
+        if self.has_y:
+            sent = self.y.new_zeros(slab.rows.shape) if y is None else y.to(self.y.dtype)
+            self.returns.send(sent, slab.own, slab.legs)
 
     def both(self, is_symmetric: bool) -> tuple[Tensor | None, Tensor | None]:
         """Of x and of y; of x alone where y is x."""
+        self.returns.finish()
         if is_symmetric:
             return (self.x + self.y if self.has_x else None), None
         return self.x if self.has_x else None, self.y if self.has_y else None

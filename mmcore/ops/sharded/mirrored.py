@@ -7,8 +7,9 @@ r − 1, r − 2, … as far as half of the way round. What it finds of their ro
 even number of ranks, two that face each other share their block: the lower rank takes the first
 half of its own rows, the higher one the rest. Positives have to be mutual: labels name them.
 
-A rank's rows go round as in a ring (slabs.py); the gradients of rows come back in the order of the
-hops. Statistics, upstream gradients and merging: sharded/softmax_similarity.py.
+A rank's rows go round as in a ring (slabs.py); what is found of them comes back in the order of the
+hops, while the next are computed with. Statistics, upstream gradients and merging:
+sharded/softmax_similarity.py.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from mmcore.backends.inputs import (
     SoftmaxWanted,
     arithmetic_dtype,
 )
-from mmcore.ops.sharded.collectives import all_to_all, offsets, start_all_to_all
+from mmcore.ops.sharded.collectives import offsets, start_all_to_all
 from mmcore.ops.sharded.matrix import Columns
+from mmcore.ops.sharded.nodes import Leg
+from mmcore.ops.sharded.returns import Returns, adding
 from mmcore.ops.sharded.slabs import Shards, one_of
 from mmcore.ops.sharded.statistics import (
     BACKWARD,
@@ -50,12 +53,12 @@ class Pair(NamedTuple):
     owner: int
     holder: int  # who had them
 
-    def returned(self, found: Tensor, shards: Shards, what: str) -> Tensor:
-        """Of a row for each of the other rank's, those of this rank from its holder."""
-        group = shards.group
-        given = one_of(len(self.numbers), self.owner, group.size)
-        taken = one_of(self.back.stop - self.back.start, self.holder, group.size)
-        return all_to_all(found, given, taken, group, what)
+    def leg(self, size: int) -> Leg:
+        """Of a row for each of the other rank's to that, and of this rank's from its holder."""
+        return Leg(
+            one_of(len(self.numbers), self.owner, size),
+            one_of(self.back.stop - self.back.start, self.holder, size),
+        )
 
 
 def pairs(x: Tensor, shards: Shards, what: str) -> Iterator[Pair]:
@@ -93,24 +96,27 @@ def forward(
     implementation: Implementation, inputs: SimilarityInputs, shards: Shards
 ) -> tuple[Tensor, Tensor]:
     """row_lse and row_pos."""
-    vectors = Columns.of(inputs, shards, FORWARD)
+    vectors, group = Columns.of(inputs, shards, FORWARD), shards.group
     rows = nothing(inputs, inputs.x.shape[0])
 
-    def merge(place: slice, lse: Tensor, pos: Tensor) -> None:
+    def merge(place: slice, part: Tensor) -> None:
+        lse, pos = part.unbind(1)
         found = merged((rows[0][place], rows[1][place]), (lse, pos), inputs.positives)
         for total, part in zip(rows, found, strict=True):
             total[place] = part
 
+    returns = Returns(merge, group, FORWARD)
     for pair in pairs(inputs.x, shards, FORWARD):
         block = _block(inputs, vectors, pair)
         returned = torch.stack(nothing(inputs, len(pair.numbers)), 1)
         if 0 not in (block.x.shape[0], len(pair.numbers)):
             found = implementation.forward(block, 0)
-            merge(pair.rows, found.row_lse, found.row_pos)
+            merge(pair.rows, torch.stack((found.row_lse, found.row_pos), 1))
             if block.has_columns:
                 returned = torch.stack((found.col_lse, found.col_pos), 1)
         if pair.others is not None:
-            merge(pair.back, *pair.returned(returned, shards, FORWARD).unbind(1))
+            returns.send(returned, pair.back, [pair.leg(group.size)])
+    returns.finish()
     return rows
 
 
@@ -125,6 +131,9 @@ def backward(
     state = StateOfColumns.of(rows, above, shards, True)
     x = inputs.x.new_zeros(inputs.x.shape, dtype=arithmetic_dtype(inputs.x.dtype))
     row_bias, scale = torch.zeros_like(statistics.row_lse), x.new_zeros((), dtype=torch.float64)
+    returns, returns_of_bias = (
+        Returns(adding(total), shards.group, BACKWARD) for total in (x, row_bias)
+    )
     for pair in pairs(inputs.x, shards, BACKWARD):
         block = _block(inputs, vectors, pair)
         returned = x.new_zeros((len(pair.numbers), x.shape[1]))
@@ -144,9 +153,12 @@ def backward(
             if grad_columns is not None and grad_columns.numel():
                 returned_bias = grad_columns.double()
         if pair.others is not None:
-            x[pair.back] += pair.returned(returned, shards, BACKWARD)
+            legs = [pair.leg(shards.group.size)]
+            returns.send(returned, pair.back, legs)
             if wanted.row_bias:
-                row_bias[pair.back] += pair.returned(returned_bias, shards, BACKWARD)
+                returns_of_bias.send(returned_bias, pair.back, legs)
+    returns.finish()
+    returns_of_bias.finish()
     return x, None, scale, row_bias if wanted.row_bias else None, None
 
 

@@ -63,17 +63,17 @@ class Run:
         inputs, shards = given.matrix(), Shards.of(given.agreed, given.group)
         header.same_step(inputs.x, BACKWARD, given.group)
         vectors, columns = Columns.of(inputs, shards, BACKWARD), sum(shards.columns)
-        features = FeatureGradients(inputs.x, inputs.keys, wanted.x, wanted.y)
+        features = FeatureGradients(inputs.x, inputs.keys, wanted.x, wanted.y, shards, BACKWARD)
         of_block = wanted._replace(y=features.has_y)
         nothing = inputs.x.new_empty(0, dtype=torch.float32)
         kept = SigmoidSums(*sums, nothing, nothing.double())
         scale, bias = (torch.zeros_like(sums.total) for _ in range(2))
-        for slab in slabs(inputs.keys, shards, BACKWARD):
+        for slab in slabs(inputs.keys, shards, BACKWARD, returns=features.width):
             gradients: Gradients = (None,) * 4
             if 0 not in (inputs.x.shape[0], len(slab.rows)):
                 block = vectors.at(slab, inputs, columns)
                 gradients = self.implementation.backward(block, kept, upstream, of_block, False)
-            features.add(gradients[0], gradients[1], slab, shards, BACKWARD)
+            features.add(gradients[0], gradients[1], slab)
             for sum_, gradient in ((scale, gradients[2]), (bias, gradients[3])):
                 if gradient is not None and gradient.numel():
                     sum_ += gradient

@@ -100,16 +100,16 @@ class Run:
             wanted.x, wanted.y or (wanted.x and is_same), wanted.scale, wanted.row_bias,
             wanted.col_bias or (wanted.row_bias and is_same),
         )  # fmt: skip
-        features = FeatureGradients(inputs.x, inputs.y, of_block.x, of_block.y)
+        features = FeatureGradients(inputs.x, inputs.y, of_block.x, of_block.y, shards, BACKWARD)
         biases = BiasGradients(inputs.x, columns, of_block)
-        for slab in slabs(inputs.y, shards, BACKWARD):
+        for slab in slabs(inputs.y, shards, BACKWARD, returns=features.width):
             gradients: Gradients = (None,) * 5
             if 0 not in (inputs.x.shape[0], len(slab.rows)):
                 gradients = self.implementation.backward(
                     vectors.at(slab, inputs, columns), state.statistics(statistics, slab),
                     state.upstream(upstream, slab), of_block, False,
                 )  # fmt: skip
-            features.add(gradients[0], gradients[1], slab, shards, BACKWARD)
+            features.add(gradients[0], gradients[1], slab)
             biases.add(gradients, slab)
         bias = None
         if wanted.bias:
