@@ -85,7 +85,7 @@ class Run:
         features = FeatureGradients(inputs.x, inputs.y, True, True, shards, BACKWARD)
         wide, scale = features.x.dtype, inputs.row_lse.new_zeros(())
         x = inputs.x.to(wide)
-        for slab in slabs(_side_by_side(inputs), shards, BACKWARD, returns=features.width):
+        for slab in slabs(_side_by_side(inputs), shards, BACKWARD, beside=features.bytes_of_column):
             y = _sides(inputs, slab)[0].to(wide)
             grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
             for block in _blocks(inputs, slab, col_lse):

@@ -1,10 +1,8 @@
 """Columns of all ranks, a slab at a time: rows of y, on their way while others are computed with.
 
-    bytes of a slab of S columns = 3·b·S·D                         b bytes an element
-    and where gradients go back    (12 + 8/G)·S·D                  G ranks a machine
+    bytes of a slab of S columns = 3·b·S·D    b bytes an element
 
-for a slab that is computed with, the next one and the one before; and for float32 gradients that
-are computed, sent, received, and sent and received between machines (nodes.py).
+for a slab that is computed with, the next one and the one before, and what the caller needs.
 
 Gathered: a slab has as many rows of each rank, as long as that has any left; S is what the smallest
 workspace of all ranks holds, LEAST_COLUMNS at least, and no more than lets most columns travel
@@ -95,12 +93,12 @@ class Slab(NamedTuple):
         return torch.where(target < 0, -1, place[target.clamp(min=0)])
 
 
-def slabs(y: Tensor, shards: Shards, what: str, *, returns: int = 0) -> Iterator[Slab]:
+def slabs(y: Tensor, shards: Shards, what: str, *, beside: int = 0) -> Iterator[Slab]:
     """All columns; the next slab is on its way while the caller works on one.
 
-    `returns` is the width of the rows that go back to the owners of columns (returns.py), or 0.
+    `beside` is how many bytes the caller needs for each column of a slab.
     """
-    return _ring(y, shards, what) if shards.is_ring else _gathered(y, shards, what, returns)
+    return _ring(y, shards, what) if shards.is_ring else _gathered(y, shards, what, beside)
 
 
 def _ring(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
@@ -129,8 +127,8 @@ def one_of(count: int, rank: int, size: int) -> list[int]:
     return [count if other == rank % size else 0 for other in range(size)]
 
 
-def _gathered(y: Tensor, shards: Shards, what: str, returns: int) -> Iterator[Slab]:
-    size = rows_of_each(y, shards, returns)
+def _gathered(y: Tensor, shards: Shards, what: str, beside: int) -> Iterator[Slab]:
+    size = _rows_of_each(y, shards, beside)
     starts = range(0, max(shards.columns), size)
     following = _start(y, shards, 0, size, what)
     for start in starts:
@@ -140,11 +138,9 @@ def _gathered(y: Tensor, shards: Shards, what: str, returns: int) -> Iterator[Sl
         yield slab
 
 
-def rows_of_each(y: Tensor, shards: Shards, returns: int) -> int:
+def _rows_of_each(y: Tensor, shards: Shards, beside: int) -> int:
     """How many rows of each rank a slab has."""
-    ranks = shards.group.size
-    there, back = 3 * y.element_size(), 12 + -(-8 // shards.nodes.size)
-    of_column = there * y.shape[1] + back * returns
+    ranks, of_column = shards.group.size, 3 * y.element_size() * y.shape[1] + beside
     enough = isqrt(ranks * max(shards.columns) * ONE_SLAB)
     return max(LEAST_COLUMNS, min(shards.workspace // of_column, enough)) // ranks or 1
 
