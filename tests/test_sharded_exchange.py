@@ -14,7 +14,7 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
-from mmcore.ops.sharded import header, returns, softmax_similarity
+from mmcore.ops.sharded import collectives, header, returns, softmax_similarity
 from mmcore.ops.sharded.nodes import Nodes
 
 pytestmark = pytest.mark.usefixtures("small_slabs")
@@ -153,3 +153,28 @@ def test_gradients_travel_while_the_next_slab_is_computed(
             *further,
             "arrived",
         ]
+
+
+@pytest.mark.parametrize("loss", ["gram", "symile, shuffled"])
+def test_no_rank_holds_the_rows_of_all(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches rows of all ranks that are copied to each."""
+    sizes: list[int] = []
+    start = collectives._waiting
+
+    def watched(work: Any, found: Tensor, *others: Any) -> Any:
+        if found.dtype == torch.float32:  # rows, and not numbers of rows
+            sizes.append(found.numel())
+        return start(work, found, *others)
+
+    monkeypatch.setattr(collectives, "_waiting", watched)
+    sides = {name: torch.randn(4, WIDTH, requires_grad=True) for name in "abc"}
+    calls = {
+        "gram": lambda group: functional.gram_loss(sides, 3.0, anchor="a", **group),
+        "symile, shuffled": lambda group: functional.symile_loss(
+            sides, 3.0, negatives="shuffled", **group
+        ),
+    }
+    group = {"process_group": "world", "exchange": "ring"}
+    on_ranks(8, lambda rank: calls[loss](group).backward())
+    assert sizes
+    assert max(sizes) <= 4 * 2 * WIDTH  # this rank's rows of both others
