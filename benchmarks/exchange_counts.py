@@ -17,9 +17,13 @@ from torch import Tensor
 
 import mmcore
 from mmcore import functional
+from mmcore.ops.sharded.nodes import Nodes
+from mmcore.ops.sharded.sigmoid_similarity import UNUSED
 from mmcore.ops.sharded.slabs import LEAST_COLUMNS
 
-OPS, EXCHANGES = ("clip", "siglip", "nt_xent"), ("gather", "ring")
+OPS = ("clip", "siglip", "siglip kept", "nt_xent")
+EXCHANGES = ("gather", "machines", "ring")
+GPUS = 4  # of a machine, where ranks are spread over machines
 HEADER, SUMS = 128, 16
 ELEMENT = 4  # bytes of float32
 FORMULAS = """
@@ -28,11 +32,16 @@ S slabs (W hops in a ring); nt_xent has m = 2·n rows a rank, W is even, h = W/2
   clip     forward   b·o·D + 16·o + 144·(W - 1)             3 + S collectives, in a ring 2 + W
            backward  (b + 4)·o·D + 32·o + 128·(W - 1)       2 + 2·S, 1 + 2·W
   siglip   forward   b·o·D + 144·(W - 1)                    2 + S, 1 + W
-           backward  (b + 4)·o·D + 128·(W - 1)              1 + 2·S, 2·W
+           backward  (b + 4)·o·D + 144·(W - 1)              2 + 2·S, 1 + 2·W
+  siglip   forward   (b + 4)·o·D + 144·(W - 1)              2 + 2·S, 1 + 2·W
+  kept     backward  144·(W - 1)                            2
   nt_xent  forward   h·b·m·D + (h - ½)·16·m + 16·(W - 1)·m + 272·(W - 1)       5 + 2·h
            backward  h·b·m·D + (h - ½)·4·m·D + 48·(W - 1)·m + 128·(W - 1)      4 + 2·h
+On machines of 4 ranks gradients of gathered columns take two exchanges, S more in a backward, of as
+many bytes: of these (W/4 - 1)·4·n·D come from other machines, and not (W - 4)·4·n·D.
 First features, and the float32 gradients that come back; then statistics and labels of columns;
-last the comparison of arguments, 128 bytes a rank, and the sums of the mean, 16."""
+last the comparison of arguments, 128 bytes a rank, and the sums of the mean or of siglip's upstream
+gradients, 16."""
 
 
 @dataclass
@@ -58,7 +67,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A loss over ranks that have `rows` rows each of x and of y; without a workspace."""
+    """A loss over ranks that have `rows` rows each of x and of y; without a workspace.
+
+    `op` "siglip kept" has one that holds gradients from the forward on, and no more. `exchange` is
+    mmcore's, or "machines": "gather" where ranks are spread over machines.
+    """
 
     op: str
     exchange: str
@@ -116,14 +129,21 @@ def counted(case: Exchange) -> Step:
         for _ in range(2)
     )
     scale, bias = (torch.tensor(at, requires_grad=True) for at in (10.0, -10.0))
-    group = {"process_group": "world", "exchange": case.exchange}
+    group = {"process_group": "world", "exchange": "ring" if case.exchange == "ring" else "gather"}
+
+    def siglip() -> Tensor:
+        return functional.siglip_loss(x, y, scale, bias, **group)
+
     losses: dict[str, Callable[[], Tensor]] = {
         "clip": lambda: functional.clip_loss(x, y, scale, **group),
-        "siglip": lambda: functional.siglip_loss(x, y, scale, bias, **group),
+        "siglip": siglip, "siglip kept": siglip,
         "nt_xent": lambda: functional.nt_xent_loss(x, y, scale, **group),
-    }
+    }  # fmt: skip
     step = Step(Traffic(), Traffic())
-    with fake_ranks(case.ranks), mmcore.workspace(0):
+    nodes = Nodes(case.ranks // GPUS, GPUS) if case.exchange == "machines" else Nodes(1, case.ranks)
+    by_machine = mock.patch.object(Nodes, "of", return_value=nodes)
+    held = 4 * (x.numel() + y.numel() + UNUSED) if case.op == "siglip kept" else 0
+    with fake_ranks(case.ranks), mmcore.workspace(held), by_machine:
         with counting(step.forward):
             loss = losses[case.op]()
         with counting(step.backward):
@@ -140,15 +160,20 @@ def _of_columns(case: Exchange) -> Step:
     others = (case.ranks - 1) * case.rows
     there = others * case.width * ELEMENT
     back = others * case.width * 4
-    is_ring, of_columns = case.exchange == "ring", case.op == "clip"
+    is_ring = case.exchange == "ring"
     fetches = case.ranks - 1 if is_ring else case.slabs
     returns = case.ranks if is_ring else case.slabs
-    once = case.ranks - 1
-    forward = there + 16 * others * of_columns + (HEADER + SUMS) * once
-    backward = there + back + 32 * others * of_columns + HEADER * once
+    returns *= 2 if case.exchange == "machines" else 1
+    once, of_loss = case.ranks - 1, (HEADER + SUMS) * (case.ranks - 1)
+    # The sums of the mean, or what every rank back-propagates to those of siglip.
+    if case.op == "siglip kept":
+        return Step(Traffic(2 + fetches + returns, there + back + of_loss), Traffic(2, of_loss))
+    if case.op == "siglip":
+        backward = Traffic(2 + fetches + returns, there + back + of_loss)
+        return Step(Traffic(2 + fetches, there + of_loss), backward)
     return Step(
-        Traffic(2 + of_columns + fetches, forward),
-        Traffic(1 + of_columns + fetches + returns, backward),
+        Traffic(3 + fetches, there + 16 * others + of_loss),
+        Traffic(2 + fetches + returns, there + back + 32 * others + HEADER * once),
     )
 
 

@@ -24,7 +24,8 @@ def test_counts_are_those_of_the_formulas() -> None:
     done = benchmark("--part", "counted", "predicted", "--ranks", "8")
     assert done.returncode == 0, done.stdout + done.stderr
     counts, predictions = done.stdout.split("PREDICTED, not measured")
-    assert counts.count("\nclip, ") == counts.count("\nsiglip, ") == 2
+    assert counts.count("\nclip, ") == counts.count("\nsiglip, ") == 3
+    assert counts.count("\nsiglip kept, ") == 3
     assert counts.count("\nnt_xent, ") == 1
     assert "by the formulas" not in counts
     shares = [float(cell) for row in predictions.splitlines()[-10:] for cell in row.split()[-2:]]

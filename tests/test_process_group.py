@@ -79,21 +79,25 @@ def test_both_conventions_in_slabs(gradients: str, slabs: str) -> None:
             check_equals_one_process(CASES[name], 3, gradients=gradients)
 
 
-def test_shuffled_negatives_are_drawn_once() -> None:
-    """Catches ranks that shuffle the same rows in different orders."""
+@pytest.mark.parametrize("size", SIZES)
+def test_shuffled_negatives_are_drawn_once(size: int) -> None:
+    """Catches ranks that shuffle the same rows in different orders; rows or positives of another
+    place in the order.
+    """
     case = CASES["symile_loss, 3 modalities, shuffled"]
-    spread = Spread(case, COUNTS[3])
+    spread = Spread(case, COUNTS[size])
 
     def run(arguments: dict[str, Any], **options: Any) -> tuple[Any, Any]:
         generator = torch.Generator().manual_seed(5)
         return value_and_gradients(case, arguments, generator=generator, **options)
 
     values, gradients = run(spread.arguments)
-    found = on_ranks(3, lambda rank: run(spread.of(rank), process_group="world"))
+    found = on_ranks(size, lambda rank: run(spread.of(rank), process_group="world"))
     for path, gradient in gradients.items():
         joined = spread.joined(path, [of_rank[path] for _, of_rank in found])
-        torch.testing.assert_close(joined, 3 * gradient, **EXACT)
-    torch.testing.assert_close(found[2][0], values, **EXACT)
+        torch.testing.assert_close(joined, size * gradient, **EXACT)
+    for of_rank, _ in found:
+        torch.testing.assert_close(of_rank, values, **EXACT)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)

@@ -56,17 +56,12 @@ class Ranks(NamedTuple):
         own = value.double() if self.rank == 0 else value.new_zeros(value.shape).double()
         return self.total(own).to(value.dtype)
 
-    def computed_by_all(self, value: Tensor) -> Tensor:
-        """A value that every rank computes from the rows of all, with this rank's share of it."""
-        share = value * (self.factor / self.size)
-        return share if self.factor == self.size else share + (value - share).detach()
-
     def agree(
         self, function: str, tensors: Mapping[str, Tensor | None], *, sizes: Mapping[str, int],
         target: Tensor | None = None, columns: str | None = None, has_diagonal: bool = False,
         **options: object,
     ) -> Tensor:  # fmt: skip
-        """Compares what the ranks were given; (W, sizes + 2), the sizes of every rank.
+        """Compares what the ranks were given; (W, sizes + 3), the sizes of every rank first.
 
         `columns` names the size that counts what `target` numbers, or what has a diagonal.
         """
@@ -111,10 +106,6 @@ class Rows(NamedTuple):
     def gathered(self, values: Tensor) -> Tensor:
         """A number for each row, of all ranks; without a gradient."""
         return sums.gathered(values, self.counts, self.ranks.group)
-
-    def every(self, side: Tensor) -> Tensor:
-        """The rows of all ranks, differentiable: each rank holds a copy of them."""
-        return self.at(side, self.gathered(self.numbers(side)))
 
     def at(self, side: Tensor, numbers: Tensor) -> Tensor:
         """The rows of these numbers, of whatever ranks hold them; zeros for −1."""

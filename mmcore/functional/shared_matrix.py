@@ -15,7 +15,7 @@ TENSORS = (
 
 
 def shared_matrix(
-    function: str, inputs: SimilarityInputs, ranks: Ranks
+    function: str, inputs: SimilarityInputs, ranks: Ranks, **options: object
 ) -> tuple[SimilarityInputs, Tensor]:
     """The inputs with the diagonal of all ranks for a target where none was given, and the header.
 
@@ -28,7 +28,7 @@ def shared_matrix(
         function, tensors, sizes=sizes, target=inputs.target, columns="columns",
         has_diagonal=is_diagonal,
         denominator=inputs.denominator, columns_wanted=inputs.has_columns,
-        positives=inputs.positives,
+        positives=inputs.positives, **options,
     )  # fmt: skip
     if is_diagonal:
         first = agreed[: ranks.rank, 0].sum().to(inputs.x.device)

@@ -249,7 +249,8 @@ def sigmoid_similarity(
     Memory:
         O(N + M) and per thread 1536 packed rows of `x` and 192 of `y`. Where gradients are wanted
         and `mmcore.workspace` holds them, the forward forms them in the same pass and keeps them:
-        4·(N + M)·D bytes; otherwise the backward computes the matrix anew.
+        4·(N + M)·D bytes, of several processes each its own rows; otherwise, or where the workspace
+        of one process does not, the backward computes the matrix anew.
 
     Reference:
         Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023,
@@ -272,15 +273,14 @@ def sigmoid_similarity(
     scale, bias = as_scalars(x, scale, bias)
     pairs = as_pairs(x, y, target, row_label, col_label, row_group, col_group, ranks is None)
     keys, pairs = _mirror(y, pairs, y is x)
-    inputs = SimilarityInputs(
-        x=x, y=keys, scale=scale, bias=bias, row_bias=None, col_bias=None, **pairs._asdict()
-    )
+    inputs = SimilarityInputs(x, keys, scale, bias, None, None, **pairs._asdict())
     if ranks is not None:
-        inputs, agreed = shared_matrix("sigmoid_similarity", inputs, ranks)
-        shares = sharded_sigmoid_op.call(inputs, agreed, ranks.group, backend=backend)
-        return SigmoidSums(*shares)
-    total, positive, _, _ = sigmoid_op.call(inputs, backend=backend)
-    return SigmoidSums(total, positive)
+        keeps = sharded_sigmoid_op.keeps(inputs)
+        inputs, agreed = shared_matrix("sigmoid_similarity", inputs, ranks, keeps_gradients=keeps)
+        sums = sharded_sigmoid_op.call(inputs, agreed, ranks.group, backend=backend)
+    else:
+        sums = sigmoid_op.call(inputs, backend=backend)
+    return SigmoidSums(sums.total, sums.positive)
 
 
 def as_scalars(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -96,38 +97,64 @@ def symile_loss(
     check.check_scale("scale", scale)
     check.check_choice("negatives", negatives, NEGATIVES)
     scale = check.as_scalar("scale", scale, first)
-    towers, order, rows = list(features.values()), None, first.shape[0]
-    if ranks is not None and negatives == "tuples":
-        return as_loss(_over_ranks(towers, scale, ranks, backend), first)
+    towers, order = list(features.values()), None
     if ranks is not None:
-        (sides,) = ranks.rows("symile_loss", first=first)
-        towers = [sides.every(z) for z in towers]
-        rows = towers[0].shape[0]
+        of_ranks = _tuples_of_ranks if negatives == "tuples" else _shuffled_of_ranks
+        return as_loss(of_ranks(towers, scale, ranks, generator, backend), first)
     if negatives == "shuffled":
-        order = torch.stack([_permutation(rows, first.device, generator) for _ in towers])
-        order = order if ranks is None else ranks.of_first(order)
+        order = _orders(towers, first.shape[0], generator)
     inputs = ProductInputs(features=towers, scale=scale, order=order, dtype=first.dtype)
     row_lse, row_pos, _ = product_op.call(inputs, backend=backend)
     loss = row_lse - row_pos if order is None else F.softplus(row_lse - row_pos)
-    mean = loss.mean() if ranks is None else ranks.computed_by_all(loss.mean())
-    return as_loss(mean, first)
+    return as_loss(loss.mean(), first)
 
 
-def _permutation(rows: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+def _orders(towers: list[Tensor], rows: int, generator: torch.Generator | None) -> Tensor:
+    """(M, N): a permutation for each modality."""
+    device = towers[0].device
     if generator is None:  # were it named, torch.compile would make the size a constant
-        return torch.randperm(rows, device=device)
-    return torch.randperm(rows, device=device, generator=generator)
+        return torch.stack([torch.randperm(rows, device=device) for _ in towers])
+    return torch.stack([torch.randperm(rows, device=device, generator=generator) for _ in towers])
 
 
-def _over_ranks(towers: list[Tensor], scale: Tensor, ranks: Ranks, backend: str | None) -> Tensor:
+def _tuples_of_ranks(
+    towers: list[Tensor], scale: Tensor, ranks: Ranks, generator: torch.Generator | None,
+    backend: str | None,
+) -> Tensor:  # fmt: skip
     """One matrix after the other: the rows of a modality, and the products of all others."""
-    wide = torch.float64 if towers[0].dtype == torch.float64 else torch.float32
     losses = []
-    for i, tower in enumerate(towers):
-        others = torch.stack([z.to(wide) for k, z in enumerate(towers) if k != i]).prod(0)
+    for m, tower in enumerate(towers):
         found = softmax_similarity(
-            tower, others.to(tower.dtype), scale, columns=False, process_group=ranks,
-            backend=backend,
-        )  # fmt: skip
+            tower, _product(towers, m), scale, columns=False, process_group=ranks, backend=backend
+        )
         losses.append(mean_of_rows(found.row_lse - found.row_pos, ranks))
     return torch.stack(losses).mean()
+
+
+def _shuffled_of_ranks(
+    towers: list[Tensor], scale: Tensor, ranks: Ranks, generator: torch.Generator | None,
+    backend: str | None,
+) -> Tensor:  # fmt: skip
+    """The same over rows that ranks fetch in the order of the shuffle, as many as they have."""
+    (rows,) = ranks.rows("symile_loss", first=towers[0])
+    numbers = rows.numbers(towers[0])
+    order = ranks.of_first(_orders(towers, rows.gathered(numbers).shape[0], generator))[:, numbers]
+    mixed = [rows.at(tower, order[m]) for m, tower in enumerate(towers)]
+    positive = scale * reduce(torch.mul, [tower.double() for tower in towers]).sum(1)
+    losses = []
+    for m, tower in enumerate(mixed):
+        # The sum leaves row i's own tuple out, to make room for the positive.
+        row_lse = softmax_similarity(
+            tower, _product(mixed, m), scale, denominator="negatives", columns=False,
+            process_group=ranks, backend=backend,
+        ).row_lse  # fmt: skip
+        row_pos = rows.at(positive[:, None], order[m])[:, 0]
+        losses.append(mean_of_rows(F.softplus(row_lse - row_pos), ranks))
+    return torch.stack(losses).mean()
+
+
+def _product(towers: list[Tensor], left_out: int) -> Tensor:
+    """Of all modalities but one, rounded once."""
+    wide = torch.float64 if towers[0].dtype == torch.float64 else torch.float32
+    factors = [tower.to(wide) for m, tower in enumerate(towers) if m != left_out]
+    return torch.stack(factors).prod(0).to(towers[0].dtype)

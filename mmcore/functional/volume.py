@@ -9,11 +9,13 @@ from torch import Tensor
 
 from mmcore.functional import arguments as check
 from mmcore.functional.local_batch import warn_of_local_batch
-from mmcore.functional.ranks import ProcessGroup, as_ranks, tells_ranks
+from mmcore.functional.ranks import ProcessGroup, Ranks, Rows, as_ranks, tells_ranks
 from mmcore.functional.reductions import as_loss
 from mmcore.functional.temperature import scale_not_temperature
 from mmcore.ops import volume as volume_op
-from mmcore.ops.volume import VolumeInputs
+from mmcore.ops.sharded import volume as sharded_volume_op
+from mmcore.ops.sharded.volume import ShardedVolumeInputs
+from mmcore.ops.volume import VolumeInputs, VolumeStatistics
 
 
 @scale_not_temperature
@@ -85,22 +87,38 @@ def gram_loss(
     check.check_equal_rows(features)
     label_smoothing = check.check_fraction("label_smoothing", label_smoothing)
     check.check_scale("scale", scale)
-    if ranks is not None:
-        sides = ranks.rows("gram_loss", **features)
-        features = {
-            name: rows.every(z) for rows, (name, z) in zip(sides, features.items(), strict=True)
-        }
     first = features[anchor]
     if ranks is None:
         check.check_rows(f"features[{anchor!r}]", first)
     # float64: its gradient is the difference of what positives and negatives add to it.
     scale = check.as_scalar("scale", scale, first).double()
     others = [value for name, value in features.items() if name != anchor]
-    inputs = VolumeInputs(anchor=first, others=others, scale=scale)
-    row_lse, col_lse, own, total = volume_op.call(inputs, backend=backend)
-    positive = -scale * own
-    log_z = (torch.logaddexp(row_lse, positive) + torch.logaddexp(col_lse, positive)) / 2
-    mean = (total + positive.sum()) / first.shape[0] ** 2
-    target = (1 - label_smoothing) * positive.mean() + label_smoothing * mean
-    loss = log_z.mean() - target
-    return as_loss(loss if ranks is None else ranks.computed_by_all(loss), first)
+    count: int | Tensor = first.shape[0]
+    if ranks is None:
+        found = volume_op.call(VolumeInputs(first, others, scale), backend=backend)
+    else:
+        sizes = {"rows": first.shape[0], "columns": first.shape[0]}
+        agreed = ranks.agree("gram_loss", features, sizes=sizes, anchor=anchor)
+        count = Rows(agreed[:, 0], ranks).total(first.device)
+        inputs = ShardedVolumeInputs(first, others, scale, agreed, ranks.group)
+        found = sharded_volume_op.call(inputs, backend=backend)
+    return as_loss(_loss(found, scale, label_smoothing, count, ranks), first)
+
+
+def _loss(
+    found: VolumeStatistics, scale: Tensor, label_smoothing: float, count: int | Tensor,
+    ranks: Ranks | None,
+) -> Tensor:  # fmt: skip
+    """`count` is how many rows there are, on all ranks."""
+    positive = -scale * found.own
+    log_z = torch.logaddexp(found.row_lse, positive) + torch.logaddexp(found.col_lse, positive)
+    log_z = log_z / 2
+    if ranks is None:
+        mean_log_z, mean_positive = log_z.mean(), positive.mean()
+        mean = (found.total + positive.sum()) / count**2
+    else:
+        sums = [log_z.sum(), positive.sum(), found.total + positive.sum()]
+        total = ranks.total(torch.stack(sums))
+        mean_log_z, mean_positive, mean = total[0] / count, total[1] / count, total[2] / count**2
+    target = (1 - label_smoothing) * mean_positive + label_smoothing * mean
+    return mean_log_z - target

@@ -29,7 +29,8 @@ import torch
 
 from mmcore.backends import selected
 from mmcore.backends.reference.volume import VolumeInputs as VolumeInputs
-from mmcore.backends.reference.volume import VolumeStatistics, VolumeWanted
+from mmcore.backends.reference.volume import VolumeStatistics as VolumeStatistics
+from mmcore.backends.reference.volume import VolumeWanted
 from mmcore.ops.family import Family
 from mmcore.ops.flops import Product
 

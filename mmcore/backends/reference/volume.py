@@ -50,18 +50,15 @@ class Volumes(NamedTuple):
     logits: Tensor
 
 
-class Span:
-    """What the others' rows of a tile of columns span, and the volume with the anchor's rows."""
+class Basis(NamedTuple):
+    """Of what the others' rows of some columns span, and their own volume."""
 
-    def __init__(self, anchor: Tensor, others: Sequence[Tensor], columns: slice) -> None:
-        self.rows = [z[columns].double() for z in (*others, anchor)]
-        self.directions, self.lengths = orthonormalise(self.rows)
-        self.basis = [q.to(arithmetic_dtype(anchor.dtype)) for q in self.directions[:-1]]
-        self.volume = torch.cat(self.lengths[:-1], 1).prod(1)
-        self.own = self.volume * self.lengths[-1][:, 0]
+    directions: Sequence[Tensor]  # in the dtype of the arithmetic
+    volume: Tensor  # float64
 
     def volumes(self, part: Tensor, scale: Tensor) -> Volumes:
-        products = [part @ directions.T for directions in self.basis]
+        """Those with some rows of the anchor."""
+        products = [part @ directions.T for directions in self.directions]
         square = part.square().sum(1, keepdim=True).expand(products[0].shape).clone()
         for product in products:
             square.addcmul_(product, product, value=-1)
@@ -74,7 +71,7 @@ class Span:
         volumes: Volumes,
         gradient: Tensor,
         grad_part: Tensor | None,
-        grad_basis: list[Tensor] | None,
+        grad_directions: Sequence[Tensor] | None,
     ) -> None:
         """`gradient` is −scale·volume_j·G_ij, and becomes h_ij."""
         slope = gradient.div_(volumes.distance).masked_fill_(volumes.distance == 0, 0)
@@ -83,12 +80,24 @@ class Span:
         for k, product in enumerate(volumes.products):
             grad_product = product.mul_(slope)
             if grad_part is not None:
-                grad_part.addmm_(grad_product, self.basis[k], alpha=-1)
-            if grad_basis is not None:
-                grad_basis[k].addmm_(grad_product.T, part, alpha=-1)
+                grad_part.addmm_(grad_product, self.directions[k], alpha=-1)
+            if grad_directions is not None:
+                grad_directions[k].addmm_(grad_product.T, part, alpha=-1)
+
+
+class Span:
+    """What the others' rows of a tile of columns span, and their volumes with the anchor's."""
+
+    def __init__(self, anchor: Tensor, others: Sequence[Tensor], columns: slice) -> None:
+        self.rows = [z[columns].double() for z in (*others, anchor)]
+        self.directions, self.lengths = orthonormalise(self.rows)
+        wide = arithmetic_dtype(anchor.dtype)
+        volume = torch.cat(self.lengths[:-1], 1).prod(1)
+        self.basis = Basis([q.to(wide) for q in self.directions[:-1]], volume)
+        self.own = volume * self.lengths[-1][:, 0]
 
     def backward(
-        self, grad_basis: list[Tensor] | None, grad_volume: Tensor, grad_own: Tensor
+        self, grad_basis: Sequence[Tensor] | None, grad_volume: Tensor, grad_own: Tensor
     ) -> list[Tensor]:
         """The gradients of the others' rows, then of the anchor's."""
         *lengths, distance = self.lengths
@@ -105,7 +114,7 @@ class Span:
             self.directions,
             self.lengths,
             grad_directions,
-            [*grad_lengths, (grad_own * self.volume)[:, None]],
+            [*grad_lengths, (grad_own * self.basis.volume)[:, None]],
         )
 
 
@@ -114,11 +123,11 @@ def forward(inputs: VolumeInputs) -> VolumeStatistics:
     row_lse = anchor.new_full(anchor.shape[:1], -torch.inf, dtype=torch.float64)
     col_lse, own, total = row_lse.clone(), torch.empty_like(row_lse), row_lse.new_zeros(())
     wide = anchor.to(arithmetic_dtype(anchor.dtype))
-    for columns in _tiles(anchor):
+    for columns in tiles(anchor):
         span = Span(anchor, others, columns)
         own[columns] = span.own
-        for rows in _tiles(anchor):
-            logits = span.volumes(wide[rows], scale).logits
+        for rows in tiles(anchor):
+            logits = span.basis.volumes(wide[rows], scale).logits
             total += logits.sum(dtype=torch.float64)
             if rows == columns:
                 total -= logits.diagonal().sum(dtype=torch.float64)
@@ -139,18 +148,22 @@ def backward(
         for z, is_wanted in zip((*others, wide), (*wanted.others, wanted.anchor), strict=True)
     ]
     grad_anchor, grad_scale = gradients[-1], torch.zeros_like(upstream.total)
-    for columns in _tiles(anchor):
+    for columns in tiles(anchor):
         span = Span(anchor, others, columns)
-        grad_basis = [torch.zeros_like(q) for q in span.basis] if any(wanted.others) else None
-        grad_logits = torch.zeros_like(span.volume)  # Σ_i G_ij·d_ij
-        for rows in _tiles(anchor):
-            volumes = span.volumes(wide[rows], scale)
-            gradient = _gradient(volumes.logits, rows, columns, statistics, upstream)
+        basis, grad_basis = span.basis, None
+        if any(wanted.others):
+            grad_basis = [torch.zeros_like(q) for q in basis.directions]
+        grad_logits = torch.zeros_like(basis.volume)  # Σ_i G_ij·d_ij
+        for rows in tiles(anchor):
+            volumes = basis.volumes(wide[rows], scale)
+            gradient = gradient_of(volumes.logits, rows, columns, statistics, upstream)
+            if rows == columns:
+                gradient.diagonal().zero_()
             grad_logits += (gradient * volumes.distance).sum(0, dtype=torch.float64)
-            gradient *= -(scale * span.volume).to(gradient.dtype)
+            gradient *= -(scale * basis.volume).to(gradient.dtype)
             grad_part = None if grad_anchor is None else grad_anchor[rows]
-            span.add_gradients(wide[rows], volumes, gradient, grad_part, grad_basis)
-        grad_scale -= (grad_logits * span.volume).sum()
+            basis.add_gradients(wide[rows], volumes, gradient, grad_part, grad_basis)
+        grad_scale -= (grad_logits * basis.volume).sum()
         grad_rows = span.backward(grad_basis, -scale * grad_logits, upstream.own[columns])
         for total, part in zip(gradients, grad_rows, strict=True):
             if total is not None:
@@ -159,24 +172,22 @@ def backward(
     return grad_anchor, grad_others, grad_scale
 
 
-def _gradient(
+def gradient_of(
     logits: Tensor,
     rows: slice,
     columns: slice,
     statistics: VolumeStatistics,
     upstream: VolumeStatistics,
 ) -> Tensor:
-    """G of a tile."""
+    """G of a tile, where no pair is a positive."""
     row_lse, col_lse = statistics.row_lse[rows, None], statistics.col_lse[columns]
     gradient = weighted_softmax(logits, row_lse, upstream.row_lse[rows, None])
     gradient += weighted_softmax(logits, col_lse, upstream.col_lse[columns])
-    gradient += upstream.total.to(gradient.dtype)
-    if rows == columns:
-        gradient.diagonal().zero_()
-    return gradient
+    return gradient.add_(upstream.total.to(gradient.dtype))
 
 
-def _tiles(anchor: Tensor) -> Iterator[slice]:
+def tiles(anchor: Tensor) -> Iterator[slice]:
+    """Ranges of its rows."""
     size = CPU_TILE if anchor.device.type == "cpu" else GPU_TILE
     for start in range(0, anchor.shape[0], size):
         yield slice(start, min(start + size, anchor.shape[0]))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 # Below this a sum gathers all parts: one collective instead of two.
 FEW_NUMBERS = 4096
+# To be called once: what has come is the caller's alone then.
 Wait = Callable[[], Tensor]
 
 
@@ -161,12 +162,13 @@ def _as_bytes(value: Tensor) -> Tensor:
 
 
 def _waiting(work: dist.Work | None, found: Tensor, sent: Tensor, group: Group, what: str) -> Wait:
-    held = [sent]  # until it was sent
+    held = [sent, found]  # until it was sent, and has come
 
     def wait() -> Tensor:
         if work is not None:
             with step(group, what):
                 work.wait()
+        found = held.pop()
         held.clear()
         return found
 

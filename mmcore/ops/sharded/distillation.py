@@ -82,10 +82,10 @@ class Run:
         shards = Shards.of(inputs.agreed, inputs.group)
         header.same_step(inputs.x, BACKWARD, inputs.group)
         col_lse = shards.gathered(inputs.col_lse, BACKWARD)
-        features = FeatureGradients(inputs.x, inputs.y, True, True)
+        features = FeatureGradients(inputs.x, inputs.y, True, True, shards, BACKWARD)
         wide, scale = features.x.dtype, inputs.row_lse.new_zeros(())
         x = inputs.x.to(wide)
-        for slab in slabs(_side_by_side(inputs), shards, BACKWARD):
+        for slab in slabs(_side_by_side(inputs), shards, BACKWARD, beside=features.bytes_of_column):
             y = _sides(inputs, slab)[0].to(wide)
             grad_x, grad_y = torch.zeros_like(x), torch.zeros_like(y)
             for block in _blocks(inputs, slab, col_lse):
@@ -94,8 +94,8 @@ class Run:
                 gradient = (gradient * inputs.scale).to(wide)
                 grad_x[block.rows] = gradient @ y
                 grad_y += gradient.T @ x[block.rows]
-            features.add(grad_x, grad_y, slab, shards, BACKWARD)
-        return features.x, features.y, scale
+            features.add(grad_x, grad_y, slab)
+        return *features.both(False), scale
 
 
 def _side_by_side(inputs: CrossInputs) -> Tensor:

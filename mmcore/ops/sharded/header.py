@@ -1,6 +1,6 @@
 """What ranks tell each other before any data moves: sizes, dtypes, widths, flags.
 
-    agreed[r] = (the sizes that rank r was given, its workspace in bytes, 1 for a ring)
+    agreed[r] = (the sizes that rank r was given, its workspace in bytes, 1 for a ring, its machine)
 
 Each rank sends its sizes, which may differ, and a text, which may not: a line for each argument. If
 any texts differ, all ranks exchange them and all raise the same ValueError, which names a rank and
@@ -10,7 +10,9 @@ an argument. A rank that refuses its own arguments sends its error in place of t
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Sequence
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +28,8 @@ STEP = "comparison of arguments"
 # The fields before the sizes.
 TEXT, LENGTH, REFUSES, LOWEST, HIGHEST = range(5)
 FIELDS = 16
+# The fields after the sizes: the workspace, the exchange, the machine.
+LAST = 3
 _calls: WeakKeyDictionary[dist.ProcessGroup, int] = WeakKeyDictionary()
 
 
@@ -54,7 +58,7 @@ def agree(
     like: Tensor, target: Tensor | None, sizes: Sequence[int], columns: int, text: str,
     has_diagonal: bool, is_ring: bool, name: str,
 ) -> Tensor:  # fmt: skip
-    """(W, sizes + 2) int64 on the CPU.
+    """(W, sizes + LAST) int64 on the CPU.
 
     `columns` says which of the sizes counts the columns that `target` numbers, or as many columns
     as there are rows, of the first size, where `has_diagonal`. The device of `like` is that of the
@@ -65,9 +69,9 @@ def agree(
         lowest, highest = int(target.min()), int(target.max())
     group = group_of(name)
     bytes_ = workspace.current(like.device.type)
-    numbers = [lowest, highest, *sizes, bytes_, int(is_ring)]
+    numbers = [lowest, highest, *sizes, bytes_, int(is_ring), machine()]
     found = _exchange(group, numbers, text, False, like.device)
-    agreed = found[:, HIGHEST + 1 : HIGHEST + 3 + len(sizes)].contiguous()
+    agreed = found[:, HIGHEST + 1 : HIGHEST + 1 + len(sizes) + LAST].contiguous()
     if not bool((agreed[:, : len(sizes)].sum(0) > 0).all()):
         raise ValueError(
             f"one of the ranks of process group {name!r} must have at least 1 row, got none on all"
@@ -82,14 +86,23 @@ def agree(
     return agreed
 
 
+@cache
+def machine() -> int:
+    """The same number for processes of one machine: ranks of one are near each other."""
+    return _digest(socket.gethostname().encode())
+
+
+def _digest(text: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
+
+
 def _exchange(
     group: Group, numbers: Sequence[int], text: str, refuses: bool, device: torch.device
 ) -> Tensor:
     """The fields of all ranks; raises where they do not go together."""
     _calls[group.handle] = _calls.get(group.handle, 0) + 1
     spelled = text.encode()
-    digest = int.from_bytes(hashlib.sha256(spelled).digest()[:7], "big")
-    row = [digest, len(spelled), int(refuses), *numbers]
+    row = [_digest(spelled), len(spelled), int(refuses), *numbers]
     # Of one length whatever was called, so that two different calls do not exchange two sizes.
     row += [0] * (FIELDS - len(row))
     fields = torch.tensor(row, dtype=torch.int64)
@@ -142,7 +155,7 @@ def _fake(
 ) -> Tensor:  # fmt: skip
     # The shape follows from the arguments alone: torch finds compiled code again by these, in runs
     # of other numbers of ranks too.
-    return like.new_empty((ranks, len(sizes) + 2), dtype=torch.int64, device="cpu")
+    return like.new_empty((ranks, len(sizes) + LAST), dtype=torch.int64, device="cpu")
 
 
 define(

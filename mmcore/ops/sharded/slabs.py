@@ -1,19 +1,21 @@
 """Columns of all ranks, a slab at a time: rows of y, on their way while others are computed with.
 
-    bytes of a slab of S columns = (2·b + 8)·S·D    b bytes an element
+    bytes of a slab of S columns = 3·b·S·D    b bytes an element
 
-for two slabs in flight and float32 gradients on their way.
+for a slab that is computed with, the next one and the one before, and what the caller needs.
 
 Gathered: a slab has as many rows of each rank, as long as that has any left; S is what the smallest
-workspace of all ranks holds, LEAST_COLUMNS at least. In a ring: a slab has all rows of one rank,
-and goes on to the next rank, so that S does not grow with their number; what is found of its
-columns goes straight to the rank that owns them. Both are all-gather and all-to-all: no backend
-needs point-to-point calls.
+workspace of all ranks holds, LEAST_COLUMNS at least, and no more than lets most columns travel
+while others are computed with. In a ring: a slab has all rows of one rank, and goes on to
+the next rank, so that S does not grow with their number; what is found of its columns goes straight
+to the rank that owns them. Both are all-gather and all-to-all: no backend needs point-to-point
+calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import isqrt
 from typing import NamedTuple
 
 import torch
@@ -22,10 +24,8 @@ from torch import Tensor
 from mmcore.ops.sharded.collectives import (
     Group,
     Wait,
-    all_to_all,
     gather_uneven,
     group_of,
-    in_order,
     joined,
     offsets,
     padded,
@@ -33,9 +33,13 @@ from mmcore.ops.sharded.collectives import (
     start_all_gather,
     start_all_to_all,
 )
+from mmcore.ops.sharded.nodes import Leg, Nodes
 
 # A smaller slab would spend more time on its way than in products.
 LEAST_COLUMNS = 1024
+# Nothing is computed while the first slab is on its way, and every slab costs launches: together
+# they cost least with about √(columns / ONE_SLAB) slabs.
+ONE_SLAB = 2**15
 
 
 class Shards(NamedTuple):
@@ -46,12 +50,14 @@ class Shards(NamedTuple):
     columns: list[int]  # rows of y, by rank
     workspace: int
     is_ring: bool
+    nodes: Nodes
 
     @staticmethod
     def of(agreed: Tensor, group: str) -> Shards:
-        """`agreed` has the rows of x and of y, the workspace, and whether it is a ring."""
-        rows, columns, workspace, is_ring = agreed.T.tolist()
-        return Shards(group_of(group), rows, columns, min(workspace), bool(is_ring[0]))
+        """`agreed` has the rows of x and of y, and header.py's last fields."""
+        rows, columns, workspace, is_ring, machines = agreed.T.tolist()
+        nodes = Nodes.of(machines)
+        return Shards(group_of(group), rows, columns, min(workspace), bool(is_ring[0]), nodes)
 
     @property
     def own_columns(self) -> int:
@@ -71,8 +77,7 @@ class Slab(NamedTuple):
 
     rows: Tensor  # (S, D) of y
     own: slice  # which rows of this rank's y the ranks have now
-    given: list[int]  # how many of these rows each rank owns
-    taken: list[int]  # how many of this rank's rows each rank has
+    legs: list[Leg]  # the way of a row for each column to the rank that owns it
     columns: Tensor | None  # (S,) their numbers among all columns; None: all of them in order
 
     def of(self, values: Tensor | None) -> Tensor | None:
@@ -87,16 +92,13 @@ class Slab(NamedTuple):
         place[self.columns] = torch.arange(len(self.columns), device=target.device)
         return torch.where(target < 0, -1, place[target.clamp(min=0)])
 
-    def to_owners(self, values: Tensor, group: Group, what: str) -> Tensor:
-        """Of a row for each column of the slab, the sum over ranks for those of this rank."""
-        found = all_to_all(values, self.given, self.taken, group, what)
-        parts = found.split([count for count in self.taken if count])
-        return in_order(parts) if len(found) else found
 
+def slabs(y: Tensor, shards: Shards, what: str, *, beside: int = 0) -> Iterator[Slab]:
+    """All columns; the next slab is on its way while the caller works on one.
 
-def slabs(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
-    """All columns; the next slab is on its way while the caller works on one."""
-    return _ring(y, shards, what) if shards.is_ring else _gathered(y, shards, what)
+    `beside` is how many bytes the caller needs for each column of a slab.
+    """
+    return _ring(y, shards, what) if shards.is_ring else _gathered(y, shards, what, beside)
 
 
 def _ring(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
@@ -111,9 +113,11 @@ def _ring(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
             taken = one_of(columns[before], group.rank - 1, group.size)
             following = start_all_to_all(rows, given, taken, group, what)
         numbers = torch.arange(begins[owner], begins[owner + 1], device=y.device)
-        given = one_of(columns[owner], owner, group.size)
-        taken = one_of(columns[group.rank], group.rank + hop, group.size)
-        yield Slab(rows, slice(0, columns[group.rank]), given, taken, numbers)
+        leg = Leg(
+            one_of(columns[owner], owner, group.size),
+            one_of(columns[group.rank], group.rank + hop, group.size),
+        )
+        yield Slab(rows, slice(0, columns[group.rank]), [leg], numbers)
         if following is not None:
             rows = following()
 
@@ -123,21 +127,22 @@ def one_of(count: int, rank: int, size: int) -> list[int]:
     return [count if other == rank % size else 0 for other in range(size)]
 
 
-def _gathered(y: Tensor, shards: Shards, what: str) -> Iterator[Slab]:
-    size = _rows_of_each(y, shards)
+def _gathered(y: Tensor, shards: Shards, what: str, beside: int) -> Iterator[Slab]:
+    size = _rows_of_each(y, shards, beside)
     starts = range(0, max(shards.columns), size)
     following = _start(y, shards, 0, size, what)
     for start in starts:
-        gathered = following()
+        slab = _slab(following(), shards, start, size)
         if start + size < starts.stop:
             following = _start(y, shards, start + size, size, what)
-        yield _slab(gathered, shards, start, size)
+        yield slab
 
 
-def _rows_of_each(y: Tensor, shards: Shards) -> int:
-    size = shards.group.size
-    bytes_of_each = (2 * y.element_size() + 8) * y.shape[1] * size
-    return max(1, LEAST_COLUMNS // size, shards.workspace // bytes_of_each)
+def _rows_of_each(y: Tensor, shards: Shards, beside: int) -> int:
+    """How many rows of each rank a slab has."""
+    ranks, of_column = shards.group.size, 3 * y.element_size() * y.shape[1] + beside
+    enough = isqrt(ranks * max(shards.columns) * ONE_SLAB)
+    return max(LEAST_COLUMNS, min(shards.workspace // of_column, enough)) // ranks or 1
 
 
 def _start(y: Tensor, shards: Shards, start: int, size: int, what: str) -> Wait:
@@ -148,12 +153,13 @@ def _start(y: Tensor, shards: Shards, start: int, size: int, what: str) -> Wait:
 
 def _slab(gathered: Tensor, shards: Shards, start: int, size: int) -> Slab:
     counts = [max(0, min(size, columns - start)) for columns in shards.columns]
+    rank = shards.group.rank
     rows = joined(gathered, [slice(0, count) for count in counts])
-    first, count = start, counts[shards.group.rank]
     columns = None
     if counts != shards.columns:
         columns = _numbers(shards.columns, start, counts).to(rows.device)
-    return Slab(rows, slice(first, first + count), counts, [count] * len(counts), columns)
+    own = slice(start, start + counts[rank])
+    return Slab(rows, own, shards.nodes.legs(rank, counts), columns)
 
 
 def _numbers(columns: Sequence[int], start: int, counts: Sequence[int]) -> Tensor:

@@ -31,7 +31,7 @@ from mmcore.backends.inputs import (
 from mmcore.ops.family import Family
 from mmcore.ops.flops import Product
 from mmcore.ops.precision import with_operands
-from mmcore.ops.sharded import header, mirrored
+from mmcore.ops.sharded import halves, header, mirrored
 from mmcore.ops.sharded.matrix import Columns, FeatureGradients, ShardedInputs
 from mmcore.ops.sharded.slabs import Shards, slabs
 from mmcore.ops.sharded.statistics import (
@@ -58,8 +58,9 @@ class Run:
     def forward(self, given: ShardedInputs) -> ShardedStatistics:
         inputs, shards = given.matrix(), Shards.of(given.agreed, given.group)
         assert inputs.y is not None
-        if given.is_half_enough:
-            row_lse, row_pos = mirrored.forward(self.implementation, inputs, shards)
+        half = _half(given, inputs, shards, FORWARD)
+        if half is not None:
+            row_lse, row_pos = mirrored.forward(self.implementation, half, shards)
             none = row_lse.new_empty(0)
             return ShardedStatistics(row_lse, none, row_pos, none.clone())
         vectors, columns = Columns.of(inputs, shards, FORWARD), sum(shards.columns)
@@ -91,8 +92,9 @@ class Run:
         inputs, shards = given.matrix(), Shards.of(given.agreed, given.group)
         assert inputs.y is not None
         header.same_step(inputs.x, BACKWARD, given.group)
-        if given.is_half_enough:
-            return self._half_backward(inputs, shards, statistics, upstream, wanted)
+        half = _half(given, inputs, shards, BACKWARD)
+        if half is not None:
+            return self._half_backward(half, shards, statistics, upstream, wanted)
         vectors, columns = Columns.of(inputs, shards, BACKWARD), sum(shards.columns)
         state = StateOfColumns.of(statistics, upstream, shards, inputs.has_columns)
         is_same = inputs.y is inputs.x
@@ -100,16 +102,16 @@ class Run:
             wanted.x, wanted.y or (wanted.x and is_same), wanted.scale, wanted.row_bias,
             wanted.col_bias or (wanted.row_bias and is_same),
         )  # fmt: skip
-        features = FeatureGradients(inputs.x, inputs.y, of_block.x, of_block.y)
+        features = FeatureGradients(inputs.x, inputs.y, of_block.x, of_block.y, shards, BACKWARD)
         biases = BiasGradients(inputs.x, columns, of_block)
-        for slab in slabs(inputs.y, shards, BACKWARD):
+        for slab in slabs(inputs.y, shards, BACKWARD, beside=features.bytes_of_column):
             gradients: Gradients = (None,) * 5
             if 0 not in (inputs.x.shape[0], len(slab.rows)):
                 gradients = self.implementation.backward(
                     vectors.at(slab, inputs, columns), state.statistics(statistics, slab),
                     state.upstream(upstream, slab), of_block, False,
                 )  # fmt: skip
-            features.add(gradients[0], gradients[1], slab, shards, BACKWARD)
+            features.add(gradients[0], gradients[1], slab)
             biases.add(gradients, slab)
         bias = None
         if wanted.bias:
@@ -132,6 +134,14 @@ class Run:
             whole = inputs._replace(**Columns.of(inputs, shards, BACKWARD)._asdict())
             bias = bias_gradient_of_ranks(whole, statistics, upstream, upstream)
         return x, y, scale, bias, row_bias, col_bias
+
+
+def _half(
+    given: ShardedInputs, inputs: SimilarityInputs, shards: Shards, what: str
+) -> SimilarityInputs | None:
+    """The inputs, where half of the matrix is enough: its pairs are mutual, and rows are wanted."""
+    is_possible = given.y is None and not inputs.has_columns
+    return halves.by_labels(inputs, shards, what) if is_possible else None
 
 
 def fake(inputs: ShardedInputs) -> ShardedStatistics:
