@@ -1,4 +1,4 @@
-// Vectors of float64, of the width that the compiler's target has.
+// Vectors of float64, of the width that the compiler's target has, and the arithmetic that exact scores need.
 #pragma once
 
 #include "vec.h"
@@ -37,6 +37,21 @@ inline double as_rounded(double v) {
   asm("" : "+x"(v));
   return v;
 }
+
+// While the object lives, this thread computes as a thread begins: denormal numbers count, results are rounded to
+// nearest. A caller may have chosen otherwise, and so do the regions of the matrix unit.
+class KeptDenormals {
+ public:
+#ifdef __SSE2__
+  KeptDenormals() : before_(_mm_getcsr()) { _mm_setcsr(0x1f80); }
+  ~KeptDenormals() { _mm_setcsr(before_); }
+  KeptDenormals(const KeptDenormals&) = delete;
+  KeptDenormals& operator=(const KeptDenormals&) = delete;
+
+ private:
+  unsigned before_;
+#endif
+};
 
 }  // namespace
 }  // namespace mmcore
