@@ -1,6 +1,6 @@
 // How two numbers of the operands are multiplied: the parameter `A` of packing and of the block product.
 //
-//   Float32          float32 · float32 by vectors
+//   Float32          float32 · float32 by vectors; LongFloat32 in longer chains
 //   Bfloat16Pairs    bfloat16 · bfloat16 by vectors of pairs
 //   BfloatParts      float32 numbers as sums of bfloat16 numbers, by tiles of the matrix unit (amx.h)
 //
@@ -58,6 +58,12 @@ struct Float32 : ByVectors {
   static void units_of_rows(const T* row, const T*, Index columns, float* out) {
     units_of_row(row, columns, out);
   }
+};
+
+// The same in long chains, which are faster and round more: for numbers whose error is bounded and not shown.
+struct LongFloat32 : Float32 {
+  using Transposed = LongFloat32;
+  static constexpr Index kChain = 256;
 };
 
 // bfloat16 · bfloat16 in pairs; wider numbers are rounded first.

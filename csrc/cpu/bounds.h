@@ -23,10 +23,15 @@ inline double gamma_of(double roundings) { return roundings * kUnit / (1 - round
 // Of a sum8 (score.h) and what is computed from it.
 inline double gamma64_of(Index depth) { return (static_cast<double>(depth) / 8 + 16) * kUnit64; }
 
-// The float32 numbers next to a float64 number.
+// The float32 numbers next to a float64 number, which is no NaN. By its bits, because std::nextafter is a call.
 inline float rounded_down(double value) {
-  const float nearest = static_cast<float>(value);
-  return static_cast<double>(nearest) <= value ? nearest : std::nextafter(nearest, -kInfinity);
+  float result = static_cast<float>(value);
+  if (static_cast<double>(result) <= value) return result;
+  std::int32_t bits;
+  std::memcpy(&bits, &result, sizeof(bits));
+  bits = result > 0 ? bits - 1 : result < 0 ? bits + 1 : std::numeric_limits<std::int32_t>::min() + 1;
+  std::memcpy(&result, &bits, sizeof(result));
+  return result;
 }
 inline float rounded_up(double value) { return -rounded_down(-value); }
 

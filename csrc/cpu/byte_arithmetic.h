@@ -16,7 +16,7 @@ namespace {
 constexpr Index kLargestByteDepth = 65536;  // 255·127·depth stays below 2³¹
 
 struct ByIntegers : ByVectors {
-  static constexpr Index kChain = Index{1} << 30;
+  static constexpr Index kChain = 256;  // a slice of the depth (vector_product.h): sums of integers need no chains
 
   static Vec added(Vec a, Vec b) { return added_as_integers(a, b); }
 };

@@ -4,7 +4,7 @@
 //
 // An item whose upper bound is below the threshold is none of the k best. A full bag drops such items. Where too few
 // drop out, because the bounds of all overlap (equal rows, collapsed embeddings), the bag is settled: its scores are
-// computed in float64, the k best of them are kept, and the bag is empty.
+// computed in float64, those of the largest upper bounds first, the k best of them are kept, and the bag is empty.
 #pragma once
 
 #include "topk_exact.h"
@@ -19,7 +19,17 @@ struct Hit {
 
 // How many candidates of a query wait before they are compared; bounds that are wide let more of them stay.
 inline Index bag_capacity(Index k, bool is_wide, Index items) {
-  return minimum(is_wide ? maximum(8 * k, 96) + 32 : maximum(4 * k, 64) + 32, maximum(1, items));
+  return minimum(is_wide ? maximum(8 * k, 96) + 32 : maximum(3 * k, 64) + 32, maximum(1, items));
+}
+
+// Scores hits in the order of their upper bounds, until the next is below the k-th best score: all others are as well.
+inline void offer_hits(const Search& search, Index i, Hit* hits, Index count, BestItems& best) {
+  constexpr Index kAtOnce = 8;
+  std::sort(hits, hits + count, [](const Hit& a, const Hit& b) { return a.up > b.up; });
+  for (Index n = 0; n < count; n += kAtOnce) {
+    if (best.is_full() && hits[n].up < search.value_below(i, best.last().score)) return;
+    search.offer(i, minimum(kAtOnce, count - n), [&](Index m) { return hits[n + m].index; }, best);
+  }
 }
 
 class Bags {
@@ -84,9 +94,8 @@ class Bags {
   }
 
   void settle(Index i) {
-    const Hit* hits = hits_ + at(i) * capacity_;
     BestItems known = best(i);
-    search_.offer(i, counts_[at(i)], [&](Index n) { return hits[n].index; }, known);
+    offer_hits(search_, i, hits_ + at(i) * capacity_, counts_[at(i)], known);
     counts_[at(i)] = 0;
     if (known.is_full()) raise_to_score(i, known.last().score);
   }

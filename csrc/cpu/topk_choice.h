@@ -52,7 +52,7 @@ void with_rows_pass(const Search& search, int threads, Run run) {
   } else {
     if constexpr (kHasBfloat16Products)
       if (dtype == Dtype::kBfloat16) return run(RowsPass<Bfloat16Pairs, kHow>(search, threads));
-    return run(RowsPass<Float32, kHow>(search, threads));
+    return run(RowsPass<LongFloat32, kHow>(search, threads));
   }
 }
 template <class Run>

@@ -145,8 +145,7 @@ class TopkChunk {
       const Index at = (search_.queries.begin + i) * k + n;
       if (earlier_.indices[at] >= 0) best.offer({earlier_.scores[at], earlier_.indices[at]});
     }
-    count = drop_below(hits, count, least);
-    search_.offer(i, count, [&](Index n) { return hits[n].index; }, best);
+    offer_hits(search_, i, hits, drop_below(hits, count, least), best);
     write(i, best);
   }
 
