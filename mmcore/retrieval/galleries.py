@@ -81,22 +81,22 @@ def open_features(source: Any, *, column: str | None = None) -> Any:
     )
 
 
-def source_of(gallery: object) -> Source:
+def source_of(gallery: object, name: str = "gallery") -> Source:
     """What kind of gallery it is; nothing of an iterable is read."""
     if isinstance(gallery, Gallery):
         return Source(len(gallery), gallery.features, gallery, None)
     if isinstance(gallery, (str, os.PathLike)) or tables.is_table(gallery):
         gallery = open_features(gallery)
     if is_array(gallery):
-        array = as_tensor("gallery", gallery)
-        check.check_matrix("gallery", array)
+        array = as_tensor(name, gallery)
+        check.check_matrix(name, array)
         return Source(array.shape[0], array, None, None)
     if isinstance(gallery, tables.Column):
         return Source(gallery.rows, None, None, gallery)
     if isinstance(gallery, Iterable) and not isinstance(gallery, (Mapping, bytes)):
         return Source(None, None, None, gallery)
     raise TypeError(
-        f"gallery must be {ARRAYS}, a path, a table, a Gallery or an iterable of chunks, got "
+        f"{name} must be {ARRAYS}, a path, a table, a Gallery or an iterable of chunks, got "
         f"{type(gallery).__name__}"
     )
 

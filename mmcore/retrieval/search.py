@@ -108,8 +108,8 @@ def topk(
     x = as_tensor("queries", queries)
     check.check_matrix("queries", x)
     source = galleries.source_of(gallery)
-    bias, item_group = _beside(source, gallery_bias, gallery_group)
     group = ids_of_queries(query_group, x)
+    bias, item_group = _beside(source, gallery_bias, gallery_group, group is not None)
     if (group is None) != (item_group is None):
         raise ValueError("query_group and gallery_group must be given together, got one of them")
     dtype = _check_options(first_index, first_pass, score_dtype)
@@ -130,11 +130,14 @@ def topk(
     return _result(queries, x, found, dtype)
 
 
-def _beside(source: Source, bias: object, group: object) -> tuple[object, object]:
-    """The bias and the groups of the items, those of a Gallery or the arguments."""
+def _beside(source: Source, bias: object, group: object, has_groups: bool) -> tuple[object, object]:
+    """The bias and the groups of the items: the arguments, or those of a Gallery.
+
+    The groups of a Gallery count where the queries have some.
+    """
     if source.gallery is None:
         return bias, group
-    own = source.gallery.bias, source.gallery.group
+    own = source.gallery.bias, source.gallery.group if has_groups else None
     for name, given, of_gallery in (
         ("gallery_bias", bias, own[0]), ("gallery_group", group, own[1]),
     ):  # fmt: skip
