@@ -136,7 +136,8 @@ def rows_of_a_chunk(features: Tensor, queries: Tensor, k: int) -> int:
     rows = max(2 * FEWEST_ROWS, 16 * k, int(operations / (2 * width * max(1, queries.shape[0]))))
     if features.device != queries.device:
         rows = min(rows, max(1, BYTES_MOVED // (width * features.element_size())))
-    return rows
+    pieces = max(1, -(-features.shape[0] // rows))
+    return max(1, -(-features.shape[0] // pieces))  # the last is not much smaller than the others
 
 
 def _iterated(
