@@ -154,8 +154,9 @@ enum class FirstPass { kAuto, kFull, kInt8 };
 struct ByteGallery {
   std::int8_t* bytes = nullptr;  // (M, stride), zeros from D on; nullptr: none
   Index stride = 0;
-  float *factor = nullptr, *norm = nullptr, *residual = nullptr, *square = nullptr;  // (M,)
-  std::int32_t* sum = nullptr;                                                       // (M,) of the bytes of a row
+  float* centre = nullptr;  // (D,) what was subtracted from all rows
+  float *factor = nullptr, *norm = nullptr, *residual = nullptr, *shift = nullptr, *shift_radius = nullptr;  // (M,)
+  std::int32_t* sum = nullptr;  // (M,) of the bytes of a row
 };
 
 // All queries, and one chunk of the gallery. nullptr: none.

@@ -55,7 +55,8 @@ std::string shape_text(Index rows, Index columns) {
 }  // namespace
 
 Index prepared_size(const AnyMatrix& gallery) {
-  return aligned(sizeof(PreparedHeader)) + gallery.rows * aligned(gallery.columns) + 5 * aligned(4 * gallery.rows);
+  return aligned(sizeof(PreparedHeader)) + gallery.rows * aligned(gallery.columns) + aligned(4 * gallery.columns) +
+         6 * aligned(4 * gallery.rows);
 }
 
 ByteGallery prepared_parts(const AnyMatrix& gallery, std::uint8_t* memory) {
@@ -64,7 +65,9 @@ ByteGallery prepared_parts(const AnyMatrix& gallery, std::uint8_t* memory) {
   parts.stride = aligned(gallery.columns);
   parts.bytes = reinterpret_cast<std::int8_t*>(next);
   next += gallery.rows * parts.stride;
-  for (float** part : {&parts.factor, &parts.norm, &parts.residual, &parts.square}) {
+  parts.centre = reinterpret_cast<float*>(next);
+  next += aligned(4 * gallery.columns);
+  for (float** part : {&parts.factor, &parts.norm, &parts.residual, &parts.shift, &parts.shift_radius}) {
     *part = reinterpret_cast<float*>(next);
     next += aligned(4 * gallery.rows);
   }

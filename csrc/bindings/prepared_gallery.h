@@ -1,6 +1,6 @@
 // A gallery prepared as bytes, as one array that can be stored: what it says of itself, and where its parts lie.
 //
-//   header · bytes (M, stride) · factor (M,) · norm (M,) · residual (M,) · square (M,) · sum (M,)
+//   header · bytes (M, stride) · centre (D,) · factor · norm · residual · shift · shift_radius · sum, (M,) each
 //
 // Every part begins at a multiple of 64 bytes. Numbers are little-endian, as on every processor with these kernels; the
 // layout is the same on every instruction set.

@@ -22,7 +22,7 @@ enum class Multiplied { kAsGiven, kAsBfloat16 };
 
 // The statistics of a row from sums over it, in float32: of squares, and of squares of v − v̂.
 template <class T>
-NormBounds statistics_from_sums(const T* row, Index depth, double square, double residual_square) {
+NormBounds bounds_from_sums(const T* row, Index depth, double square, double residual_square) {
   const double gamma = gamma_of(roundings_along(depth));
   if (!(square >= kLeastNorm * kLeastNorm && square <= kLargestNorm * kLargestNorm)) {
     square = exact_product(row, row, depth);
@@ -50,9 +50,15 @@ NormBounds norm_bounds(const T* row, Index depth) {
         residuals[half] += residual * residual;
       }
     }
-  NormBounds result = statistics_from_sums(row, depth, sum(squares[0] + squares[1]), sum(residuals[0] + residuals[1]));
+  NormBounds result = bounds_from_sums(row, depth, sum(squares[0] + squares[1]), sum(residuals[0] + residuals[1]));
   if (kHow == Multiplied::kAsGiven && result.is_ordinary()) result.residual = 0;
   return result;
+}
+
+// What a metric multiplies a row by: 1, or its inverse norm, which is off by γ(roundings_along) at most.
+inline double times_of(Metric metric, const NormBounds& bounds) {
+  if (metric != Metric::kCosine) return 1;
+  return bounds.square == 0 ? 0 : 1 / std::sqrt(bounds.square);
 }
 
 }  // namespace

@@ -23,13 +23,15 @@ inline Index bag_capacity(Index k, bool is_wide, Index items) {
 }
 
 // Scores hits in the order of their upper bounds, until the next is below the k-th best score: all others are as well.
-inline void offer_hits(const Search& search, Index i, Hit* hits, Index count, BestItems& best) {
+// Returns how many.
+inline Index offer_hits(const Search& search, Index i, Hit* hits, Index count, BestItems& best) {
   constexpr Index kAtOnce = 8;
   std::sort(hits, hits + count, [](const Hit& a, const Hit& b) { return a.up > b.up; });
   for (Index n = 0; n < count; n += kAtOnce) {
-    if (best.is_full() && hits[n].up < search.value_below(i, best.last().score)) return;
+    if (best.is_full() && hits[n].up < search.value_below(i, best.last().score)) return n;
     search.offer(i, minimum(kAtOnce, count - n), [&](Index m) { return hits[n + m].index; }, best);
   }
+  return count;
 }
 
 class Bags {
@@ -54,6 +56,8 @@ class Bags {
   }
 
   Range rows() const { return rows_; }
+  // How many candidates were scored because bounds could not tell them apart.
+  Index settled() const { return settled_; }
   // A candidate of row i whose upper bound, without the slack of the query, is below this is none of the best.
   float threshold(Index i) const { return threshold_[at(i)]; }
   const Hit* hits(Index i) const { return hits_ + at(i) * capacity_; }
@@ -95,14 +99,14 @@ class Bags {
 
   void settle(Index i) {
     BestItems known = best(i);
-    offer_hits(search_, i, hits_ + at(i) * capacity_, counts_[at(i)], known);
+    settled_ += offer_hits(search_, i, hits_ + at(i) * capacity_, counts_[at(i)], known);
     counts_[at(i)] = 0;
     if (known.is_full()) raise_to_score(i, known.last().score);
   }
 
   const Search& search_;
   Range rows_;
-  Index k_, kept_, capacity_;
+  Index k_, kept_, capacity_, settled_ = 0;
   Hit* hits_;
   Best* best_;
   float* threshold_;

@@ -1,6 +1,6 @@
 // The first pass by bytes: packed, by the block product of int32 sums.
 //
-//   number = q(x_i) · q(y_j)    q: integers from −127 to 127 (byte_rows.h)
+//   number = q(x_i − c) · q(y_j − m)    q: integers from −127 to 127 (byte_rows.h); c and m: centres
 #pragma once
 
 #include "topk_bytes.h"
@@ -19,7 +19,9 @@ class BytesPass {
 
   // Sets the terms of the queries.
   BytesPass(const Search& search, int threads)
-      : search_(search), packed_(Lhs<A>::floats(search.queries.size(), search.depth()), 1) {
+      : search_(search),
+        centres_(search.inputs, search.queries),
+        packed_(Lhs<A>::floats(search.queries.size(), search.depth()), 1) {
     constexpr Index kGroup = Lhs<A>::kWidth;
     const Index depth = search.depth(), stride = byte_stride(depth);
     const Scratch stages(kGroup * stride / 4, threads);
@@ -28,8 +30,7 @@ class BytesPass {
       auto* stage = reinterpret_cast<std::int8_t*>(stages.of_thread(thread));
       for (Index i = mine.begin; i < mine.end; i += kGroup) {
         const Range group{i, minimum(i + kGroup, mine.end)};
-        for (Index r = group.begin; r < group.end; ++r)
-          for_each_query_as_bytes(search, {r, r + 1}, stage + (r - i) * stride, [](Index, const std::int8_t*) {});
+        for (Index r = group.begin; r < group.end; ++r) quantise_query(search, centres_, r, stage + (r - i) * stride);
         float* out = packed_.of_thread(0) + Lhs<A>::floats(i, depth);
         Lhs<A>::pack_rows(Matrix<const std::int8_t>{stage, group.size(), depth, stride}, out);
         A::raise(out, Lhs<A>::floats(kGroup, depth));
@@ -46,7 +47,7 @@ class BytesPass {
     Columns(const BytesPass& pass, Carver& carver)
         : pass_(pass),
           packed_(carver.take(Rhs<A>::floats(kColumns, pass.search_.depth()))),
-          rows_(pass.search_.inputs, kColumns, carver),
+          rows_(pass.search_.inputs, pass.centres_, kColumns, carver),
           count_(0) {}
 
     void take(Range columns, ColumnTerms& terms) {
@@ -70,6 +71,7 @@ class BytesPass {
 
  private:
   const Search& search_;
+  const Centres centres_;
   Scratch packed_;
 };
 

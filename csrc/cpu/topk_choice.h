@@ -26,10 +26,16 @@ constexpr Index kQueriesAtATime = (kHasMatrixUnit ? 4 : 8) * kBlock;
 
 enum class PassKind { kExact, kRows, kRounded, kBytes };
 
+// The pass for rows that are no bytes.
+inline PassKind pass_without_bytes(const TopkInputs& inputs) {
+  const bool is_bfloat16 = inputs.queries.dtype == Dtype::kBfloat16;
+  return (kHasMatrixUnit || kHasBfloat16Products) && !is_bfloat16 ? PassKind::kRounded : PassKind::kRows;
+}
+
 inline PassKind pass_of(const TopkInputs& inputs) {
   const Index depth = inputs.queries.columns;
   const bool is_few = inputs.queries.rows <= kFewQueries, is_prepared = inputs.prepared.bytes != nullptr,
-             is_bfloat16 = inputs.queries.dtype == Dtype::kBfloat16, fits_bytes = depth <= kLargestByteDepth;
+             fits_bytes = depth <= kLargestByteDepth;
   // Nearly everything would be scored in float64 anyway, or bounds would be too wide.
   if (inputs.k >= inputs.gallery.rows / 4 || depth > (1 << 20)) return PassKind::kExact;
   if (inputs.first_pass == FirstPass::kFull) return PassKind::kRows;
@@ -37,7 +43,7 @@ inline PassKind pass_of(const TopkInputs& inputs) {
   if (is_prepared && fits_bytes && (is_few || inputs.k <= kMostItemsByBytes)) return PassKind::kBytes;
   if (is_few) return PassKind::kRows;
   if (!kHasMatrixUnit && has_byte_products() && fits_bytes && inputs.k <= kMostItemsByBytes) return PassKind::kBytes;
-  return (kHasMatrixUnit || kHasBfloat16Products) && !is_bfloat16 ? PassKind::kRounded : PassKind::kRows;
+  return pass_without_bytes(inputs);
 }
 
 // run(pass) with the pass of a kind, which sets the terms of the queries.
@@ -72,6 +78,14 @@ void with_bytes_pass(const Search& search, bool is_few, int threads, Run run) {
   if constexpr (kCanHaveByteProducts)
     if (has_byte_products()) return with_arithmetic(ByteQuads{});
   with_arithmetic(ShortPairs{});
+}
+
+template <class Run>
+void with_pass(const Search& search, PassKind kind, int threads, Run run) {
+  const bool is_few = search.inputs.queries.rows <= kFewQueries;
+  if (kind == PassKind::kBytes) return with_bytes_pass(search, is_few, threads, run);
+  if (kind == PassKind::kRounded) return with_rounded_pass(search, threads, run);
+  is_few ? run(FewRowsPass(search)) : with_rows_pass(search, threads, run);
 }
 
 struct TopkPlan {

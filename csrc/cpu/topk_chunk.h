@@ -1,11 +1,17 @@
 // A chunk of queries: the first pass, rows that have none, and the best of what all parts have found.
 #pragma once
 
+#include <optional>
+
 #include "float64.h"
 #include "topk_choice.h"
 
 namespace mmcore {
 namespace {
+
+// How many items of each part a pass is tried on, and how many pairs there must be for each that it settles: scoring in
+// float64 takes as long as ten of float32.
+constexpr Index kTrialItems = 20 * kBlock, kPairsPerSettled = 16;
 
 class TopkChunk {
  public:
@@ -21,24 +27,13 @@ class TopkChunk {
   }
 
   void run() {
-    switch (plan_.kind) {
-      case PassKind::kExact:
-        score_all();
-        break;
-      case PassKind::kRows:
-        if (plan_.is_few) {
-          walk(FewRowsPass(search_));
-        } else {
-          with_rows_pass(search_, plan_.threads, [&](const auto& pass) { walk(pass); });
-        }
-        break;
-      case PassKind::kRounded:
-        with_rounded_pass(search_, plan_.threads, [&](const auto& pass) { walk(pass); });
-        break;
-      case PassKind::kBytes:
-        with_bytes_pass(search_, plan_.is_few, plan_.threads, [&](const auto& pass) { walk(pass); });
-        break;
+    if (plan_.kind == PassKind::kExact) {
+      score_all();
+    } else {
+      for (std::optional<PassKind> kind = plan_.kind; kind; kind = finer(*kind))
+        with_pass(search_, *kind, plan_.threads, [&](const auto& pass) { walk(pass, *kind); });
     }
+    for_each_part([&](int part) { score_rows_without_pass(part); });
     merge();
   }
 
@@ -49,22 +44,49 @@ class TopkChunk {
       for_each_stripe(plan_.threads, search_.queries.size(), 1, [&](Range rows, int) {
         const KeptDenormals kept;
         for (Index i = rows.begin; i < rows.end; ++i)
-          search_.terms.set(i, x.row(search_.queries.begin + i), x.columns, search_.inputs.metric,
-                            NormBounds{std::numeric_limits<double>::infinity(), 0, 0}, 1, 0);
+          search_.terms.set(i, x.row(search_.queries.begin + i), x.columns, search_.inputs.metric, QueryRow{}, 0);
       });
     });
-    for_each_part([&](int part) { score_rows_without_pass(part); });
   }
 
+  // The next pass, if the one before left items.
+  std::optional<PassKind> finer(PassKind kind) const {
+    if (is_done_) return {};
+    return kind == PassKind::kBytes && !plan_.is_few ? pass_without_bytes(search_.inputs) : PassKind::kRows;
+  }
+
+  // Walks over what is left of each part. A pass that is not the finest stops after a trial that settled so much that
+  // a finer one is faster.
   template <class Pass>
-  void walk(const Pass& pass) {
+  void walk(const Pass& pass, PassKind kind) {
     const Scratch scratch(floats_to_walk(pass), plan_.threads);
+    const bool is_on_trial = search_.inputs.first_pass == FirstPass::kAuto && kind != PassKind::kRows;
+    if (is_on_trial) {
+      const Index before = settled();
+      walk_columns(pass, scratch, kTrialItems);
+      const Index pairs = search_.queries.size() * kTrialItems * (plan_.is_by_queries ? 1 : plan_.threads);
+      if ((settled() - before) * kPairsPerSettled > pairs) return;
+    }
+    walk_columns(pass, scratch, search_.inputs.gallery.rows);
+    is_done_ = true;
+  }
+
+  // The next `count` items of each part.
+  template <class Pass>
+  void walk_columns(const Pass& pass, const Scratch& scratch, Index count) {
     for_each_part([&](int part) {
+      const Range all = plan_.columns(search_.inputs.gallery.rows, part);
+      const Index begin = minimum(all.begin + walked_, all.end);
       seed(bags_[part]);
-      walk_gallery(search_, pass, bags_[part], plan_.columns(search_.inputs.gallery.rows, part),
-                   scratch.of_thread(part));
-      score_rows_without_pass(part);
+      walk_gallery(search_, pass, bags_[part], {begin, minimum(begin + count, all.end)}, scratch.of_thread(part));
     });
+    walked_ += count;
+  }
+
+  Index settled() const {
+    Index sum = 0;
+    for (const Bags& bags : bags_) sum += bags.settled();
+    return sum;
   }
 
   template <class Body>
@@ -175,6 +197,8 @@ class TopkChunk {
   const FoundItems& found_;
   Scratch memory_;
   std::vector<Bags> bags_;
+  Index walked_ = 0;  // items of each part
+  bool is_done_ = false;
 };
 
 }  // namespace

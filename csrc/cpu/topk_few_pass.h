@@ -131,8 +131,7 @@ struct FewRowsPass : FewPass {
     visit_dtype(search.inputs.queries, [&](auto queries) {
       for (Index i = 0; i < search.queries.size(); ++i) {
         const auto* row = queries.row(search.queries.begin + i);
-        search.terms.set(i, row, depth, search.inputs.metric, norm_bounds<Multiplied::kAsGiven>(row, depth), 1,
-                         epsilon);
+        set_query<Multiplied::kAsGiven>(search, i, row, epsilon);
         if (search.terms.is_ordinary[i]) Float32::units_of_row(row, depth, x.of_thread(0) + i * units);
       }
     });
@@ -168,21 +167,26 @@ struct FewBytesPass : FewPass {
   static constexpr bool kHasIntegers = true, kHasResiduals = true;
 
   // Sets the terms of the queries.
-  explicit FewBytesPass(const Search& search) : FewPass(search, byte_stride(search.depth()) / A::kNumbersPerUnit) {
+  explicit FewBytesPass(const Search& search)
+      : FewPass(search, byte_stride(search.depth()) / A::kNumbersPerUnit), centres(search.inputs, search.queries) {
     const KeptDenormals kept;
     const Index stride = byte_stride(search.depth());
     const Scratch stage(stride / 4, 1);
     auto* bytes = reinterpret_cast<std::int8_t*>(stage.of_thread(0));
-    for_each_query_as_bytes(search, {0, search.queries.size()}, bytes, [&](Index i, const std::int8_t* row) {
-      A::units_of_row(row, stride, x.of_thread(0) + i * units);
-    });
+    for (Index i = 0; i < search.queries.size(); ++i) {
+      quantise_query(search, centres, i, bytes);
+      A::units_of_row(bytes, stride, x.of_thread(0) + i * units);
+    }
     A::raise(x.of_thread(0), kFewQueries * units);
   }
+
+  const Centres centres;
 
   class Columns {
    public:
     static Index floats(const FewBytesPass& pass) { return ByteColumns::floats(kColumns, pass.search.depth()); }
-    Columns(const FewBytesPass& pass, Carver& carver) : pass_(pass), rows_(pass.search.inputs, kColumns, carver) {}
+    Columns(const FewBytesPass& pass, Carver& carver)
+        : pass_(pass), rows_(pass.search.inputs, pass.centres, kColumns, carver) {}
 
     void take(Range columns, ColumnTerms& terms) {
       bytes_ = rows_.take(columns, terms, A::kRaise);

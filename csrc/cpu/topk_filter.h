@@ -1,6 +1,8 @@
 // The epilogue of a first pass: compares the upper bounds of a tile with the thresholds of its rows.
 //
-//   number·factor_i·factor_j + shift_j + error_i·norm_j (+ norm_i·residual_j)  ≥  threshold_i       (topk_terms.h)
+//   number·factor_i·factor_j + shift_j + error_i·norm_j (+ norm_i·residual_j)  ≥  threshold_i − offset_i
+//
+// with the terms of topk_terms.h.
 //
 // Few pass, and they go into the bags of their rows. Exclusions are looked up for these alone.
 #pragma once
@@ -35,7 +37,7 @@ class TopkFilter {
     for (Index r = 0; r < valid; ++r) {
       const Index i = rows_in_block_.begin + row + r;
       const Vec factor_of_row = broadcast(queries.factor[i]), error = broadcast(queries.error[i]),
-                threshold = broadcast(bags_.threshold(i));
+                threshold = broadcast(bags_.threshold(i) - queries.offset[i]);
       std::uint32_t hits = 0;
       for (int v = 0; v < kTileVectors; ++v) {
         Vec up = numbers(row + r, column + v * kLanes) * factor_of_row * factor[v] + shift[v] + error * norm[v];
@@ -72,7 +74,8 @@ class TopkFilter {
       if (norm < up) {
         const double error = queries.error[i] * norm + static_cast<double>(queries.norm[i]) * columns_.residual[c],
                      slack = queries.slack[i];
-        up = number(row, c) * queries.factor[i] * columns_.factor[c] + columns_.shift[c] + error + slack;
+        up = number(row, c) * queries.factor[i] * columns_.factor[c] + queries.offset[i] + columns_.shift[c] + error +
+             slack;
         low = up - 2 * (error + columns_.shift_radius[c] + slack);
       }
       bags_.add(i, low, up, j);

@@ -2,6 +2,7 @@
 // over the blocks of one part of the gallery.
 #pragma once
 
+#include "byte_rows.h"
 #include "matmul.h"
 #include "topk_filter.h"
 
@@ -39,16 +40,31 @@ inline double epsilon_of(const TopkInputs& inputs, double roundings_of_sums) {
   return gamma_of(roundings_of_sums) + of_factor + evaluation_slack(depth);
 }
 
+// The terms of a query whose numbers are multiplied as they are, or as bfloat16.
+template <Multiplied kHow, class T>
+void set_query(const Search& search, Index i, const T* row, double epsilon) {
+  const NormBounds bounds = norm_bounds<kHow>(row, search.depth());
+  const double times = times_of(search.inputs.metric, bounds),
+               above = times * (1 + gamma_of(roundings_along(search.depth())));
+  const QueryRow of_pass{bounds.is_ordinary(), above * bounds.norm, above * bounds.residual, times, 0};
+  search.terms.set(i, row, search.depth(), search.inputs.metric, of_pass, epsilon);
+}
+
 // The terms of rows of the gallery whose numbers are multiplied as they are, or as bfloat16.
 template <Multiplied kHow>
 void set_columns(const TopkInputs& inputs, Range columns, const ColumnTerms& terms) {
   const Index depth = inputs.gallery.columns;
+  const double gamma = gamma_of(roundings_along(depth));
   visit_dtype(inputs.gallery, [&](auto y) {
     for (Index c = 0; c < columns.size(); ++c) {
       const Index j = columns.begin + c;
-      const RowTerms row = row_terms(norm_bounds<kHow>(y.row(j), depth), 1, inputs.metric);
-      terms.factor[c] = row.factor, terms.norm[c] = row.norm, terms.residual[c] = row.residual;
-      set_shift(terms, c, inputs.metric, depth, row.square, inputs.bias == nullptr ? nullptr : inputs.bias + j);
+      const NormBounds bounds = norm_bounds<kHow>(y.row(j), depth);
+      const double times = times_of(inputs.metric, bounds), above = times * (1 + gamma);
+      const MetricShift of_metric(inputs.metric, bounds.square, depth);
+      terms.set(c, bounds.is_ordinary() ? row_terms(times, above * (bounds.norm + bounds.residual),
+                                                    above * bounds.residual, of_metric.shift, of_metric.radius)
+                                        : terms_of_unbounded_row(bounds.norm));
+      if (inputs.bias != nullptr) terms.add_bias(c, inputs.metric, inputs.bias[j]);
     }
   });
 }

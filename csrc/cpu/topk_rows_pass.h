@@ -26,10 +26,8 @@ class RowsPass {
     for_each_stripe(threads, rows, Lhs<A>::kWidth, [&](Range mine, int thread) {
       const KeptDenormals kept;
       visit_dtype(search.inputs.queries, [&](auto x) {
-        for (Index i = mine.begin; i < mine.end; ++i) {
-          const auto* row = x.row(search.queries.begin + i);
-          search.terms.set(i, row, depth, search.inputs.metric, norm_bounds<kHow>(row, depth), 1, epsilon);
-        }
+        for (Index i = mine.begin; i < mine.end; ++i)
+          set_query<kHow>(search, i, x.row(search.queries.begin + i), epsilon);
       });
       for_each_group_of_queries<Lhs<A>::kWidth>(search, mine, stages.of_thread(thread), [&](auto x, Index i) {
         Lhs<A>::pack_rows(x, packed_.of_thread(0) + Lhs<A>::floats(i, depth));
