@@ -6,13 +6,14 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.functional``: the operations, as in ``torch.nn.functional``.
 - ``mmcore.nn``: the same as modules.
 - ``mmcore.distributed``: rows that several processes hold.
+- ``mmcore.retrieval``: finding across modalities: exact search of galleries of any size.
 - ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
 - ``mmcore.backend``: choose the implementation for a block of code.
 - ``mmcore.cached``, ``mmcore.caching``: batches that do not fit into the memory of the encoders.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
-from mmcore import distributed, functional, metrics, nn, ops
+from mmcore import distributed, functional, metrics, nn, ops, retrieval
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 from mmcore.functional.local_batch import LocalBatchWarning
@@ -31,5 +32,6 @@ __all__ = [
     "metrics",
     "nn",
     "ops",
+    "retrieval",
     "workspace",
 ]

@@ -1,4 +1,4 @@
-"""``python -m mmcore``: reports what is available here, or looks for the fastest tiles."""
+"""``python -m mmcore``: reports what is available here, checks and tunes it, or searches files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 import mmcore
 from mmcore import report
 from mmcore.backends import triton
+from mmcore.retrieval import command as retrieve
 
 DESCRIPTION = "Reports what mmcore finds here, why the rest is unavailable, what serves each op."
 VERIFY_IS = "compare every op family with float64, on the GPU or else on the CPU; a minute"
@@ -36,6 +37,7 @@ def command_line() -> argparse.ArgumentParser:
     widths = [512, 768]
     add("--width", type=int, nargs="+", default=widths, help="D, their columns (default 512 768)")
     add("--dtype", choices=["bfloat16", "float16"], default="bfloat16", help="default %(default)s")
+    retrieve.add_to(commands)
     return parser
 
 
@@ -93,10 +95,13 @@ def run() -> None:
     if arguments.command == "verify":
         verify(arguments.device, arguments.json)
         return
+    if arguments.command is not None and arguments.json:
+        parser.error(f"--json is for the report, {arguments.command} has none")
     if arguments.command == "tune":
-        if arguments.json:
-            parser.error("--json is for the report, tune has none")
         tune(arguments.rows, arguments.width, arguments.dtype)
+        return
+    if arguments.command == "retrieve":
+        retrieve.run(arguments)
         return
     found = report.facts()
     print(json.dumps(found, indent=2) if arguments.json else report.text(found))
