@@ -18,7 +18,7 @@ SANITIZED_TESTS := $(addprefix tests/test_,properties.py properties_rows.py pair
 SANITIZERS := LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 
-.PHONY: demo launch-plan test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host bench-distribution report lint types format clean
+.PHONY: demo launch-plan test test-all mutants test-memory test-gpu test-peers sanitize bench bench-objectives bench-gpu bench-host bench-distribution bench-retrieval report lint types format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/glyphs/train.py $(ARGS)
@@ -90,6 +90,11 @@ bench-host: $(VENV)/.test
 # What a loss over several processes exchanges, and two processes on this CPU.
 bench-distribution: $(VENV)/.test
 	$(BIN)/python benchmarks/distribution.py $(ARGS)
+
+# Search and ranks beside faiss, torch and open_clip's evaluation.
+bench-retrieval: $(VENV)/.bench
+	$(PIP) faiss-cpu
+	$(BIN)/python benchmarks/retrieval.py $(ARGS)
 
 report: $(VENV)/.bench
 	$(BIN)/python benchmarks/report.py $(ARGS)
