@@ -7,13 +7,14 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.nn``: the same as modules.
 - ``mmcore.distributed``: rows that several processes hold.
 - ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
+- ``mmcore.analysis``: classes by prompts, by neighbours, by a linear probe.
 - ``mmcore.translation``: linear maps from one space to another.
 - ``mmcore.backend``: choose the implementation for a block of code.
 - ``mmcore.cached``, ``mmcore.caching``: batches that do not fit into the memory of the encoders.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
-from mmcore import distributed, functional, metrics, nn, ops, translation
+from mmcore import analysis, distributed, functional, metrics, nn, ops, translation
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 from mmcore.functional.local_batch import LocalBatchWarning
@@ -24,6 +25,7 @@ __all__ = [
     "FallbackWarning",
     "LocalBatchWarning",
     "__version__",
+    "analysis",
     "backend",
     "cached",
     "caching",
