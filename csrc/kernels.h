@@ -146,6 +146,39 @@ struct DistillationStatistics {
   double *teacher_row_lse = nullptr, *teacher_col_lse = nullptr;  // nats
 };
 
+// How well an item fits a query, and what selects candidates for it (mmcore/backends/retrieval.py).
+enum class Metric { kInnerProduct, kCosine, kL2 };
+enum class FirstPass { kAuto, kFull, kInt8 };
+
+// The rows of a gallery as bytes, with what bounds their scores (cpu/topk_terms.h).
+struct ByteGallery {
+  std::int8_t* bytes = nullptr;  // (M, stride), zeros from D on; nullptr: none
+  Index stride = 0;
+  float *factor = nullptr, *norm = nullptr, *residual = nullptr, *square = nullptr;  // (M,)
+  std::int32_t* sum = nullptr;                                                       // (M,) of the bytes of a row
+};
+
+// All queries, and one chunk of the gallery. nullptr: none.
+struct TopkInputs {
+  AnyMatrix queries;  // (N, D)
+  AnyMatrix gallery;  // (M, D), in the dtype of the queries; M < 2³¹
+  Index k = 1;
+  Metric metric = Metric::kInnerProduct;
+  Index offset = 0;                      // the number of the chunk's first row in the whole gallery
+  const double* bias = nullptr;          // (M,)
+  const Index* query_group = nullptr;    // (N,); −1 equals nothing
+  const Index* gallery_group = nullptr;  // (M,)
+  const Index* excluded = nullptr;       // (N,) numbers in the whole gallery
+  FirstPass first_pass = FirstPass::kAuto;
+  ByteGallery prepared;
+};
+
+// (N, k) each, in the order (−score, index); short rows end in (−∞, −1).
+struct FoundItems {
+  double* scores = nullptr;
+  Index* indices = nullptr;
+};
+
 struct Kernels {
   const char* instruction_set;
   bool has_bfloat16_products;  // whether operands of precision kMedium are multiplied as bfloat16
@@ -197,6 +230,10 @@ struct Kernels {
   // neither targets nor of equal groups; −1 where there is none. Labels, biases and the denominator are not read; y is
   // not x.
   void (*hardest_negatives)(const SimilarityInputs& inputs, Index* row_index, Index* col_index, int threads);
+
+  // The k best items of each query in the chunk and in `best`, which may have nullptr: what earlier chunks have found.
+  void (*topk)(const TopkInputs& inputs, const FoundItems& best, const FoundItems& found, int threads);
+  void (*prepare_gallery)(const AnyMatrix& gallery, Metric metric, const ByteGallery& prepared, int threads);
 
   // GFLOP/s of independent multiply-adds that touch no memory: the peak with which other kernels are compared. In
   // float32, or of bfloat16 pairs that are summed in float32.

@@ -10,6 +10,7 @@ _Floats: TypeAlias = object  # float32
 _Doubles: TypeAlias = object  # float64
 _Indices: TypeAlias = object  # int64
 _Ids: TypeAlias = object  # int32
+_Bytes: TypeAlias = object  # uint8
 _Rows: TypeAlias = object  # a matrix of float32, float16 or bfloat16
 
 def instruction_set() -> str: ...
@@ -160,3 +161,23 @@ def distillation_backward(
 def hardest_negatives(
     inputs: SimilarityInputs, row_index: _Indices, col_index: _Indices, threads: int
 ) -> None: ...
+def topk(
+    queries: _Rows,
+    gallery: _Rows,
+    k: int,
+    metric: str,
+    offset: int,
+    bias: _Doubles | None,
+    query_group: _Indices | None,
+    gallery_group: _Indices | None,
+    excluded: _Indices | None,
+    first_pass: str,
+    prepared: _Bytes | None,
+    best_scores: _Doubles | None,
+    best_indices: _Indices | None,
+    scores: _Doubles,
+    indices: _Indices,
+    threads: int,
+) -> None: ...
+def prepared_size(gallery: _Rows) -> int: ...
+def prepare_gallery(gallery: _Rows, metric: str, prepared: _Bytes, threads: int) -> None: ...

@@ -11,7 +11,8 @@ constexpr DLDataType kBfloat16Type{dlpack::kDLBfloat, 16, 1}, kFloat16Type{dlpac
 
 template <class T>
 constexpr DLDataType type_of() {
-  return {std::is_floating_point_v<T> ? dlpack::kDLFloat : dlpack::kDLInt, 8 * sizeof(T), 1};
+  constexpr auto kInteger = std::is_signed_v<T> ? dlpack::kDLInt : dlpack::kDLUInt;
+  return {std::is_floating_point_v<T> ? dlpack::kDLFloat : kInteger, 8 * sizeof(T), 1};
 }
 
 // As torch and NumPy call it: float32.
@@ -151,6 +152,7 @@ template float* vector<float>(const char*, const Array&, Index, bool);
 template double* vector<double>(const char*, const Array&, Index, bool);
 template Index* vector<Index>(const char*, const Array&, Index, bool);
 template std::int32_t* vector<std::int32_t>(const char*, const Array&, Index, bool);
+template std::uint8_t* vector<std::uint8_t>(const char*, const Array&, Index, bool);
 
 Kept kept_view(const Array& kept, bool is_written) {
   const DLTensor& tensor = kept.tensor("kept", is_written);

@@ -78,7 +78,7 @@ MutableAnyMatrix any_output_like(const AnyMatrix& like, const char* name, const 
 // A matrix of float32 that is written; no data for None.
 MutableMatrix optional_output(const char* name, const Array& array, Index rows, Index columns);
 
-// The memory of a contiguous vector of `size` numbers of T. T: float, double, Index, std::int32_t.
+// The memory of a contiguous vector of `size` numbers of T. T: float, double, Index, std::int32_t, std::uint8_t.
 template <class T>
 T* vector(const char* name, const Array& array, Index size, bool is_written = false);
 
@@ -104,6 +104,7 @@ inline Precision precision_of(const std::string& name) {
 
 // Each adds its functions to the module.
 void bind_projection(py::module_& module);
+void bind_retrieval(py::module_& module);
 void bind_similarity(py::module_& module);
 
 }  // namespace mmcore

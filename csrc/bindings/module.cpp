@@ -26,5 +26,6 @@ PYBIND11_MODULE(_C, module) {
   module.def("has_matrix_unit", [] { return mmcore::kernels().has_matrix_unit; });
   module.def("measure_peak", &mmcore::measure_peak, "in_bfloat16"_a, "threads"_a);
   mmcore::bind_projection(module);
+  mmcore::bind_retrieval(module);
   mmcore::bind_similarity(module);
 }

@@ -1,6 +1,6 @@
 // How two numbers of the operands are multiplied: the parameter `A` of packing and of the block product.
 //
-//   Float32          float32 · float32 by vectors
+//   Float32          float32 · float32 by vectors; LongFloat32 in longer chains
 //   Bfloat16Pairs    bfloat16 · bfloat16 by vectors of pairs
 //   BfloatParts      float32 numbers as sums of bfloat16 numbers, by tiles of the matrix unit (amx.h)
 //
@@ -26,11 +26,15 @@ constexpr int kTileVectors = 2;
 constexpr int kTileColumns = kTileVectors * kLanes;
 
 // The layout of products by vectors. They have the same bits if lhs and rhs change places. kChain is the number of
-// units that are added to one sum before the next sum begins (vector_product.h).
+// units that are added to one sum before the next sum begins (vector_product.h); kRoundingsPerUnit says how often a sum
+// is rounded, at most, while one is added.
 struct ByVectors {
   static constexpr bool kUsesMatrixUnit = false;
   static constexpr Index kParts = 1, kUnitsPerStep = 1;
   static constexpr Index kLhsLanes = kSumRows, kRhsLanes = kTileColumns;
+
+  // Of two chains. Sums of integers are not sums of float32 numbers.
+  static Vec added(Vec a, Vec b) { return a + b; }
 };
 
 // float32 · float32; 16-bit numbers are widened, which is exact.
@@ -38,7 +42,7 @@ struct Float32 : ByVectors {
   using Transposed = Float32;
   static constexpr Index kNumbersPerUnit = 1;
   // Short, because only the sum rounds. Without FMA, as on SSE2, the products are rounded as well.
-  static constexpr Index kChain = kLanes == 4 ? 16 : 32;
+  static constexpr Index kChain = kLanes == 4 ? 16 : 32, kRoundingsPerUnit = 1;
 
   static void add_product(Vec& sum, Vec a, Vec b) { mmcore::add_product(sum, a, b); }
 
@@ -56,11 +60,18 @@ struct Float32 : ByVectors {
   }
 };
 
+// The same in long chains, which are faster and round more: for numbers whose error is bounded and not shown.
+struct LongFloat32 : Float32 {
+  using Transposed = LongFloat32;
+  static constexpr Index kChain = 256;
+};
+
 // bfloat16 · bfloat16 in pairs; wider numbers are rounded first.
 struct Bfloat16Pairs : ByVectors {
   using Transposed = Bfloat16Pairs;
   static constexpr Index kNumbersPerUnit = 2;
-  static constexpr Index kChain = 256;  // rounding the operands costs a hundred times more than a long chain
+  static constexpr Index kChain = 256;           // rounding the operands costs a hundred times more than a long chain
+  static constexpr Index kRoundingsPerUnit = 4;  // two additions, rounded to either side
 
   static void add_product(Vec& sum, Vec a, Vec b) { add_pair_product(sum, a, b); }
 

@@ -12,6 +12,7 @@
 #include "sigmoid_similarity.h"
 #include "softmax_similarity.h"
 #include "softmax_similarity_backward.h"
+#include "topk.h"
 
 #define MMCORE_JOIN(a, b) a##b
 #define MMCORE_TABLE(isa) MMCORE_JOIN(kernels_, isa)
@@ -37,6 +38,8 @@ extern const Kernels MMCORE_TABLE(MMCORE_ISA) = {
     distillation_forward,
     distillation_backward,
     hardest_negatives,
+    topk,
+    prepare_gallery,
     measure_peak,
 };
 

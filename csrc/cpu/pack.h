@@ -18,7 +18,7 @@ constexpr Index kStagedUnits = 64;
 
 // Whether the numbers in memory are units already, so that none has to be staged.
 template <class A, class T>
-constexpr bool kAreUnits = std::is_same_v<A, Float32> && std::is_same_v<T, float>;
+constexpr bool kAreUnits = std::is_base_of_v<Float32, A> && std::is_same_v<T, float>;
 
 // out[k·kWidth + r] = from[r·stride + k] for `count` k, by transposing vectors where whole ones fit. A vector may write
 // beyond the width, into the place of the next k. The next k overwrites it, because the last lanes are stored first.

@@ -83,6 +83,21 @@ inline bool any(IntVec mask) {
 #endif
 }
 
+// Bit l says that lane l of a is not below that of b, or that one of them is NaN.
+inline std::uint32_t not_below(Vec a, Vec b) {
+#if defined(__AVX512F__) && MMCORE_LANES == 16
+  return _mm512_cmp_ps_mask(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b), _CMP_NLT_UQ);
+#elif defined(__AVX__) && MMCORE_LANES == 8
+  return _mm256_movemask_ps(_mm256_cmp_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b), _CMP_NLT_UQ));
+#elif defined(__SSE2__) && MMCORE_LANES == 4
+  return _mm_movemask_ps(_mm_cmpnlt_ps(reinterpret_cast<__m128>(a), reinterpret_cast<__m128>(b)));
+#else
+  std::uint32_t bits = 0;
+  for (int lane = 0; lane < kLanes; ++lane) bits |= static_cast<std::uint32_t>(!(a[lane] < b[lane])) << lane;
+  return bits;
+#endif
+}
+
 // a · b + c, rounded once; without FMA once to float64 and once to float32. Used where the rounding of the
 // product would count, or where a forward and its backward have to compute the same bits.
 inline Vec multiply_add(Vec a, Vec b, Vec c) {

@@ -51,13 +51,14 @@ __attribute__((always_inline)) inline void add_chain(Sums& sums, const float* lh
 }
 
 // target = base + sums; the rows of both are `stride` apart. Without a base, zeros.
+template <class A>
 __attribute__((always_inline)) inline void store_sums(const Sums& sums, const float* base, float* target,
                                                       Index stride) {
 #pragma GCC unroll 16
   for (int row = 0; row < kSumRows; ++row)
     for (int v = 0; v < kTileVectors; ++v) {
       const Index at = row * stride + v * kLanes;
-      store(target + at, base == nullptr ? sums[row][v] : load(base + at) + sums[row][v]);
+      store(target + at, base == nullptr ? sums[row][v] : A::added(load(base + at), sums[row][v]));
     }
 }
 
@@ -74,16 +75,17 @@ __attribute__((noinline)) void multiply_tile(const float* lhs, const float* rhs,
   for (; depth - k > A::kChain; k += A::kChain) {
     Sums sums{};
     add_chain<A>(sums, lhs + k * kSumRows, rhs + k * kTileColumns, A::kChain);
-    store_sums(sums, k > 0 ? total : nullptr, total, kTileColumns);
+    store_sums<A>(sums, k > 0 ? total : nullptr, total, kTileColumns);
   }
   Sums sums{};
   add_chain<A>(sums, lhs + k * kSumRows, rhs + k * kTileColumns, depth - k);
   if (k > 0) {
 #pragma GCC unroll 16
     for (int row = 0; row < kSumRows; ++row)
-      for (int v = 0; v < kTileVectors; ++v) sums[row][v] += load(total + row * kTileColumns + v * kLanes);
+      for (int v = 0; v < kTileVectors; ++v)
+        sums[row][v] = A::added(sums[row][v], load(total + row * kTileColumns + v * kLanes));
   }
-  store_sums(sums, base, out, out_stride);
+  store_sums<A>(sums, base, out, out_stride);
 }
 
 // multiply_block and multiply_into of matmul.h, by vectors.

@@ -1,0 +1,1 @@
+"""Finding across modalities."""
