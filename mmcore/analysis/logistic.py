@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmcore.analysis.features import Array, pieces
+from mmcore.analysis.features import pieces
 from mmcore.functional.similarity import softmax_similarity
 
 
@@ -23,7 +23,7 @@ class Objective:
     weight·R = inner[:, :D], for R·Rᵀ the curvature at weights of 0, of the centred features.
     """
 
-    def __init__(self, rows: Array, target: Tensor, classes: int, l2: float) -> None:
+    def __init__(self, rows: Tensor, target: Tensor, classes: int, l2: float) -> None:
         self.rows, self.target, self.classes = rows, target, classes
         self.penalty = l2 / rows.shape[0] * (2 if classes == 2 else 1)
         self.mean, covariance = _moments(rows)
@@ -47,7 +47,7 @@ class Objective:
         weight, bias = (each.requires_grad_() for each in self.layer(inner))
         total, start = self.mean.new_zeros(()), 0
         for piece in pieces(self.rows):
-            target = self.target[start : start + len(piece)].to(piece.device)
+            target = self.target[start : start + len(piece)]
             statistics = softmax_similarity(
                 piece, weight.to(piece.dtype), col_bias=bias.to(piece.dtype), target=target,
                 columns=False,
@@ -67,7 +67,7 @@ class Objective:
         return total + self.penalty / 2 * weight.detach().square().sum(), torch.cat(parts, 1)
 
 
-def _moments(rows: Array) -> tuple[Tensor, Tensor]:
+def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The mean and the covariance of the rows in float64; refuses NaN and inf."""
     width, start = rows.shape[1], 0
     total = next(pieces(rows)).new_zeros(width, dtype=torch.float64)

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcore.analysis.features import Array, as_given, as_labels, as_matrix, pieces
+from mmcore.analysis.features import as_labels, as_matrix, pieces
 from mmcore.analysis.logistic import Objective
 from mmcore.functional import arguments as check
+from mmcore.retrieval import arrays
 
 HISTORY = 20  # steps that L-BFGS remembers
 # What the largest element of the gradient of `Objective` is to reach, and what it must have reached
@@ -58,14 +59,14 @@ class LinearProbe:
     def predict(self, features: Any) -> Any:
         """The class of each row: (N,) int64, of equal logits the lower class, −1 for NaN.
 
-        A tensor for a tensor, an array for an array; so are `probabilities`.
+        An array of the library of the features; so are `probabilities`.
         """
         rows = self._checked(features)
         found = [
             torch.where(logits.isnan().any(1), -1, self.classes.to(logits.device)[logits.argmax(1)])
             for logits in self._logits(rows)
         ]
-        return as_given(torch.cat(found), rows)
+        return arrays.like(features, torch.cat(found))
 
     def probabilities(self, features: Any) -> Any:
         """The softmax of the logits: (N, C), float32, or float64 for float64; columns as `classes`.
@@ -74,22 +75,21 @@ class LinearProbe:
         """
         rows = self._checked(features)
         found = [logits.softmax(1) for logits in self._logits(rows)]
-        return as_given(torch.cat(found), rows)
+        return arrays.like(features, torch.cat(found))
 
     def accuracy(self, features: Any, labels: Any) -> float:
         """The share of rows whose class is predicted; a class unknown to the probe never is."""
         rows = self._checked(features)
-        wanted = as_labels("labels", labels, rows.shape[0], "features")
+        wanted = as_labels("labels", labels, rows, "features")
         if not len(wanted):
             raise ValueError(f"features must have at least 1 row, got shape {tuple(rows.shape)}")
-        predicted = torch.as_tensor(self.predict(rows))
-        return float((predicted == wanted.to(predicted.device)).double().mean())
+        return float((self.predict(rows) == wanted).double().mean())
 
     def __repr__(self) -> str:
         outcome = "converged" if self.has_converged else "not converged"
         return f"LinearProbe({self.weight.shape[1]} → {len(self.classes)} classes, {outcome})"
 
-    def _checked(self, features: object) -> Array:
+    def _checked(self, features: object) -> Tensor:
         rows = as_matrix("features", features)
         if rows.shape[1] != self.weight.shape[1]:
             raise ValueError(
@@ -98,7 +98,7 @@ class LinearProbe:
             )
         return rows
 
-    def _logits(self, rows: Array) -> Iterator[Tensor]:
+    def _logits(self, rows: Tensor) -> Iterator[Tensor]:
         """(n, C) for pieces of the rows."""
         for piece in pieces(rows, len(self.classes) + self.weight.shape[1]):
             weight, bias = (each.to(piece) for each in (self.weight, self.bias))
@@ -122,9 +122,9 @@ def linear_probe(
     their difference. Choose `l2` on rows that are held out.
 
     Args:
-        features: (N, D), a tensor or an array of NumPy, any floating-point dtype, not normalised
-            here. float16 and bfloat16 are computed in float32, some rows at a time, as are
-            arrays, mapped files among them.
+        features: (N, D), a tensor, a NumPy array (a mapped file too) or any with `__dlpack__`, any
+            floating-point dtype, not normalised here. Those of 16 bits are computed in float32,
+            some rows at a time.
         labels: (N,) integers, at least 0, of at least two classes; numbers that do not occur are
             no classes.
         l2: above 0: the weight of the penalty. The bias has none.
@@ -157,7 +157,7 @@ def linear_probe(
         torch.Size([100, 2])
     """
     rows = as_matrix("features", features)
-    target = as_labels("labels", labels, rows.shape[0], "features")
+    target = as_labels("labels", labels, rows, "features")
     l2 = check.check_positive("l2", l2)
     max_iterations = check.check_count("max_iterations", max_iterations, 2**31)
     classes, target = target.unique(return_inverse=True)

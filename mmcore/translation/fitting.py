@@ -46,8 +46,8 @@ def fit_map(
       directions of both sides that correlate most, each uncorrelated with the others.
 
     Args:
-        x: (N, D), any floating-point dtype: a tensor, a NumPy array (a mapped file too), or an
-            iterable of such pieces of rows, which is read once.
+        x: (N, D), any floating-point dtype: a tensor, a NumPy array (a mapped file too) or any
+            with `__dlpack__`, or an iterable of such pieces of rows, which is read once.
         y: (N, E), in the form of `x`: row i of both is of the same thing. E need not be D, nor the
             dtype that of `x`.
         kind: "ridge", "procrustes" or "cca".

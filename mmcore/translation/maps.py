@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmcore.functional import arguments as check
+from mmcore.retrieval import arrays
 from mmcore.translation import files
-from mmcore.translation.rows import as_array, as_tensor, rows_at_a_time
+from mmcore.translation.rows import Rows, rows_at_a_time
 
 KINDS = ("ridge", "procrustes", "cca")
 SIDES = ("x", "y")
-Matrix = TypeVar("Matrix", bound=Any)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,11 +57,12 @@ class LinearMap:
     y_weight: Tensor | None = None
     correlations: Tensor | None = None
 
-    def apply(self, x: Matrix, *, side: str = "x", power: float = 0.0) -> Matrix:
+    def apply(self, x: Rows, *, side: str = "x", power: float = 0.0) -> Any:
         """Maps rows: into the space of `y`, or for "cca" into the space that both sides share.
 
         Args:
-            x: (N, D), a tensor or a NumPy array, any floating-point dtype; (N, E) for `side` "y".
+            x: (N, D), a tensor, a NumPy array or any with `__dlpack__`, any floating-point dtype;
+                (N, E) for `side` "y".
             side: "y" maps rows of `y` instead, which only "cca" does: the others leave `y` as it
                 is.
             power: for "cca", each component is multiplied by its correlation to this power, on
@@ -70,7 +70,7 @@ class LinearMap:
                 rows weigh what both sides have in common, which retrieval prefers.
 
         Returns:
-            (N, E), or (N, K) for "cca": as `x` a tensor or an array, in its dtype and on its
+            (N, E), or (N, K) for "cca": an array of the library of `x`, in its dtype and on its
             device. Computed in float32, or in float64 for float64; differentiable for tensors. NaN
             and inf in a row stay in that row.
 
@@ -79,16 +79,11 @@ class LinearMap:
                 or no correlations.
         """
         mean, weight, shift = self._side(side, power)
-        if isinstance(x, Tensor):
-            check.check_matrix("x", x)
-        rows: Any = x if isinstance(x, Tensor) else as_array("x", x)
-        if rows.shape[1] != weight.shape[0]:
-            raise ValueError(
-                f"x must have {weight.shape[0]} columns to match side {side!r} of the map, "
-                f"got {rows.shape[1]}"
-            )
-        found = _affine(rows, mean, weight, shift)
-        return found.numpy() if isinstance(rows, np.ndarray) else found  # type: ignore[return-value]
+        # Not `as_rows`, which takes the graph off.
+        rows = x if isinstance(x, Tensor) else arrays.as_tensor("x", x)
+        check.check_matrix("x", rows)
+        check.check_columns("x", rows, weight.shape[0], f"side {side!r} of the map")
+        return arrays.like(x, _affine(rows, mean, weight, shift))
 
     def inverse(self) -> LinearMap:
         """The map back from the space of `y`: for "procrustes" the transpose.
@@ -152,16 +147,15 @@ class LinearMap:
         return mean, weight * self.correlations**power, None
 
 
-def _affine(rows: Any, mean: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
+def _affine(rows: Tensor, mean: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
     """(rows − mean)·weight + shift, some rows at a time."""
-    like = rows[:0] if isinstance(rows, Tensor) else as_tensor(rows[:0])
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    mean, weight = (each.to(like.device, dtype) for each in (mean, weight))
-    shift = None if shift is None else shift.to(like.device, dtype)
-    found = like.new_empty(rows.shape[0], weight.shape[1])
+    dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    mean, weight = (each.to(rows.device, dtype) for each in (mean, weight))
+    shift = None if shift is None else shift.to(rows.device, dtype)
+    found = rows.new_empty(rows.shape[0], weight.shape[1])
     step = rows_at_a_time(sum(weight.shape))
-    with torch.autocast(like.device.type, enabled=False):
+    with torch.autocast(rows.device.type, enabled=False):
         for start in range(0, rows.shape[0], step):
-            mapped = (as_tensor(rows[start : start + step], dtype) - mean) @ weight
+            mapped = (rows[start : start + step].to(dtype).contiguous() - mean) @ weight
             found[start : start + step] = mapped if shift is None else mapped + shift
     return found
