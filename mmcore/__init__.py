@@ -6,6 +6,7 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.functional``: the operations, as in ``torch.nn.functional``.
 - ``mmcore.nn``: the same as modules.
 - ``mmcore.distributed``: rows that several processes hold.
+- ``mmcore.retrieval``: finding across modalities: exact search of galleries of any size.
 - ``mmcore.metrics``: modality gap, effective rank, alignment of geometries.
 - ``mmcore.analysis``: classes by prompts, by neighbours, by a linear probe.
 - ``mmcore.translation``: linear maps from one space to another.
@@ -14,7 +15,7 @@ learn from it, without ever storing the N×M similarity matrix.
 - ``mmcore.workspace``: how much memory may be spent on time.
 """
 
-from mmcore import analysis, distributed, functional, metrics, nn, ops, translation
+from mmcore import analysis, distributed, functional, metrics, nn, ops, retrieval, translation
 from mmcore.backends import FallbackWarning, backend
 from mmcore.backends.workspace import workspace
 from mmcore.functional.local_batch import LocalBatchWarning
@@ -34,6 +35,7 @@ __all__ = [
     "metrics",
     "nn",
     "ops",
+    "retrieval",
     "translation",
     "workspace",
 ]

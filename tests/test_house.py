@@ -20,6 +20,9 @@ TOO_LONG = {
 # imports nothing of mmcore.
 LAYERS = {
     "bench": {"nn", "functional"},
+    "analysis": {"functional", "ops", "retrieval"},
+    "translation": {"functional", "ops", "retrieval"},
+    "retrieval": {"functional", "ops"},
     "nn": {"functional", "gradient_caching"},
     "gradient_caching": {"functional", "backends"},
     "functional": {"ops"},
