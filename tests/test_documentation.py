@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import mmcore
-from mmcore import functional, metrics, nn, retrieval
+from mmcore import analysis, functional, metrics, nn, retrieval, translation
 
 
 def public() -> Iterator[tuple[str, Any]]:
@@ -20,7 +20,7 @@ def public() -> Iterator[tuple[str, Any]]:
     yield "mmcore.cached", mmcore.cached
     yield "mmcore.caching", mmcore.caching
     yield "mmcore.FallbackWarning", mmcore.FallbackWarning
-    for module in (functional, metrics, nn, retrieval):
+    for module in (analysis, functional, metrics, nn, retrieval, translation):
         for name in module.__all__:
             yield f"{module.__name__}.{name}", getattr(module, name)
 
