@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmcore.retrieval import csls_bias, inverted_softmax_bias, topk
 from torch import Tensor
 from tqdm import tqdm
 
 import mmcore
 from digits import VIEWS, find_wheel, read_views
 from mmcore.functional import l2_normalize
+from mmcore.retrieval import csls_bias, inverted_softmax_bias, topk
 from mmcore.translation import LinearMap, fit_map
 from picture import draw
 
