@@ -135,7 +135,7 @@ $(VENV)/.test: $(VENV)/.torch $(NATIVE)
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning symile
-	$(PIP) scipy sentence-transformers
+	$(PIP) scipy sentence-transformers faiss-cpu usearch pyarrow datasets safetensors
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.created constraints.txt
