@@ -140,7 +140,7 @@ $(VENV)/.test: $(VENV)/.torch $(NATIVE)
 
 $(VENV)/.peers: $(VENV)/.test
 	$(PIP) --no-deps open_clip_torch lightly pytorch-metric-learning symile
-	$(PIP) scipy scikit-learn sentence-transformers
+	$(PIP) scipy scikit-learn sentence-transformers faiss-cpu usearch pyarrow datasets safetensors
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.created constraints.txt

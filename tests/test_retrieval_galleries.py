@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,21 @@ def test_biases_that_do_not_fit_chunks(
     """Catches a bias that is too short or too long for what turns out to be the gallery."""
     with pytest.raises(ValueError, match=f"gallery_bias .*{message}"):
         topk(queries, iter(features.split(100)), K, gallery_bias=bias)
+
+
+def test_one_chunk_is_held_while_the_next_is_made(
+    small_chunks: None, queries: Tensor, features: Tensor
+) -> None:
+    """Catches a stream whose chunks pile up."""
+    made: list[weakref.ref[Any]] = []
+
+    def reader() -> Iterator[Any]:
+        for piece in features.split(30):
+            assert sum(chunk() is not None for chunk in made) <= 1
+            array = piece.numpy().copy()
+            made.append(weakref.ref(array))
+            yield array
+            del array
+
+    topk(queries, reader(), K)
+    assert len(made) == 10

@@ -141,6 +141,15 @@ def test_equal_rows_have_equal_scores_in_ascending_order(backend: str) -> None:
     assert len(set(found.scores[0, :6].tolist())) == 1
 
 
+def test_a_row_finds_its_duplicates_but_not_itself(backend: str) -> None:
+    """Catches exclusion by position: the first result is dropped, whatever it is."""
+    rows = torch.randn(40, 9)
+    rows[[10, 25]] = rows[30].clone()
+    found = topk(rows, rows, 2, metric="l2", exclude_self=True).indices
+    assert not (found == torch.arange(40)[:, None]).any()
+    assert found[[10, 25, 30]].tolist() == [[25, 30], [10, 30], [10, 25]]
+
+
 def test_threads_and_first_passes_change_nothing(backend: str, threads: None) -> None:
     """Catches a result that depends on how the gallery is cut, or on what selects."""
     queries = features("clustered", 30, 64, torch.float32)

@@ -15,6 +15,7 @@ from mmcore.functional.temperature import scale_not_temperature
 from mmcore.retrieval import galleries
 from mmcore.retrieval.arrays import as_tensor, is_array, like
 from mmcore.retrieval.merging import check_k
+from mmcore.retrieval.prepared import Gallery
 from mmcore.retrieval.search import topk
 
 
@@ -61,6 +62,11 @@ def csls_bias(
         >>> found = mmcore.retrieval.topk(queries, gallery, 3, gallery_bias=bias)
     """
     k = check_k(k)
+    of_gallery, of_bank = galleries.source_of(gallery).gallery, galleries.source_of(bank).gallery
+    if of_bank is not None and of_bank.bias is not None:
+        raise ValueError("bank must have no bias of its own, got a Gallery with one")
+    if metric is None and of_gallery is not None:
+        metric = of_gallery.metric
     parts = []
     for features in _pieces(gallery, bank):
         scores, indices = topk(
@@ -122,6 +128,12 @@ def inverted_softmax_bias(
     if rows is None:
         raise TypeError(f"bank must be an array or a path of one, got {type(bank).__name__}")
     check.check_rows("bank", rows)
+    for source in (bank, gallery):
+        if isinstance(source, Gallery) and source.metric != "inner_product":
+            raise ValueError(
+                f"inverted_softmax_bias is for inner products, got a Gallery for {source.metric}: "
+                "divide rows by their norms for cosines"
+            )
     parts = []
     for features in _pieces(gallery, bank):
         check.check_features(rows, features, "bank", "gallery")

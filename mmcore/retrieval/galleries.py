@@ -103,7 +103,9 @@ def source_of(gallery: object, name: str = "gallery") -> Source:
 
 def chunks(source: Source, queries: Tensor, k: int, alongside: Alongside) -> Iterator[Chunk]:
     """All rows of the gallery, checked to be of the width, dtype and device of the queries."""
-    if source.gallery is not None and source.gallery.prepared is not None:
+    is_packed = source.gallery is not None and source.gallery.prepared is not None
+    if is_packed and queries.device.type == "cpu":
+        assert source.gallery is not None
         yield from _prepared(source.gallery, queries, alongside)
     elif source.array is not None:
         _check("gallery", source.array, queries, "queries")

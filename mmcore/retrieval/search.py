@@ -112,7 +112,7 @@ def topk(
     bias, item_group = _beside(source, gallery_bias, gallery_group, group is not None)
     if (group is None) != (item_group is None):
         raise ValueError("query_group and gallery_group must be given together, got one of them")
-    dtype = _check_options(first_index, first_pass, score_dtype)
+    dtype = _check_options(first_index, first_pass, progress, score_dtype)
     itself = _itself(x, source) if check.check_flag("exclude_self", exclude_self) else None
     ranks = as_ranks(process_group)
     request = Request(
@@ -157,11 +157,15 @@ def _metric(metric: str | None, source: Source) -> str:
     return metric
 
 
-def _check_options(first_index: object, first_pass: str, score_dtype: object) -> torch.dtype:
+def _check_options(
+    first_index: object, first_pass: str, progress: object, score_dtype: object
+) -> torch.dtype:
     """Those of one value; the dtype of the scores."""
     if check.as_integer("first_index", first_index) < 0:
         raise ValueError(f"first_index must be at least 0, got {first_index}")
     check.check_choice("first_pass", first_pass, FIRST_PASSES)
+    if progress is not None:
+        check.check_flag("progress", progress)
     name = str(score_dtype).removeprefix("torch.")
     check.check_choice("score_dtype", name, tuple(SCORE_DTYPES))
     return SCORE_DTYPES[name]
