@@ -1,19 +1,20 @@
 """What a loss over several processes costs: python benchmarks/distribution.py --help.
 
 Three parts. Counted: bytes and collectives at 8, 64 and 1,024 ranks, beside their formulas.
-Predicted: the efficiency over GPUs, recorded nowhere. Measured: time and memory of a step of two
-processes on this CPU beside open_clip's formula, appended to benchmarks/results/<machine>.jsonl.
+Predicted: the efficiency over GPUs, recorded nowhere. Measured: time and memory of a step of one or
+two processes on this CPU, beside open_clip's formula and sentence-transformers' cached loss,
+appended to benchmarks/results/<machine>.jsonl.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import distribution_ranks
-from distribution_steps import BESIDE, PROVIDERS, DistributedCase
+from distribution_steps import BESIDE, PROVIDERS, RANKS, DistributedCase, providers
 from exchange_counts import print_counts
 from exchange_model import Machine, print_predictions
 from machine import machine_slug, provenance, versions
@@ -24,15 +25,26 @@ RESULTS = Path(__file__).resolve().parent / "results"
 PARTS = ("counted", "predicted", "measured")
 COUNTED_RANKS, COUNTED_ROWS, COUNTED_WIDTH = (8, 64, 1024), 160, 16
 PREDICTED_RANKS, PREDICTED_WIDTH = (8, 16, 64, 256, 1024), 768
-CASES = tuple(DistributedCase(op, rows) for op in PROVIDERS for rows in (512, 2048))
+ROWS = (512, 2048)
 ROUNDS = 8
+
+
+def cases(rows: Sequence[int]) -> list[DistributedCase]:
+    """Those of so many rows a rank."""
+    sizes = {"ranking": (1, RANKS)}
+    return [
+        DistributedCase(op, count, ranks)
+        for op in PROVIDERS
+        for ranks in sizes.get(op, (RANKS,))
+        for count in rows
+    ]
 
 
 def figures(case: DistributedCase, rounds: int) -> dict[str, dict[str, object]]:
     """The result lines' figures by provider: of the slower rank, and the larger peak."""
     found: dict[str, dict[str, object]] = {}
     ranks = distribution_ranks.run("times", case, rounds)
-    for name in PROVIDERS[case.op]:
+    for name in providers(case.op):
         wall, processor = (
             np.max([rank[kind][name] for rank in ranks], axis=0) for kind in ("wall", "processor")
         )
@@ -47,7 +59,7 @@ def figures(case: DistributedCase, rounds: int) -> dict[str, dict[str, object]]:
         }
     beside = BESIDE[case.op]
     for name, line in found.items():
-        if name != beside:
+        if name != beside and beside in found:
             line["beside"] = beside
             line |= ratios(line, found[beside])
     return found
@@ -63,9 +75,13 @@ def ratios(ours: Mapping[str, object], theirs: Mapping[str, object]) -> dict[str
     }
 
 
-def measure(cases: tuple[DistributedCase, ...], rounds: int, recorder: Recorder) -> None:
+def measure(cases: Sequence[DistributedCase], rounds: int, recorder: Recorder) -> None:
     """Every case's lines."""
-    print("\nMeasured: two processes of one thread each on this CPU, over gloo")
+    print("\nMeasured: processes of one thread each on this CPU, over gloo")
+    missing = {name for case in cases for name in {*PROVIDERS[case.op]} - {*providers(case.op)}}
+    for name in sorted(missing):
+        package = name.removesuffix("-cached")
+        print(f"{name} is left out, because {package} is not installed: pip install {package}")
     for case in cases:
         print(case.title)
         found = figures(case, rounds)
@@ -99,15 +115,12 @@ def main() -> int:
     if "predicted" in arguments.part:
         print_predictions(Machine(), PREDICTED_RANKS, PREDICTED_WIDTH)
     if "measured" in arguments.part:
-        cases = CASES
-        if arguments.rows:
-            cases = tuple(DistributedCase(op, rows) for op in PROVIDERS for rows in arguments.rows)
         begins = tuple(arguments.only or ("",))
-        cases = tuple(case for case in cases if case.title.startswith(begins))
-        used = versions(("torch", "mmcore", "numpy"))
+        chosen = [case for case in cases(arguments.rows or ROWS) if case.title.startswith(begins)]
+        used = versions(("torch", "mmcore", "numpy", "sentence-transformers"))
         of_run = {**provenance(), "threads": 1, "versions": used}
         path = arguments.results or RESULTS / f"{machine_slug()}.jsonl"
-        measure(cases, arguments.rounds, Recorder(None if arguments.dry else path, of_run))
+        measure(chosen, arguments.rounds, Recorder(None if arguments.dry else path, of_run))
     return 0 if is_right else 1
 
 

@@ -1,4 +1,4 @@
-"""Two processes that take steps together over gloo: times in turns, and peak memory of one step."""
+"""Processes that take steps together over gloo: times in turns, and peak memory of one step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from distribution_steps import BUILDERS, PROVIDERS, RANKS, DistributedCase
+from distribution_steps import BUILDERS, DistributedCase, providers
 from machine import others_cpu_seconds
 from memory import (
     MIB,
@@ -29,11 +29,12 @@ Figures = dict[str, Any]
 
 
 def run(job: str, case: DistributedCase, *arguments: object) -> list[Figures]:
-    """What `JOBS[job]` finds on each rank, in two fresh processes of one thread."""
+    """What `JOBS[job]` finds on each rank, in fresh processes of one thread."""
     with tempfile.TemporaryDirectory() as folder:
         given = (job, case, arguments, folder)
-        torch.multiprocessing.spawn(_rank, given, nprocs=RANKS)
-        return [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(RANKS)]
+        torch.multiprocessing.spawn(_rank, given, nprocs=case.ranks)
+        files = [Path(folder) / f"{rank}.json" for rank in range(case.ranks)]
+        return [json.loads(file.read_text()) for file in files]
 
 
 def _rank(
@@ -43,7 +44,7 @@ def _rank(
     # open_clip calls it, too.
     warnings.filterwarnings("ignore", "torch.distributed.nn", FutureWarning)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=RANKS,
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=case.ranks,
         timeout=timedelta(seconds=SECONDS),
     )  # fmt: skip
     found = JOBS[job](case, *arguments)
@@ -53,7 +54,7 @@ def _rank(
 
 def times(case: DistributedCase, rounds: int) -> Figures:
     """Of every provider the wall and the processor time of each step, in ms; the order rotates."""
-    names = PROVIDERS[case.op]
+    names = providers(case.op)
     prepared = {name: BUILDERS[case.op](name) for name in names}
     for name in names:
         prepared[name](case, 0)()
@@ -85,7 +86,7 @@ def _others() -> float:
 def memory(case: DistributedCase, provider: str) -> Figures:
     """The peak of a step above inputs, parameters and results."""
     prepared = BUILDERS[case.op](provider)
-    small = DistributedCase(case.op, WARM_UP_ROWS)
+    small = DistributedCase(case.op, WARM_UP_ROWS, case.ranks)
     for _ in range(2):  # loads libraries; DDP makes its buckets, and makes them again
         prepared(small, 0)()
     step = prepared(case, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_counts_are_those_of_the_formulas() -> None:
 
 
 @pytest.mark.full
-def test_two_processes_are_measured(tmp_path: Path) -> None:
+def test_processes_are_measured(tmp_path: Path) -> None:
     """Catches a provider that fails or is left out, and lines without ratios."""
     results = tmp_path / "distribution.jsonl"
     sizes = ("--rows", "32", "--rounds", "1", "--results", str(results))
@@ -42,8 +43,14 @@ def test_two_processes_are_measured(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = list(map(json.loads, results.read_text().splitlines()))
     assert {line["kind"] for line in lines} == {"distribution"}
-    assert [line["op"] for line in lines] == ["clip"] * 4 + ["cached"] * 2
-    assert all(line["shape"]["ranks"] == 2 and line["time_ms_p50"] > 0 for line in lines)
+    has_theirs = find_spec("sentence_transformers") is not None
+    ops = ["clip"] * 4 + ["cached"] * 2 + ["ranking"] * (4 if has_theirs else 2)
+    assert [line["op"] for line in lines] == ops
+    assert has_theirs != ("sentence-transformers is not installed" in done.stdout)
+    assert all(line["time_ms_p50"] > 0 for line in lines)
+    sizes = [line["shape"]["ranks"] for line in lines]
+    assert set(sizes[:6]) == {2}
+    assert set(sizes[6:]) == {1, 2}
     beside = [line for line in lines if "beside" in line]
-    assert len(beside) == 4
+    assert len(beside) == (6 if has_theirs else 4)
     assert all(line["ratio_time"] > 0 and line["ratio_processor"] > 0 for line in beside)
