@@ -91,7 +91,7 @@ bench-host: $(VENV)/.test
 bench-distribution: $(VENV)/.test
 	$(BIN)/python benchmarks/distribution.py $(ARGS)
 
-# Search and ranks beside faiss, torch and open_clip's evaluation.
+# Search beside faiss and torch.
 bench-retrieval: $(VENV)/.bench
 	$(PIP) faiss-cpu
 	$(BIN)/python benchmarks/retrieval.py $(ARGS)

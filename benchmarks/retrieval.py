@@ -1,4 +1,4 @@
-"""Measure searches and rankings beside their rivals: python benchmarks/retrieval.py --help.
+"""Measure searches beside their rivals: python benchmarks/retrieval.py --help.
 
 All providers take turns in one process. Wall and processor times, and the peak of memory above the
 inputs in a process of its own, are appended to benchmarks/results/<machine>.jsonl.
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 # Before faiss loads its OpenBLAS, which does not know new processors.
@@ -25,35 +24,27 @@ from machine import machine_slug, others_cpu_seconds, provenance, versions
 from memory import MIB, give_back_free_memory, reset_high_water_mark, status_bytes
 from notes import MOST_OTHERS_CORES
 from recorder import Recorder
-from retrieval_cases import CASES, RANKERS, SEARCHERS, Case, RanksCase, Search, SearchCase
+from retrieval_cases import CASES, SEARCHERS, Search, SearchCase
 
 FAISS_SETTING = f"OPENBLAS_CORETYPE={os.environ.get('OPENBLAS_CORETYPE', '')}"
 RESULTS = Path(__file__).resolve().parent / "results"
 ROUNDS = 7
-QUICK = (SearchCase(3, 700, 5, width=48), SearchCase(40, 300, 3, width=48), RanksCase(70, width=48))
+QUICK = (SearchCase(3, 700, 5, width=48), SearchCase(40, 300, 3, width=48))
 
 
-def prepare(case: Case, name: str, gallery: torch.Tensor) -> Search | None:
+def prepare(case: SearchCase, name: str, gallery: torch.Tensor) -> Search | None:
     """The provider's search; None where its library is missing."""
-    makers: Mapping[str, Callable[..., Search]] = (
-        SEARCHERS if isinstance(case, SearchCase) else RANKERS
-    )
     try:
-        return makers[name](case, gallery)
+        return SEARCHERS[name](case, gallery)
     except ImportError as error:
         print(f"  {name:<27} skipped: {error}")
         return None
 
 
-def names_of(case: Case) -> list[str]:
-    """Who computes it."""
-    return list(SEARCHERS if isinstance(case, SearchCase) else RANKERS)
-
-
-def times(case: Case, rounds: int) -> tuple[dict[str, list[tuple[float, float]]], float]:
+def times(case: SearchCase, rounds: int) -> tuple[dict[str, list[tuple[float, float]]], float]:
     """(wall, processor) milliseconds of each provider in turns, and the cores of others."""
     gallery = case.rows(case.gallery, 0)
-    every = {name: prepare(case, name, gallery) for name in names_of(case)}
+    every = {name: prepare(case, name, gallery) for name in SEARCHERS}
     searches = {name: search for name, search in every.items() if search is not None}
     for search in searches.values():
         search(case.rows(case.queries, 1))
@@ -72,7 +63,7 @@ def times(case: Case, rounds: int) -> tuple[dict[str, list[tuple[float, float]]]
     return found, (others_cpu_seconds() - others) / (time.perf_counter() - start)
 
 
-def peak_mib(case: Case, name: str) -> float | None:
+def peak_mib(case: SearchCase, name: str) -> float | None:
     """Memory above queries and gallery, of a search in a fresh process."""
     command = [sys.executable, __file__, "--peak", json.dumps([case.title, name])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,7 +76,7 @@ def print_peak(title: str, name: str) -> None:
     warm_up = case.rows(64, 3)
     search = prepare(case, name, warm_up)
     if search is not None:
-        search(warm_up[:1] if isinstance(case, SearchCase) else warm_up)
+        search(warm_up[:1])
     gallery, queries = case.rows(case.gallery, 0), case.rows(case.queries, 1)
     give_back_free_memory()
     reset_high_water_mark()
@@ -97,7 +88,7 @@ def print_peak(title: str, name: str) -> None:
     print(round((status_bytes("VmHWM") - before) / MIB, 1))
 
 
-def record(case: Case, rounds: int, recorder: Recorder) -> None:
+def record(case: SearchCase, rounds: int, recorder: Recorder) -> None:
     """Every provider's line of one case."""
     print(case.title)
     found, others = times(case, rounds)

@@ -1,4 +1,4 @@
-"""Searches and rankings that are timed, and who computes them.
+"""Searches that are timed, and who computes them.
 
 Every provider takes NumPy's or torch's view of the same float32 rows of unit length. faiss's wheel
 has an OpenBLAS that does not know new processors: retrieval.py names it one with AVX-512 where
@@ -19,8 +19,6 @@ from mmcore import retrieval
 Search = Callable[[Tensor], object]
 # Where torch's logits of more rows would not fit beside the gallery.
 TORCH_LOGITS = 2**29
-# Rows of logits that open_clip's evaluation ranks at a time.
-RANKED_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -48,36 +46,6 @@ class SearchCase:
         """Rows of unit length."""
         draw = torch.Generator().manual_seed(seed)
         return F.normalize(torch.randn(count, self.width, generator=draw), dim=1)
-
-
-@dataclass(frozen=True)
-class RanksCase:
-    """The ranks of the pairs (i, i), in both directions."""
-
-    queries: int
-    width: int = 512
-    dtype: str = "float32"
-    op: str = "ranks"
-
-    @property
-    def gallery(self) -> int:
-        """As many as there are queries."""
-        return self.queries
-
-    @property
-    def shape(self) -> dict[str, int | float]:
-        """As a result line has it."""
-        return {"rows": self.queries, "width": self.width}
-
-    @property
-    def title(self) -> str:
-        """For example `ranks of 6,000 pairs`."""
-        return f"{self.op} of {self.queries:,} pairs"
-
-    rows = SearchCase.rows
-
-
-Case = SearchCase | RanksCase
 
 
 def with_first_pass(first_pass: str) -> Callable[[SearchCase, Tensor], Search]:
@@ -120,47 +88,6 @@ def faiss_flat(case: SearchCase, gallery: Tensor) -> Search:
     return lambda queries: index.search(queries.numpy(), case.k)
 
 
-def ranks_in_one_pass(_: RanksCase, y: Tensor) -> Search:
-    """Both directions, no matrix."""
-    return lambda x: retrieval.ranks(x, y)
-
-
-def ranks_by_argsort(_: RanksCase, y: Tensor) -> Search:
-    """open_clip 3.3: sorts every row of the whole matrix, and of its transpose."""
-
-    def search(x: Tensor) -> object:
-        logits = x @ y.T
-        truth = torch.arange(len(x)).view(-1, 1)
-        return [
-            torch.where(torch.argsort(side, descending=True) == truth)[1]
-            for side in (logits, logits.T)
-        ]
-
-    return search
-
-
-def ranks_by_comparison(_: RanksCase, y: Tensor) -> Search:
-    """Some rows at a time, each compared with its pair's product: both directions of one product.
-
-    open_clip's main branch does so for each direction with a product of its own.
-    """
-
-    def search(x: Tensor) -> object:
-        own = (x * y).sum(1)
-        rows, columns = (
-            torch.zeros(len(x), dtype=torch.int64),
-            torch.zeros(len(y), dtype=torch.int64),
-        )
-        for begin in range(0, len(x), RANKED_ROWS):
-            piece = slice(begin, begin + RANKED_ROWS)
-            logits = x[piece] @ y.T
-            rows[piece] = (logits > own[piece, None]).sum(1)
-            columns += (logits > own).sum(0)
-        return rows, columns
-
-    return search
-
-
 SEARCHERS: dict[str, Callable[[SearchCase, Tensor], Search]] = {
     "mmcore-cpu": with_first_pass("auto"),
     "mmcore-cpu-full": with_first_pass("full"),
@@ -169,17 +96,11 @@ SEARCHERS: dict[str, Callable[[SearchCase, Tensor], Search]] = {
     "torch-bfloat16": torch_bfloat16,
     "faiss": faiss_flat,
 }
-RANKERS: dict[str, Callable[[RanksCase, Tensor], Search]] = {
-    "mmcore-cpu": ranks_in_one_pass,
-    "open_clip": ranks_by_argsort,
-    "torch-eager": ranks_by_comparison,
-}
-CASES: tuple[Case, ...] = (
+CASES = (
     SearchCase(1, 500_000, 10),
     SearchCase(16, 500_000, 10),
     SearchCase(1000, 500_000, 10),
     SearchCase(1000, 50_000, 10),
     SearchCase(1000, 50_000, 100),
     SearchCase(10_000, 20_000, 10),
-    RanksCase(6000),
 )

@@ -1,4 +1,11 @@
-// Rows as bytes for the first pass: the terms and the numbers of queries and of a block of the gallery.
+// Rows as bytes for the first pass: the terms and the numbers of queries and of a block of the gallery, and a gallery
+// that is prepared as a whole.
+//
+//   v·times − centre = scale·q + rest,   −127 ≤ q ≤ 127,   ‖rest‖ ≤ residual        (byte_rows.h)
+//
+// Never stored: the rest; its norm is in the bound.
+// Loop order: rows, each read while it is in cache.
+// Precision: the terms of the bound are rounded up; products with the centres are sums in float64.
 #pragma once
 
 #include "topk_queries.h"
