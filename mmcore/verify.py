@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 import mmcore
-from mmcore import functional
+from mmcore import functional, retrieval
 from mmcore.backends import cpu
 from mmcore.bench.catalogue import CASES, Case, Draw, filled
 from mmcore.ops import FAMILIES
@@ -120,8 +120,20 @@ def _values_and_gradients(function: Function, tensors: Sequence[Tensor]) -> list
     return [each.detach().double() for each in (*values, *gradients)]
 
 
+def _search_share(dtype: torch.dtype, rows: int, width: int) -> float:
+    """0 where items and scores are those of the reference, bit for bit; else no share is enough."""
+    draw = Draw(rows, width, dtype=dtype)
+    queries, gallery = draw.normal(rows, width), draw.normal(3 * rows, width)
+    found = retrieval.topk(queries, gallery, 5, score_dtype="float64")
+    with mmcore.backend("reference"):
+        exact = retrieval.topk(queries, gallery, 5, score_dtype="float64")
+    return 0.0 if all(map(torch.equal, found, exact)) else torch.inf
+
+
 def _share(family: str, dtype: torch.dtype, rows: int, width: int) -> float:
     """The largest share of the budget, of every value and gradient over the draws."""
+    if family == "topk":
+        return _search_share(dtype, rows, width)
     largest: dict[tuple[int, int], list[float]] = {}
     for seed in range(DRAWS):
         draw = Draw(rows, width, dtype=dtype, seed=seed)

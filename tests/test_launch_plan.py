@@ -29,6 +29,7 @@ STEPS = {
     "clip": "hopper_sum_exponentials_kernel",
     "clip in chunks": "hopper_store_gradient_kernel",
     "clip of rows that are not aligned": "sum_exponentials_kernel",
+    "clip in float16": "hopper_store_gradient_kernel",
     "labels and biases": "store_gradient_kernel",
     "many rows": "largest_gradients_kernel",
     "cached sigmoid": "from_cached_kernel",
@@ -44,7 +45,6 @@ STEPS = {
 # Forms of these: other dtypes, exact tiles, vectors that are not there. `make test-all` has them.
 FORMS = {
     "clip in float32": "store_gradient_kernel",
-    "clip in float16": "hopper_store_gradient_kernel",
     "one side": "hopper_sum_exponentials_kernel",
     "labels and biases in float16": "sum_exponentials_kernel",
     "labels and biases in chunks": "store_gradient_kernel",

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.mark.full  # a process for each peak
 def test_small_cases_are_measured(tmp_path: Path) -> None:
     """Catches a provider that fails or is left out, and lines without ratios or memory."""
     results = tmp_path / "retrieval.jsonl"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mmcore.functional.stand_ins import check_is_tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ARRAYS = "a torch tensor, a NumPy array or an array with __dlpack__"
 

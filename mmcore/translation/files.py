@@ -8,12 +8,14 @@ import os
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FORMAT = "mmcore.LinearMap 1"
 # By kind: arrays, and of which sizes; D and E are the widths of x and y, K components.
