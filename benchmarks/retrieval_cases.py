@@ -2,7 +2,7 @@
 
 Every provider takes NumPy's or torch's view of the same float32 rows of unit length. faiss's wheel
 has an OpenBLAS that does not know new processors: retrieval.py names it one with AVX-512 where
-there is one, which makes faiss four to five times faster.
+there is one, because the wheel would take slow kernels.
 """
 
 from __future__ import annotations
